@@ -1,0 +1,71 @@
+"""spiritseg: compact segmentation networks, distilled from a bulky one and a few labels.
+
+The names below are loaded when they are first used, so that ``import spiritseg`` is
+instant and loads no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spiritseg import losses
+    from spiritseg.demo import demo
+    from spiritseg.evaluation import DatasetIoU, ImageIoU, cost
+    from spiritseg.inference import load
+    from spiritseg.models import Segmenter, compact, student, student_head, teacher
+    from spiritseg.recipes import load_experiment
+    from spiritseg.training.runner import distill, evaluate
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "DatasetIoU": "spiritseg.evaluation",
+    "ImageIoU": "spiritseg.evaluation",
+    "Segmenter": "spiritseg.models",
+    "compact": "spiritseg.models",
+    "cost": "spiritseg.evaluation",
+    "demo": "spiritseg.demo",
+    "distill": "spiritseg.training.runner",
+    "evaluate": "spiritseg.training.runner",
+    "load": "spiritseg.inference",
+    "load_experiment": "spiritseg.recipes",
+    "student": "spiritseg.models",
+    "student_head": "spiritseg.models",
+    "teacher": "spiritseg.models",
+}
+
+__all__ = [
+    "DatasetIoU",
+    "ImageIoU",
+    "Segmenter",
+    "compact",
+    "cost",
+    "demo",
+    "distill",
+    "evaluate",
+    "load",
+    "load_experiment",
+    "losses",
+    "student",
+    "student_head",
+    "teacher",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        # A function may share its module's name (spiritseg.demo, spiritseg.cost): importing
+        # the module sets it on the package, so the function is put back over it.
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    elif name == "losses":
+        value = importlib.import_module("spiritseg.losses")
+    else:
+        raise AttributeError(f"module 'spiritseg' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

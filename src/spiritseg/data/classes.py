@@ -1,0 +1,305 @@
+"""Class maps: from the values in a mask file to the classes that a network learns."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from spiritseg.errors import ConfigError, DataError, unknown
+
+__all__ = ["IGNORED", "NAMED", "ClassMap", "binary", "load_class_map", "named"]
+
+IGNORED = 255
+NAMED = ("camvid", "cityscapes", "ade20k")
+_FOREIGN = 254  # marks a value that the map does not know, within the lookup table only
+_TABLE = 1 << 16  # masks have 8 or 16 bits
+_REST_COLOUR = (70, 70, 70)  # black is left to ignored pixels
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """The classes of a data set, and how its masks spell them.
+
+    Args:
+        names: the classes by train id, 0 to K-1.
+        colours: red, green and blue in 0..255 of each class.
+        ids: raw value in a mask to train id, or 255 where the pixel is ignored. A raw value
+            that is missing here is an error wherever it is met.
+
+    Raises:
+        ConfigError: where names, colours and ids do not fit together.
+    """
+
+    names: tuple[str, ...]
+    colours: tuple[Colour, ...]
+    ids: Mapping[int, int]
+
+    def __post_init__(self) -> None:
+        problem = _problem(self.names, self.colours, self.ids)
+        if problem:
+            raise ConfigError(f"class map {list(self.names)}: {problem}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def _table(self) -> npt.NDArray[np.uint8]:
+        table = np.full(_TABLE, _FOREIGN, np.uint8)
+        for raw, train_id in self.ids.items():
+            if raw >= 0:  # a mask file cannot hold -1; Cityscapes' map names it all the same
+                table[raw] = train_id
+        return table
+
+    def to_train_ids(self, mask: npt.NDArray[Any], where: object = "mask") -> npt.NDArray[np.uint8]:
+        """Look up the train id of each pixel.
+
+        Args:
+            mask: (H, W) raw values, of any integer type.
+            where: the file, for the error message.
+
+        Returns:
+            (H, W) uint8: 0..K-1, or 255 where ignored.
+
+        Raises:
+            DataError: where a value is not in the map.
+        """
+        low, high = (int(mask.min()), int(mask.max())) if mask.size else (0, 0)
+        if low >= 0 and high < _TABLE:
+            labels: npt.NDArray[np.uint8] = np.take(self._table, mask)
+            if not (labels == _FOREIGN).any():
+                return labels
+        foreign = sorted(set(np.unique(mask).tolist()) - {raw for raw in self.ids if raw >= 0})
+        raise DataError(
+            f"{where}: values {_ranges(foreign)} are not in the class map; it knows "
+            f"{_ranges(sorted(self.ids))} for {', '.join(self.names[:12])}"
+            f"{', ...' if len(self) > 12 else ''}. Correct the mask, or give a class map whose "
+            "ids name these values (target.classes=FILE.yaml; 255 or ignore leaves pixels out)."
+        )
+
+    def colourise(self, labels: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+        """Paint train ids in the classes' colours.
+
+        Args:
+            labels: (H, W) train ids; what is not a class, such as 255, turns black.
+
+        Returns:
+            (H, W, 3) uint8 image.
+        """
+        palette = np.zeros((256, 3), np.uint8)
+        palette[: len(self)] = self.colours
+        return palette[np.asarray(labels, dtype=np.uint8)]
+
+    def merge(self, groups: Mapping[str, Sequence[str]], rest: str | None = None) -> ClassMap:
+        """Join classes into fewer ones.
+
+        Args:
+            groups: the new classes, each with the names of the old ones in it.
+            rest: name of a class, put first, for all that is in no group; without it those
+                pixels are ignored.
+
+        Returns:
+            The map of the new classes; ignored values stay ignored.
+
+        Raises:
+            ConfigError: where a name is unknown or in two groups.
+        """
+        first = 0 if rest is None else 1
+        target = dict.fromkeys(range(len(self)), IGNORED if rest is None else 0)
+        seen: set[str] = set()
+        for new_id, (group, members) in enumerate(groups.items(), start=first):
+            if not members or rest == group:
+                raise ConfigError(f"merged class {group!r}: it needs members and a name of its own")
+            for member in members:
+                if member not in self.names:
+                    raise ConfigError(
+                        unknown(f"class in merged class {group!r}:", member, self.names)
+                    )
+                if member in seen:
+                    raise ConfigError(f"class {member!r} is in two merged classes")
+                seen.add(member)
+                target[self.names.index(member)] = new_id
+        ids = {raw: target.get(train_id, IGNORED) for raw, train_id in self.ids.items()}
+        colours = tuple(self.colours[self.names.index(members[0])] for members in groups.values())
+        if rest is None:
+            return ClassMap(tuple(groups), colours, ids)
+        return ClassMap((rest, *groups), (_REST_COLOUR, *colours), ids)
+
+    def road(self) -> ClassMap:
+        """Merge to background (0) and road (1), as the Spirit Distillation papers do."""
+        roads = [name for name in self.names if name.lower() == "road"]
+        if not roads:
+            raise ConfigError(
+                f"target.classes=road: there is no class 'road' among {', '.join(self.names)}. "
+                "Use target.classes=all, or a class-map YAML with a class of that name."
+            )
+        return self.merge({"road": roads}, rest="background")
+
+    def require(self, names: Sequence[str]) -> None:
+        """Refuse other classes, or the same in another order.
+
+        Args:
+            names: the classes that a network was trained on.
+
+        Raises:
+            DataError: where this map's names differ.
+        """
+        if tuple(names) != self.names:
+            raise DataError(
+                f"the network knows the classes {', '.join(names)}; the images are labelled with "
+                f"{', '.join(self.names)}. Choose target.classes so that they agree."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain lists and numbers, for YAML and JSON; `from_dict` reads them back."""
+        return {
+            "names": list(self.names),
+            "colours": [list(colour) for colour in self.colours],
+            "ids": {str(raw): train_id for raw, train_id in self.ids.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: object = "class map") -> ClassMap:
+        """Read the fields of a class-map file; see `load_class_map`."""
+        return _parse(values, where)
+
+
+def binary() -> ClassMap:
+    """Map the masks of a folder that says nothing else: 0 background, 1 road, 255 ignored."""
+    return ClassMap(
+        ("background", "road"), (_REST_COLOUR, (128, 64, 128)), {0: 0, 1: 1, IGNORED: IGNORED}
+    )
+
+
+@lru_cache
+def named(name: str) -> ClassMap:
+    """Load one of the class maps that come with the library.
+
+    Args:
+        name: camvid (11 classes), cityscapes (19) or ade20k (150).
+
+    Returns:
+        The map with the data set's own colours.
+
+    Raises:
+        ConfigError: where the name is unknown.
+    """
+    if name not in NAMED:
+        raise ConfigError(unknown("class map", name, NAMED))
+    text = resources.files("spiritseg.data").joinpath(f"class_maps/{name}.yaml").read_text("utf-8")
+    return _parse(yaml.safe_load(text), name)
+
+
+def load_class_map(path: str | Path) -> ClassMap:
+    """Read a class map from a YAML file.
+
+    The file gives ``names``, and where wanted ``colours`` (one ``[r, g, b]`` a class) and ``ids``
+    (raw value: class name, train id, or ``ignore``). Without ids, value i is class i and 255 is
+    ignored. Or it starts from a map of the library and merges its classes::
+
+        base: cityscapes
+        merge: {drivable: [road], walkway: [sidewalk, terrain]}
+        rest: background        # optional; without it the rest is ignored
+
+    Args:
+        path: the file.
+
+    Returns:
+        The class map.
+
+    Raises:
+        ConfigError: where the file is missing or is not a class map.
+    """
+    path = Path(path).expanduser()
+    try:
+        values = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the class map {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the class map {path} is not valid YAML: {error}") from error
+    return _parse(values, path)
+
+
+def _parse(values: object, where: object) -> ClassMap:
+    fields = {"names", "colours", "ids", "base", "merge", "rest"}
+    if not isinstance(values, Mapping) or not ({"names", "base"} & set(values)):
+        raise ConfigError(
+            f"{where}: a class map needs the field names (or base); got {values!r:.80}"
+        )
+    for key in values:
+        if key not in fields:
+            raise ConfigError(f"{where}: {unknown('field', str(key), fields)}")
+    try:
+        whole = named(values["base"]) if "base" in values else _parse_plain(values)
+        if "merge" in values:
+            whole = whole.merge(values["merge"], values.get("rest"))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{where}: not a class map: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return whole
+
+
+def _parse_plain(values: Mapping[str, Any]) -> ClassMap:
+    names = tuple(str(name) for name in values["names"])
+    raw_ids = values.get("ids") or {**{i: i for i in range(len(names))}, IGNORED: IGNORED}
+    ids: dict[int, int] = {}
+    for raw, meaning in raw_ids.items():
+        if meaning in names:
+            ids[int(raw)] = names.index(meaning)
+        elif meaning == "ignore":
+            ids[int(raw)] = IGNORED
+        elif isinstance(meaning, str):
+            raise ConfigError(unknown(f"class of value {raw}:", meaning, (*names, "ignore")))
+        else:
+            ids[int(raw)] = int(meaning)
+    colours = values.get("colours") or _distinct(len(names))
+    return ClassMap(names, tuple((int(r), int(g), int(b)) for r, g, b in colours), ids)
+
+
+def _distinct(count: int) -> tuple[Colour, ...]:
+    """Spread hues by the golden ratio, over three brightnesses so that they differ in grey too."""
+    colours = []
+    for i in range(count):
+        rgb = colorsys.hsv_to_rgb((0.6 + i * 0.618034) % 1.0, 0.75, (0.95, 0.6, 0.78)[i % 3])
+        colours.append((round(rgb[0] * 255), round(rgb[1] * 255), round(rgb[2] * 255)))
+    return tuple(colours)
+
+
+def _problem(names: Sequence[str], colours: Sequence[Colour], ids: Mapping[int, int]) -> str | None:
+    if not 1 <= len(names) < _FOREIGN:
+        return f"expected 1 to {_FOREIGN - 1} classes, got {len(names)}"
+    if len(set(names)) < len(names):
+        return "two classes have the same name"
+    if len(colours) != len(names):
+        return f"expected one colour a class ({len(names)}), got {len(colours)}"
+    if any(not 0 <= value <= 255 for colour in colours for value in colour):
+        return "colours are red, green and blue in 0..255"
+    for raw, train_id in ids.items():
+        if not -1 <= raw < _TABLE:
+            return f"raw value {raw} does not fit a 16-bit mask"
+        if train_id != IGNORED and not 0 <= train_id < len(names):
+            return f"value {raw} leads to class {train_id}; expected 0..{len(names) - 1} or 255"
+    return None
+
+
+def _ranges(values: Sequence[int]) -> str:
+    """Write sorted numbers as 0-10, 12, 255."""
+    parts: list[list[int]] = []
+    for value in values:
+        if parts and value == parts[-1][1] + 1:
+            parts[-1][1] = value
+        else:
+            parts.append([value, value])
+    shown = [f"{a}" if a == b else f"{a}-{b}" for a, b in parts[:10]]
+    return ", ".join(shown) + (", ..." if len(parts) > 10 else "")

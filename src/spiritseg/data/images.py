@@ -1,0 +1,160 @@
+"""Decoding image and mask files to uint8, and a bounded memory of what was decoded."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from spiritseg.errors import BadImageError, DataError
+
+__all__ = ["Budget", "image_size", "read_image", "read_mask", "to_rgb"]
+
+_SIDEWAYS = {5, 6, 7, 8}  # EXIF orientations that swap height and width
+_EXIF_ORIENTATION = 0x0112
+
+
+class Budget:
+    """Memory that decoded images may take in this process, shared by several data sets.
+
+    Args:
+        mib: how much, in MiB.
+    """
+
+    def __init__(self, mib: float) -> None:
+        self._total = self._left = int(mib * 2**20)
+        self._lock = threading.Lock()
+
+    @property
+    def left(self) -> int:
+        """Bytes that are still free."""
+        return self._left
+
+    def take(self, nbytes: int) -> bool:
+        """Reserve memory; False where too little is left."""
+        with self._lock:
+            if nbytes > self._left:
+                return False
+            self._left -= nbytes
+            return True
+
+    def __getstate__(self) -> int:
+        return self._total  # a spawned worker starts with an empty memory of its own
+
+    def __setstate__(self, total: int) -> None:
+        self._total = self._left = total
+        self._lock = threading.Lock()
+
+
+def read_image(path: str | Path) -> torch.Tensor:
+    """Decode an image of any usual kind to 8-bit RGB.
+
+    Grey, palette, CMYK and 16-bit images are converted, transparency is dropped, and the EXIF
+    orientation is applied.
+
+    Args:
+        path: a jpg, png, webp or bmp file.
+
+    Returns:
+        (3, H, W) uint8.
+
+    Raises:
+        BadImageError: where the file is missing, empty, truncated, not an image, or too large.
+    """
+    with _opened(path) as image:
+        pixels = np.array(to_rgb(ImageOps.exif_transpose(image)))
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def read_mask(path: str | Path) -> npt.NDArray[Any]:
+    """Read the raw values of a mask: the palette's indices or the grey levels.
+
+    Args:
+        path: a one-channel file of 1, 8 or 16 bits; RGB is taken where all channels agree.
+
+    Returns:
+        (H, W) integers.
+
+    Raises:
+        BadImageError: where the file cannot be decoded.
+        DataError: where the mask is a coloured picture.
+    """
+    with _opened(path) as image:
+        mode, values = image.mode, np.array(image)
+    if values.ndim == 3 and mode in ("RGB", "RGBA", "LA"):
+        channels = values[..., :3] if mode != "LA" else values[..., :1]
+        if (channels != channels[..., :1]).any():
+            raise DataError(
+                f"the mask {path} is a coloured picture; expected one channel that holds class "
+                "numbers (PNG of mode L or P). Convert the colours to numbers first."
+            )
+        values = np.ascontiguousarray(channels[..., 0])
+    if values.ndim != 2 or values.dtype.kind not in "bui":
+        raise DataError(f"the mask {path} has mode {mode}; expected one channel of class numbers")
+    return values.astype(np.uint8) if values.dtype == np.bool_ else values
+
+
+def image_size(path: str | Path, oriented: bool = True) -> tuple[int, int]:
+    """Read (H, W) from a file's header alone.
+
+    Args:
+        path: the file.
+        oriented: whether the EXIF orientation counts, as it does for images but not for masks.
+
+    Returns:
+        Height and width in pixels, as `read_image` or `read_mask` will give them.
+
+    Raises:
+        BadImageError: where there is no readable header.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        sideways = oriented and image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
+    return (width, height) if sideways else (height, width)
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """Open a file with Pillow, and name it in whatever goes wrong."""
+    try:
+        if Path(path).stat().st_size == 0:
+            raise BadImageError(path, "the file is empty")
+        with Image.open(path) as image:
+            yield image
+    except (DataError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise BadImageError(path, "it is not an image file that Pillow knows") from error
+    except FileNotFoundError as error:
+        raise BadImageError(path, "there is no such file") from error
+    except Exception as error:  # decoders of broken files raise whatever they stumble over
+        raise BadImageError(path, str(error) or type(error).__name__) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert a Pillow image of any usual mode to 8-bit RGB.
+
+    Args:
+        image: grey, palette, CMYK, 16-bit, or with transparency, which is dropped.
+
+    Returns:
+        The image in mode RGB.
+
+    Raises:
+        ValueError: for floating-point pixels, whose range is unknown.
+    """
+    if image.mode.startswith("I"):  # 16 bits (older Pillow: 32 bits that hold 16)
+        levels = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
+        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range; expected 8 or 16 bits")
+    if image.mode in ("P", "PA"):
+        return image.convert("RGBA").convert("RGB")  # straight to RGB warns of transparency
+    return image if image.mode == "RGB" else image.convert("RGB")

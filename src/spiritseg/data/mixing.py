@@ -1,0 +1,290 @@
+"""Which images a stage sees, in which order: target and proximity mixed at a ratio.
+
+Enhanced Spirit Distillation (Wu et al., arXiv:2103.13733, section III-C) trains stage 1 on both
+domains at r = |Dt| : |Dp|. The order and every augmentation are functions of (seed, stage,
+epoch, index) alone: not of the number of workers or processes, nor of what ran before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from spiritseg.config import Experiment, Stage
+from spiritseg.data.image_sets import EvalData, LabelledImages, UnlabelledImages
+from spiritseg.data.transforms import augment, pool
+from spiritseg.errors import ConfigError, DataError
+from spiritseg.randomness import derive_seed
+
+__all__ = ["PROXIMITY", "TARGET", "EvalData", "StageBatches", "StageData", "draws", "epoch_length"]
+
+TARGET, PROXIMITY = 0, 1
+
+Key = tuple[int, int, int]  # (domain, index, view): what an augmented image is a function of
+
+
+def draws(
+    n_target: int, n_proximity: int, ratio: float, seed: int, epoch: int, length: int = 0
+) -> list[tuple[int, int]]:
+    """Draw the images of one epoch.
+
+    Each draw takes a target image with probability r / (1 + r), else a proximity one. Either
+    domain goes through permutations of its images, one after the other and on across epochs: no
+    image comes again before all others of its domain came.
+
+    Args:
+        n_target: target images; 0 for proximity only.
+        n_proximity: proximity images; 0 for target only.
+        ratio: r = |Dt| : |Dp|, target images to proximity images; 0 for proximity only.
+        seed: of this order.
+        epoch: from 0.
+        length: draws an epoch, the same in every epoch; 0 for `epoch_length`.
+
+    Returns:
+        (domain, index) of each draw; domain 0 is target, 1 proximity.
+
+    Raises:
+        ConfigError: for a negative ratio, or where there is nothing to draw from.
+    """
+    keys = _turns(n_target, n_proximity, ratio, seed, epoch, length)
+    return [(domain, index) for domain, index, _ in keys]
+
+
+def epoch_length(n_target: int, n_proximity: int, ratio: float) -> int:
+    """Return how many draws show each target image once, on average.
+
+    Args:
+        n_target: target images.
+        n_proximity: proximity images.
+        ratio: r = |Dt| : |Dp|.
+
+    Returns:
+        n_target without proximity images, n_proximity without target ones, else
+        n_target (1 + 1/r), rounded.
+    """
+    share = _target_share(n_target, n_proximity, ratio)
+    if share in (0.0, 1.0):
+        return n_target if share else n_proximity
+    return round(n_target * (1 + 1 / ratio))
+
+
+class StageData(Dataset[dict[str, Any]]):
+    """Augmented training views of a stage's images, by key (domain, index, view).
+
+    The augmentation is a function of (seed, stage, view, domain, index). A sample is a dict of
+    ``image`` (3, c/p, c/p) float32 in [0, 1], after the max-pool; ``labels`` (c, c) int64, 255
+    where ignored or unlabelled; ``valid`` (c, c) bool, False on padding; ``domain``, ``index``
+    and ``view``.
+
+    Args:
+        images: the target images and the proximity images; None for the ones that the stage does
+            not use.
+        stage: its ratio and views are read.
+        experiment: its seed and input are read.
+        name: the stage's name; it enters every draw.
+
+    Raises:
+        ConfigError: where there is no image, or the ratio cannot be drawn.
+    """
+
+    def __init__(
+        self,
+        images: tuple[LabelledImages | None, UnlabelledImages | None],
+        stage: Stage,
+        experiment: Experiment,
+        name: str,
+    ) -> None:
+        self.target, self.proximity = images
+        self.input = experiment.input
+        self.seed = experiment.seed
+        self.name = name
+        self.views = stage.views
+        # The ratio speaks of a mixture: target alone or proximity alone need none.
+        self.ratio = stage.ratio
+        _target_share(*self.counts, self.ratio)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many target and proximity images there are."""
+        return (
+            len(self.target) if self.target is not None else 0,
+            len(self.proximity) if self.proximity is not None else 0,
+        )
+
+    def __len__(self) -> int:
+        return epoch_length(*self.counts, self.ratio)
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        domain, index, view = key
+        image, labels = self._decoded(domain, index)
+        seed = derive_seed(self.seed, self.name, "augment", view, domain, index)
+        image, target, valid = augment(image, labels, self.input, seed)
+        return {
+            "image": pool(image, self.input.pool),
+            "labels": target,
+            "valid": valid,
+            "domain": domain,
+            "index": index,
+            "view": view,
+        }
+
+    def keys(self, epoch: int, length: int = 0) -> list[Key]:
+        """Return the keys of an epoch, in order.
+
+        The view is the turn in which the image comes, for target images alone the epoch; modulo
+        the stage's views, if it has any. An image that comes twice in an epoch comes in two views.
+
+        Args:
+            epoch: from 0.
+            length: draws an epoch; 0 for all of it.
+
+        Returns:
+            (domain, index, view) of each draw.
+        """
+        seed = derive_seed(self.seed, self.name, "order")
+        turns = _turns(*self.counts, self.ratio, seed, epoch, length)
+        return [(d, index, turn % self.views if self.views else turn) for d, index, turn in turns]
+
+    def prepared(self) -> list[EvalData]:
+        """Return the images of each domain whole, not augmented."""
+        found = (images for images in (self.target, self.proximity) if images is not None)
+        return [EvalData(images, self.input) for images in found if len(images)]
+
+    def _decoded(self, domain: int, index: int) -> tuple[Tensor, Tensor | None]:
+        images = self.proximity if domain == PROXIMITY else self.target
+        if images is None:
+            raise DataError(f"stage {self.name!r} has no images of domain {domain}")
+        sample = images[index]
+        return (sample, None) if isinstance(sample, Tensor) else sample
+
+
+class StageBatches(Sampler[list[Key]]):
+    """Batches of keys for one epoch, the same whatever machine draws them.
+
+    An epoch consists of full batches; the draws that would not fill one are the first of the
+    next epoch, so that no image is left out. Fewer images than a batch make one smaller batch.
+
+    Args:
+        data: whose keys are batched.
+        batch_size: images a step, over all processes.
+        rank: which process this is.
+        world_size: how many there are; each takes every world_size-th key of a batch.
+
+    Raises:
+        ConfigError: where the batch cannot be shared out evenly.
+    """
+
+    def __init__(
+        self, data: StageData, batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size: expected 1 or more, got {batch_size}")
+        if batch_size % world_size:
+            raise ConfigError(
+                f"batch_size: {batch_size} images cannot be shared out evenly over {world_size} "
+                "processes, so that gradients would not be means over the batch. "
+                f"Choose a multiple of {world_size}."
+            )
+        self.data = data
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+
+    @property
+    def sampler(self) -> StageBatches:
+        """Itself: Lightning looks for ``batch_sampler.sampler.set_epoch``."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return max(1, len(self.data) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for batch in self.batches(self.epoch):
+            yield batch[self.rank :: self.world_size]
+
+    def batches(self, epoch: int) -> list[list[Key]]:
+        """Return the batches of an epoch over all processes.
+
+        Args:
+            epoch: from 0.
+
+        Returns:
+            Lists of (domain, index, view).
+        """
+        whole = len(self.data)
+        if whole < self.batch_size:
+            # Each process needs the same number of images, so the first come again.
+            keys = self.data.keys(epoch)
+            return [_filled(keys, -len(keys) % self.world_size)]
+        keys = self.data.keys(epoch, whole - whole % self.batch_size)
+        return [keys[i : i + self.batch_size] for i in range(0, len(keys), self.batch_size)]
+
+
+def _filled(keys: Sequence[Key], missing: int) -> list[Key]:
+    return [*keys, *(keys[i % len(keys)] for i in range(missing))]
+
+
+def _target_share(n_target: int, n_proximity: int, ratio: float) -> float:
+    """Return r / (1 + r), or 0 or 1 where there is one domain alone."""
+    if not 0 <= ratio < float("inf"):
+        raise ConfigError(f"ratio: r = |Dt| : |Dp| is a finite number from 0, got {ratio}")
+    if n_target < 1 and n_proximity < 1:
+        raise ConfigError("a stage needs images, got no target and no proximity images")
+    if n_proximity < 1:
+        return 1.0
+    return ratio / (1 + ratio) if n_target >= 1 else 0.0
+
+
+def _turns(
+    n_target: int, n_proximity: int, ratio: float, seed: int, epoch: int, length: int
+) -> list[Key]:
+    """Draw (domain, index, turn); turn counts how often the domain was gone through before."""
+    share = _target_share(n_target, n_proximity, ratio)
+    length = length or epoch_length(n_target, n_proximity, ratio)
+    done = _targets_before(share, seed, epoch, length)
+    past = [done, epoch * length - done]
+    sizes = (n_target, n_proximity)
+    found = []
+    for domain in _domains(share, seed, epoch, length):
+        turn, place = divmod(past[domain], sizes[domain])
+        found.append((domain, _permutation(sizes[domain], seed, domain, turn)[place], turn))
+        past[domain] += 1
+    return found
+
+
+def _domains(share: float, seed: int, epoch: int, length: int) -> list[int]:
+    if share in (0.0, 1.0):
+        return [TARGET if share else PROXIMITY] * length
+    generator = torch.Generator().manual_seed(derive_seed(seed, "domain", epoch))
+    uniform = torch.rand(length, generator=generator, dtype=torch.float64)
+    domains: list[int] = torch.where(uniform < share, TARGET, PROXIMITY).tolist()
+    return domains
+
+
+def _targets_before(share: float, seed: int, epoch: int, length: int) -> int:
+    """Count the target draws of all epochs before this one."""
+    if share in (0.0, 1.0):
+        return epoch * length if share else 0
+    return sum(_targets_in(share, seed, before, length) for before in range(epoch))
+
+
+@lru_cache(maxsize=1 << 16)  # a function of its arguments; kept since each epoch asks anew
+def _targets_in(share: float, seed: int, epoch: int, length: int) -> int:
+    return _domains(share, seed, epoch, length).count(TARGET)
+
+
+@lru_cache(maxsize=64)
+def _permutation(count: int, seed: int, domain: int, turn: int) -> list[int]:
+    generator = torch.Generator().manual_seed(derive_seed(seed, "permutation", domain, turn))
+    order: list[int] = torch.randperm(count, generator=generator).tolist()
+    return order

@@ -1,0 +1,207 @@
+"""What a network costs: parameters, GFLOPs and latency."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from spiritseg.errors import ConfigError
+
+__all__ = ["Cost", "cost", "latencies_ms"]
+
+WARM_UP = 3  # forward passes before the clock starts
+ROUNDS = 15  # forward passes on the clock
+BUDGET_S = 10.0  # a slow network gets fewer of them, but three at least
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Costs of a network at one input size.
+
+    Args:
+        params: number of parameters; shared ones count once, buffers do not.
+        gflops: 10^9 floating-point operations an image, 2 for each multiply-add, over
+            convolutions and matrix products.
+        size: (H, W) of the input, after any preprocessing.
+        batch_size: images in a forward pass whose latency is measured.
+        device: where the network lies.
+        threads: threads of a forward pass on the CPU.
+    """
+
+    params: int
+    gflops: float
+    size: tuple[int, int]
+    batch_size: int
+    device: str
+    threads: int
+    _module: nn.Module = field(repr=False, compare=False)
+
+    @property
+    def latency_ms(self) -> float:
+        """Median time of a forward pass of the batch, measured on first access, in ms."""
+        return statistics.median(self.times_ms)
+
+    @property
+    def latency_p95_ms(self) -> float:
+        """95th percentile of the same passes, in ms."""
+        ordered = sorted(self.times_ms)
+        return ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+
+    @cached_property
+    def times_ms(self) -> list[float]:
+        """Times of the measured forward passes, in ms, in their order."""
+        return latencies_ms({"": self._module}, self.size, batch_size=self.batch_size)[""]
+
+
+def cost(module: nn.Module, size: tuple[int, int], batch_size: int = 1) -> Cost:
+    """Count parameters and operations of a network; measure its latency when asked.
+
+    Operations are counted on the meta device, where nothing is computed, and by a real pass
+    where a network cannot run there; in eval mode, without touching the module.
+
+    Args:
+        module: (B, 3, H, W) -> anything.
+        size: (H, W) of the input, after any preprocessing (the papers' 2x2 max-pool).
+        batch_size: images in a forward pass, for the latency only.
+
+    Returns:
+        The costs.
+
+    Raises:
+        ConfigError: a size or a batch below 1.
+    """
+    _check_size(size, batch_size)
+    device = _place(module)[0]
+    params = sum(p.numel() for p in module.parameters())
+    flops = _flops(module, size)
+    threads = torch.get_num_threads()
+    return Cost(params, flops / 1e9, size, batch_size, str(device), threads, module)
+
+
+def latencies_ms(
+    modules: Mapping[str, nn.Module],
+    size: tuple[int, int],
+    rounds: int = ROUNDS,
+    batch_size: int = 1,
+) -> dict[str, list[float]]:
+    """Time the forward passes of several networks in turn, so that their ratios are fair.
+
+    Each round runs every network once, in an order that rotates: a machine that slows down
+    or is shared slows all of them alike. Compare medians.
+
+    Args:
+        modules: networks by name, (B, 3, H, W) -> anything.
+        size: (H, W) of the input.
+        rounds: passes of each network on the clock; fewer where they would take longer than
+            10 s in all, but 3 at least.
+        batch_size: images in a pass.
+
+    Returns:
+        The times of each network in ms, in their order.
+
+    Raises:
+        ConfigError: a size, a batch or rounds below 1.
+    """
+    _check_size(size, batch_size)
+    if rounds < 1:
+        raise ConfigError(f"latency: rounds must be 1 or more, got {rounds}.")
+    times: dict[str, list[float]] = {name: [] for name in modules}
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        for module in modules.values():
+            stack.enter_context(_evaluating(module))
+        images = {name: _image(module, size, batch_size) for name, module in modules.items()}
+        started = time.perf_counter()
+        for _ in range(WARM_UP):
+            for name, module in modules.items():
+                _pass_ms(module, images[name])
+            if time.perf_counter() - started > BUDGET_S / 4:
+                break
+        started = time.perf_counter()
+        names = list(modules)
+        for done in range(rounds):
+            if done >= 3 and time.perf_counter() - started > BUDGET_S:
+                break
+            for name in names:
+                times[name].append(_pass_ms(modules[name], images[name]))
+            names.append(names.pop(0)) if names else None
+    return times
+
+
+def _check_size(size: tuple[int, int], batch_size: int) -> None:
+    if len(size) != 2 or min(size) < 1 or batch_size < 1:
+        raise ConfigError(
+            f"cost: expected a size (H, W) and a batch of 1 or more, got {size} and {batch_size}."
+        )
+
+
+def _place(module: nn.Module) -> tuple[torch.device, torch.dtype]:
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point():
+            return tensor.device, tensor.dtype
+    return torch.device("cpu"), torch.float32
+
+
+def _image(module: nn.Module, size: tuple[int, int], batch_size: int) -> Tensor:
+    device, dtype = _place(module)
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(batch_size, 3, *size, generator=generator).to(device, dtype)
+
+
+def _pass_ms(module: nn.Module, images: Tensor) -> float:
+    cuda = images.device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize(images.device)
+    started = time.perf_counter()
+    module(images)
+    if cuda:
+        torch.cuda.synchronize(images.device)
+    return (time.perf_counter() - started) * 1e3
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module in eval mode, and each of its parts back as it was."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+@contextmanager
+def _attributes_kept(module: nn.Module) -> Iterator[None]:
+    """Undo what a forward pass keeps on its module, such as a grid of the input's size."""
+    before = [(part, dict(part.__dict__)) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, attributes in before:
+            part.__dict__.clear()
+            part.__dict__.update(attributes)
+
+
+def _flops(module: nn.Module, size: tuple[int, int]) -> int:
+    device, dtype = _place(module)
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    with torch.no_grad(), _evaluating(module):
+        try:
+            meta = {name: tensor.detach().to("meta") for name, tensor in state.items()}
+            image = torch.zeros(1, 3, *size, dtype=dtype, device="meta")
+            with _attributes_kept(module), FlopCounterMode(display=False) as counter:
+                torch.func.functional_call(module, meta, (image,))
+        except Exception:  # a value was asked for, or a tensor made on another device
+            image = torch.zeros(1, 3, *size, dtype=dtype, device=device)
+            with FlopCounterMode(display=False) as counter:
+                module(image)
+    return int(counter.get_total_flops())

@@ -1,0 +1,131 @@
+"""A saved student, ready: an image in, a mask out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from spiritseg.data.images import read_image, to_rgb
+from spiritseg.data.transforms import pool
+from spiritseg.errors import DataError
+from spiritseg.models.bundle import BundleInfo, load_bundle
+from spiritseg.models.segmenter import Segmenter
+
+__all__ = ["Student", "load"]
+
+Mask = NDArray[np.uint8]
+
+
+class Student:
+    """A network with its preprocessing and its classes.
+
+    Args:
+        network: (1, 3, h, w) in [0, 1] to logits (1, K, h, w).
+        info: what it is.
+        device: where it runs.
+    """
+
+    def __init__(self, network: Segmenter, info: BundleInfo, device: str = "cpu") -> None:
+        self.network = network.to(device).eval()
+        self.info = info
+        self.device = torch.device(device)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, in the order of the mask's values."""
+        return self.info.classes
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Return the logits of an image on its own grid.
+
+        Args:
+            image: (3, H, W) uint8, or float in [0, 1].
+
+        Returns:
+            (K, H, W) float32.
+        """
+        values = image.float() / 255 if image.dtype == torch.uint8 else image.float()
+        with torch.inference_mode():
+            batch = pool(values[None].to(self.device), self.info.pool)
+            logits = self.network(batch).float()
+            grid = (int(image.shape[-2]), int(image.shape[-1]))
+            return F.interpolate(logits, size=grid, mode="bilinear", align_corners=False)[0]
+
+    def __call__(self, image: str | Path | Image.Image | NDArray[Any] | Tensor) -> Mask:
+        """Segment an image.
+
+        Args:
+            image: a path, a PIL image, an (H, W, 3) uint8 array or a (3, H, W) tensor (uint8,
+                or float in [0, 1]).
+
+        Returns:
+            (H, W) uint8 class indices.
+        """
+        mask: Mask = self.logits(_tensor(image)).argmax(0).to(torch.uint8).cpu().numpy()
+        return mask
+
+    def colourise(self, mask: Mask) -> NDArray[np.uint8]:
+        """Return a mask in the colours of its classes, (H, W, 3) uint8."""
+        palette = np.zeros((256, 3), np.uint8)
+        palette[: len(self.info.colours)] = self.info.colours
+        coloured: NDArray[np.uint8] = palette[mask]
+        return coloured
+
+    def overlay(self, image: str | Path | Image.Image | NDArray[Any] | Tensor,
+                opacity: float = 0.5) -> Image.Image:
+        """Return an image under its coloured mask.
+
+        Args:
+            image: as for calling the student.
+            opacity: of the mask, 0 to 1.
+        """
+        tensor = _tensor(image)
+        if tensor.dtype != torch.uint8:
+            tensor = (tensor * 255).round().to(torch.uint8)
+        picture = Image.fromarray(tensor.permute(1, 2, 0).numpy())
+        return Image.blend(picture, Image.fromarray(self.colourise(self(tensor))), opacity)
+
+
+def load(path: str | Path, device: str = "cpu", trust: bool = False) -> Student:
+    """Load a saved student.
+
+    Args:
+        path: a bundle, or the run that it came from.
+        device: where it runs, such as cpu or cuda.
+        trust: import your own classes that the bundle names.
+
+    Returns:
+        A student: ``load(path)(image)`` is its mask.
+
+    Raises:
+        BundleError: a file is missing, altered, or of another format.
+    """
+    folder = Path(path)
+    if (folder / "student").is_dir():
+        folder = folder / "student"
+    network, info = load_bundle(folder, trust=trust)
+    return Student(network, info, device)
+
+
+def _tensor(image: str | Path | Image.Image | NDArray[Any] | Tensor) -> Tensor:
+    if isinstance(image, str | Path):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        image = np.asarray(to_rgb(image))
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise DataError(
+                f"expected an (H, W, 3) uint8 array, got {image.shape} {image.dtype}; convert the "
+                "image to 8-bit RGB."
+            )
+        return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise DataError(f"expected a (3, H, W) tensor, got {tuple(image.shape)}.")
+    return image

@@ -1,0 +1,10 @@
+"""The losses of SD, ESD and SKD: pure functions of tensors, one file a loss."""
+
+from __future__ import annotations
+
+from spiritseg.losses.mimicry import mimicry
+from spiritseg.losses.pairwise import pairwise
+from spiritseg.losses.pixelwise import pixelwise
+from spiritseg.losses.supervised import cross_entropy
+
+__all__ = ["cross_entropy", "mimicry", "pairwise", "pixelwise"]

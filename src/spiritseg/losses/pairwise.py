@@ -1,0 +1,205 @@
+"""Pair-wise distillation of similarities between nodes (SKD)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spiritseg.errors import ConfigError, unknown
+from spiritseg.losses.grid import at_least_float32, bilinear, check_pair, never_negative, valid_on
+
+__all__ = ["pairwise"]
+
+Form = Literal["auto", "direct", "linear"]
+Pooling = Literal["average", "max"]
+
+SMALLEST_NORM = 1e-8  # a node below it has no direction: similarity 0, no gradient
+DIRECT_NODES = 8192  # above it an N x N matrix of float32 takes more than 256 MiB
+CHUNK_ENTRIES = 2**24  # similarities held at once with a connection range
+
+
+def pairwise(
+    student_features: Tensor,
+    teacher_features: Tensor,
+    node_size: float = 1,
+    connection_range: int | None = None,
+    form: Form = "auto",
+    valid: Tensor | None = None,
+    pooling: Pooling = "average",
+    detach_norms: bool = False,
+) -> Tensor:
+    r"""Squared difference between the teacher's and the student's cosine similarities.
+
+    .. math:: L_{pa} = \frac{1}{N \alpha} \sum_i \sum_{j \in \alpha(i)}
+        \left(a^s_{ij} - a^t_{ij}\right)^2, \qquad
+        a_{ij} = \frac{f_i^\top f_j}{\|f_i\| \|f_j\|}
+
+    averaged over images (SKD, Liu et al., arXiv:1903.04197, eqs. 2 and 3; node size and
+    connection range from its journal version). Without a connection range each node is
+    connected to all, alpha = N. Teacher and student may differ in channels.
+
+    With a full range and row-normalised features F (N x C), the ``"linear"`` form
+    ||Fs'Fs||^2 - 2 ||Fs'Ft||^2 + ||Ft'Ft||^2 equals ||Fs Fs' - Ft Ft'||^2 and never holds an
+    N x N matrix. Its cancellation costs about 1e-5 of ||Ft'Ft||^2 / N^2 in float32.
+
+    The authors' released code takes max-pooling, 2 x 2 nodes in all and norms outside the
+    gradient: ``pooling="max", node_size=0.5, detach_norms=True``.
+
+    Args:
+        student_features: (B, C, h, w), of any float type; computed in float32 at least, under
+            autocast too. A student on another grid is resized bilinearly to the teacher's.
+        teacher_features: (B, C', h', w'); no gradient flows into them.
+        node_size: side of a node in positions of the teacher's grid; below 1, its share of
+            the grid's sides. Nodes at the lower and right edge may be smaller.
+        connection_range: alpha, how many nearest nodes (itself among them; ties by row, then
+            column) each is compared with; None or N and more for all.
+        form: ``"direct"`` (N x N), ``"linear"``, or ``"auto"``: the cheaper one. A connection
+            range needs the direct form.
+        valid: (B, H, W) bool, False on padding. Padding is left out of each node's pool, and
+            nodes of padding only are left out altogether.
+        pooling: ``"average"`` (the paper) or ``"max"`` over the positions of a node.
+        detach_norms: whether the norms count as constants in the gradient.
+
+    Returns:
+        A scalar >= 0; 0 for equal features. An image without any valid node is left out.
+
+    Raises:
+        ConfigError: shapes that cannot be compared, or a value out of its range.
+    """
+    check_pair(student_features, teacher_features, "pairwise", channels=False)
+    _check_options(node_size, connection_range, form, pooling)
+    with torch.autocast(student_features.device.type, enabled=False):
+        teacher = at_least_float32(teacher_features.detach())
+        grid = (teacher.shape[-2], teacher.shape[-1])
+        common = torch.promote_types(student_features.dtype, teacher.dtype)
+        student, teacher = bilinear(student_features.to(common), grid), teacher.to(common)
+        mask = valid_on(valid, teacher, "pairwise")
+        kernel = _node_kernel(node_size, grid)
+        student_nodes = _unit(_pool(student, kernel, mask, pooling), detach_norms)
+        teacher_nodes = _unit(_pool(teacher, kernel, mask, pooling), detach_norms)
+        nodes = None if mask is None else _pool_mask(mask, kernel)
+        losses = [
+            _of_image(student_nodes[b], teacher_nodes[b], connection_range, form, kept)
+            for b in range(len(teacher))
+            if (kept := None if nodes is None else nodes[b]) is None or bool(kept.any())
+        ]
+        return torch.stack(losses).mean() if losses else student.sum() * 0
+
+
+def _check_options(node_size: float, connection_range: int | None, form: str, pooling: str) -> None:
+    if node_size <= 0 or (node_size > 1 and node_size != int(node_size)):
+        raise ConfigError(
+            f"pairwise: node_size must be a whole number of positions, or a share of the map's "
+            f"sides between 0 and 1, got {node_size}."
+        )
+    if connection_range is not None and connection_range < 1:
+        raise ConfigError(f"pairwise: connection_range must be 1 or more, got {connection_range}.")
+    if form not in ("auto", "direct", "linear"):
+        raise ConfigError(unknown("form of pairwise", form, ("auto", "direct", "linear")))
+    if pooling not in ("average", "max"):
+        raise ConfigError(unknown("pooling of pairwise", pooling, ("average", "max")))
+
+
+def _node_kernel(node_size: float, grid: tuple[int, int]) -> tuple[int, int]:
+    if node_size < 1:
+        return max(1, int(grid[0] * node_size)), max(1, int(grid[1] * node_size))
+    # a node beyond the map is the whole map
+    return min(int(node_size), grid[0]), min(int(node_size), grid[1])
+
+
+def _pool(x: Tensor, kernel: tuple[int, int], mask: Tensor | None, pooling: str) -> Tensor:
+    """Pool maps (B, C, h, w) to nodes, over valid positions only."""
+    if kernel == (1, 1):
+        return x
+    if pooling == "max":
+        filled = x if mask is None else x.masked_fill(~mask[:, None], -torch.inf)
+        pooled = F.max_pool2d(filled, kernel, ceil_mode=True)
+        return pooled.masked_fill(pooled.isneginf(), 0)
+    # the sum over valid positions has their mean's direction, and a cosine asks no more
+    filled = x if mask is None else x.masked_fill(~mask[:, None], 0)
+    return F.avg_pool2d(filled, kernel, ceil_mode=True)
+
+
+def _pool_mask(mask: Tensor, kernel: tuple[int, int]) -> Tensor:
+    """Whether a node holds any valid position, (B, rows, columns) bool."""
+    return F.max_pool2d(mask[:, None].float(), kernel, ceil_mode=True)[:, 0] > 0
+
+
+def _unit(x: Tensor, detach_norms: bool) -> Tensor:
+    """Scale each node of (B, C, rows, columns) to length 1."""
+    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    directed = norm > SMALLEST_NORM
+    norm = torch.where(directed, norm, 1)
+    return torch.where(directed, x / (norm.detach() if detach_norms else norm), 0)
+
+
+def _of_image(
+    student: Tensor, teacher: Tensor, connection_range: int | None, form: str, kept: Tensor | None
+) -> Tensor:
+    """The loss of one image from unit nodes (C, rows, columns) and (C', rows, columns)."""
+    rows, columns = teacher.shape[-2:]
+    fs, ft = student.flatten(1).T, teacher.flatten(1).T
+    if kept is not None:
+        fs, ft = fs[kept.flatten()], ft[kept.flatten()]
+    n = len(ft)
+    if connection_range is not None and connection_range < n:
+        if form == "linear":
+            raise ConfigError(
+                f"pairwise: the linear form needs the full range of {n} nodes, got "
+                f"connection_range={connection_range}. Leave one of them out."
+            )
+        if kept is None:
+            near = _nearest_on_grid(rows, columns, connection_range)
+        else:
+            near = _nearest(kept.nonzero().cpu(), connection_range)
+        return _ranged(fs, ft, near.to(ft.device))
+    if form == "auto":
+        form = _cheaper(n, fs.shape[1], ft.shape[1])
+    total = _linear(fs, ft) if form == "linear" else (fs @ fs.T - ft @ ft.T).square().sum()
+    return total / n**2
+
+
+def _cheaper(n: int, student_channels: int, teacher_channels: int) -> str:
+    """The form with fewer multiply-adds, unless its matrices would fill the memory."""
+    s, t = student_channels, teacher_channels
+    direct, linear = n * n * (s + t), n * (s * s + s * t + t * t)
+    return "direct" if direct <= linear and n <= DIRECT_NODES else "linear"
+
+
+def _linear(fs: Tensor, ft: Tensor) -> Tensor:
+    ss, st, tt = fs.T @ fs, fs.T @ ft, ft.T @ ft
+    # summed in float64, for the three nearly cancel
+    a, b, c = (m.square().sum(dtype=torch.float64) for m in (ss, st, tt))
+    return never_negative(a - 2 * b + c).to(ft.dtype)
+
+
+def _ranged(fs: Tensor, ft: Tensor, near: Tensor) -> Tensor:
+    """Mean over each node's nearest ones (N, alpha), by chunks of rows."""
+    total = fs.new_zeros(())
+    rows = max(1, CHUNK_ENTRIES // len(ft))
+    for some_s, some_t, some in zip(*(torch.split(x, rows) for x in (fs, ft, near)), strict=True):
+        difference = (some_s @ fs.T).gather(1, some) - (some_t @ ft.T).gather(1, some)
+        total = total + difference.square().sum()
+    return total / near.numel()
+
+
+@lru_cache(maxsize=8)
+def _nearest_on_grid(rows: int, columns: int, alpha: int) -> Tensor:
+    with torch.inference_mode(False):  # what is kept must serve autograd later
+        return _nearest(torch.cartesian_prod(torch.arange(rows), torch.arange(columns)), alpha)
+
+
+def _nearest(places: Tensor, alpha: int) -> Tensor:
+    """Indices of the alpha nearest of N places (N, 2), itself first, (N, alpha)."""
+    n = len(places)
+    near = []
+    for some in torch.split(places, max(1, CHUNK_ENTRIES // n)):
+        squared = (some[:, None] - places[None]).square().sum(-1)
+        # one key for distance and order, so that ties do not depend on the sort
+        key = squared * n + torch.arange(n)
+        near.append(key.topk(alpha, largest=False).values % n)
+    return torch.cat(near)

@@ -1,0 +1,87 @@
+"""Pixel-wise distillation of class distributions (SKD)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spiritseg.errors import ConfigError, unknown
+from spiritseg.losses.grid import at_least_float32, bilinear, check_pair, never_negative, valid_on
+
+__all__ = ["pixelwise"]
+
+Direction = Literal["teacher_student", "student_teacher"]
+Reduction = Literal["mean", "batch_sum"]
+
+
+def pixelwise(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float = 1.0,
+    direction: Direction = "teacher_student",
+    valid: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""Kullback-Leibler divergence between the class distributions of each pixel.
+
+    .. math:: L_{pi} = \frac{\tau^2}{|V|} \sum_{p \in V}
+        \mathrm{KL}\left(\mathrm{softmax}(z^t_p / \tau) \,\|\, \mathrm{softmax}(z^s_p / \tau)\right)
+
+    with V the valid pixels of the whole batch (SKD, Liu et al., arXiv:1903.04197, eq. 1).
+    The paper writes KL(student || teacher), our ``"student_teacher"``. The default is Hinton's
+    direction, which has the gradient of the cross-entropy in the authors' released code.
+    That code divides by the pixels of one image only, our ``"batch_sum"``: its weight grows
+    with the batch.
+
+    Args:
+        student_logits: (B, K, h, w), of any float type; computed in float32 at least. A student
+            on another grid is resized bilinearly to the teacher's.
+        teacher_logits: (B, K, H', W'); no gradient flows into them.
+        temperature: tau > 0; tau^2 keeps the size of the gradient.
+        direction: ``"teacher_student"`` for KL(teacher || student), or the other way round.
+        valid: (B, H, W) bool, False on padding only; unlabelled pixels distil too. Resized by
+            nearest neighbour.
+        reduction: ``"mean"`` over valid pixels and images, or ``"batch_sum"``: valid pixels
+            summed, divided by the pixels of one image.
+
+    Returns:
+        A scalar >= 0; exactly 0 for equal logits, and where no pixel is valid.
+
+    Raises:
+        ConfigError: shapes that cannot be compared, a temperature that is not positive, or an
+            unknown direction or reduction.
+    """
+    check_pair(student_logits, teacher_logits, "pixelwise", channels=True)
+    if not temperature > 0:
+        raise ConfigError(f"pixelwise: temperature must be above 0, got {temperature}.")
+    teacher = at_least_float32(teacher_logits.detach())
+    grid = (teacher.shape[-2], teacher.shape[-1])
+    student = bilinear(at_least_float32(student_logits), grid)
+    mask = valid_on(valid, teacher, "pixelwise")
+    divergence = _divergence(student / temperature, teacher / temperature, direction)
+    if mask is not None:
+        divergence = divergence.masked_fill(~mask, 0)
+    if reduction == "mean":
+        pixels: int | Tensor = divergence.numel() if mask is None else mask.sum().clamp(min=1)
+    elif reduction == "batch_sum":
+        pixels = grid[0] * grid[1]
+    else:
+        raise ConfigError(unknown("reduction of pixelwise", reduction, ("mean", "batch_sum")))
+    return divergence.sum() * temperature**2 / pixels
+
+
+def _divergence(student: Tensor, teacher: Tensor, direction: str) -> Tensor:
+    """KL of each pixel, (B, h, w)."""
+    log_s, log_t = F.log_softmax(student, dim=1), F.log_softmax(teacher, dim=1)
+    if direction == "teacher_student":
+        p, log_p, log_q = log_t.exp(), log_t, log_s
+    elif direction == "student_teacher":
+        p, log_p, log_q = log_s.exp(), log_s, log_t
+    else:
+        choices = ("teacher_student", "student_teacher")
+        raise ConfigError(unknown("direction of pixelwise", direction, choices))
+    terms = torch.where(p > 0, p * (log_p - log_q), 0)  # 0 log 0 = 0, also for logits of -inf
+    return never_negative(terms.sum(dim=1))

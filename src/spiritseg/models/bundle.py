@@ -1,0 +1,182 @@
+"""A network on disk: safetensors beside a JSON that says what it is. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spiritseg.config import Network
+from spiritseg.errors import BundleError
+from spiritseg.files import write_atomically
+from spiritseg.models.build import build_network, network_from_dict
+from spiritseg.models.segmenter import Segmenter
+
+__all__ = ["BundleInfo", "load_bundle", "load_segmenter", "save_bundle"]
+
+_FORMAT = 1
+_CARD, _WEIGHTS = "student.json", "student.safetensors"
+
+
+@dataclass(frozen=True)
+class BundleInfo:
+    """What a bundle says of its network.
+
+    Args:
+        networks: the network, and those whose extractors its own is made from, by name.
+        network: name of the one whose weights these are.
+        classes: names of the classes, in the order of the logits.
+        colours: (R, G, B) of each class, 0 to 255.
+        pool: side of the max-pool between an image and the network.
+        metrics: what it reached, and on what.
+        training: the experiment and its stages, as plain values.
+    """
+
+    networks: dict[str, Network]
+    network: str
+    classes: tuple[str, ...]
+    colours: tuple[tuple[int, int, int], ...]
+    pool: int
+    metrics: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def save_bundle(folder: Path, segmenter: Segmenter, info: BundleInfo) -> None:
+    """Write a network and what it is.
+
+    Args:
+        folder: made if it is not there. The JSON is written last: a folder without one is
+            not a bundle.
+        segmenter: the network.
+        info: what it is.
+    """
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {k: v.detach().cpu().contiguous() for k, v in segmenter.state_dict().items()}
+    weights = save(state)
+    write_atomically(folder / _WEIGHTS, weights)
+    card = {"format": _FORMAT, **dataclasses.asdict(_without_weights(info))}
+    card["sha256"] = {_WEIGHTS: _digest(weights)}
+    card["sha256"][_CARD] = _card_digest(card)
+    write_atomically(folder / _CARD, json.dumps(card, indent=1, default=list).encode())
+
+
+def load_bundle(folder: Path | str, trust: bool = False) -> tuple[Segmenter, BundleInfo]:
+    """Read a network and what it is.
+
+    Args:
+        folder: as `save_bundle` wrote it.
+        trust: import the classes that the bundle names, where its network is one of your
+            own (class path). Importing runs code: only for bundles that you made.
+
+    Returns:
+        The network in eval mode, and its description.
+
+    Raises:
+        BundleError: a file is missing, altered, or of another format.
+    """
+    folder = Path(folder)
+    card = _read_card(folder)
+    info = _info(card)
+    weights = _read(folder / _WEIGHTS)
+    if _digest(weights) != card["sha256"].get(_WEIGHTS):
+        raise BundleError(
+            f"{folder / _WEIGHTS} is not the file that was saved: its SHA-256 differs from the "
+            f"one in {_CARD}. Copy the bundle again, or save it anew from its run."
+        )
+    foreign = sorted({n.extractor.name for n in info.networks.values() if _is_path(n)})
+    if foreign and not trust:
+        raise BundleError(
+            f"{folder} is built from your own classes ({', '.join(foreign)}); loading it imports "
+            "them, which runs their code. Pass trust=True if the bundle is yours."
+        )
+    return _restore(folder, info, weights), info
+
+
+def load_segmenter(folder: Path | str) -> Segmenter:
+    """Read the network of a bundle; see `load_bundle`."""
+    return load_bundle(folder)[0]
+
+
+def _restore(folder: Path, info: BundleInfo, weights: bytes) -> Segmenter:
+    from safetensors.torch import load
+
+    others: dict[str, Segmenter] = {}
+    for name, network in info.networks.items():  # a network stands after those it is made from
+        others[name] = build_network(name, network, len(info.classes), others, seed=0)
+    segmenter = others[info.network]
+    try:
+        segmenter.load_state_dict(load(weights))
+    except RuntimeError as error:
+        raise BundleError(f"{folder}: the weights are of another network: {error}") from None
+    return segmenter.eval()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"cannot read {path}: {error.strerror}. A bundle is a folder with {_CARD} and "
+            f"{_WEIGHTS}; a run keeps its own in RUN/student."
+        ) from None
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    path = folder / _CARD
+    try:
+        card = json.loads(_read(path))
+    except ValueError as error:
+        raise BundleError(f"{path} is not valid JSON: {error}. Copy the bundle again.") from None
+    if not isinstance(card, dict) or card.get("format") != _FORMAT:
+        found = card.get("format") if isinstance(card, dict) else type(card).__name__
+        raise BundleError(f"{path}: expected a bundle of format {_FORMAT}, got {found!r}.")
+    digests = card.get("sha256")
+    if not isinstance(digests, dict) or digests.get(_CARD) != _card_digest(card):
+        raise BundleError(
+            f"{path} is not the file that was saved: its SHA-256 differs from the one inside. "
+            "Copy the bundle again, or save it anew from its run."
+        )
+    return card
+
+
+def _info(card: Mapping[str, Any]) -> BundleInfo:
+    return BundleInfo(
+        networks={name: network_from_dict(n) for name, n in card["networks"].items()},
+        network=card["network"],
+        classes=tuple(card["classes"]),
+        colours=tuple((int(r), int(g), int(b)) for r, g, b in card["colours"]),
+        pool=card["pool"],
+        metrics=card["metrics"],
+        training=card["training"],
+    )
+
+
+def _is_path(network: Network) -> bool:
+    return "." in network.extractor.name and ":" not in network.extractor.name
+
+
+def _without_weights(info: BundleInfo) -> BundleInfo:
+    # The weights come from the bundle; nothing is fetched to build the architecture.
+    networks = {
+        name: dataclasses.replace(
+            n, extractor=dataclasses.replace(n.extractor, weights="random"), bundle=None
+        )
+        for name, n in info.networks.items()
+    }
+    return dataclasses.replace(info, networks=networks)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _card_digest(card: Mapping[str, Any]) -> str:
+    digests = {k: v for k, v in card["sha256"].items() if k != _CARD}
+    plain = json.loads(json.dumps({**card, "sha256": digests}, default=list))
+    return _digest(json.dumps(plain, sort_keys=True).encode())

@@ -1,0 +1,115 @@
+"""What must hold between the fields of an experiment; all of it is looked at, then reported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from spiritseg.config import Experiment, Network, Stage
+from spiritseg.errors import unknown
+
+__all__ = ["check"]
+
+
+def check(experiment: Experiment, complete: bool = True) -> list[str]:
+    """List everything that is wrong with an experiment, before anything is read or written.
+
+    Args:
+        experiment: its fields have the right types already.
+        complete: whether the folders of images must be named.
+
+    Returns:
+        One line a problem: the field, what was expected, what came.
+    """
+    problems = [*_check_input(experiment), *(_check_roots(experiment) if complete else ())]
+    for name, network in experiment.networks.items():
+        problems += _check_network(name, network, experiment)
+    for name, stage in experiment.stages.items():
+        problems += _check_stage(f"stages.{name}", stage, experiment)
+    if not experiment.stages:
+        problems.append("stages: a recipe needs at least one stage")
+    if experiment.result not in experiment.networks:
+        problems.append(f"result: {unknown('network', experiment.result, experiment.networks)}")
+    return problems
+
+
+def _check_input(experiment: Experiment) -> Iterator[str]:
+    given = experiment.input
+    if given.crop < 1:
+        yield f"input.crop: expected a positive number of pixels, got {given.crop}"
+    if given.pool < 1:
+        yield f"input.pool: expected 1 or more, got {given.pool}"
+    elif given.crop % given.pool:
+        yield f"input.crop: {given.crop} is not a multiple of input.pool ({given.pool})"
+    for field, value in (("flip", given.flip), ("jitter", given.jitter)):
+        if not 0 <= value <= 1:
+            yield f"input.{field}: expected 0 to 1, got {value}"
+    if not 0 < given.scale[0] <= given.scale[1]:
+        yield f"input.scale: expected 0 < low <= high, got {given.scale}"
+    if not 0 <= experiment.proximity.held_out < 1:
+        yield f"proximity.held_out: expected 0 to below 1, got {experiment.proximity.held_out}"
+    if not 0 <= experiment.evaluation.threshold <= 1:
+        yield f"evaluation.threshold: expected 0 to 1, got {experiment.evaluation.threshold}"
+
+
+def _check_roots(experiment: Experiment) -> Iterator[str]:
+    target = experiment.target
+    if target.root is None and target.dataset != "scenes":
+        yield (
+            "target.root: expected the folder of the labelled images, got nothing; "
+            "pass --target.root DIR, or --target.dataset scenes for the embedded scenes"
+        )
+    needs = any(s.images != "target" for s in experiment.stages.values())
+    if needs and experiment.proximity.root is None and experiment.proximity.dataset != "scenes":
+        yield (
+            "proximity.root: a stage trains on proximity images, got no folder; pass "
+            "--proximity.root DIR, or --proximity.dataset scenes for the embedded scenes"
+        )
+
+
+def _check_network(name: str, network: Network, experiment: Experiment) -> Iterator[str]:
+    of = network.extractor.of
+    where = f"networks.{name}.extractor.of"
+    if network.bundle is not None:
+        return
+    if of is not None and of not in experiment.networks:
+        yield f"{where}: {unknown('network', of, experiment.networks)}"
+    if of is None and network.extractor.name in ("copy", "compact", "separable"):
+        yield f"{where}: {network.extractor.name} needs the name of another network, got nothing"
+
+
+def _check_stage(where: str, stage: Stage, experiment: Experiment) -> Iterator[str]:
+    if stage.network not in experiment.networks:
+        yield f"{where}.network: {unknown('network', stage.network, experiment.networks)}"
+    if stage.teacher is not None and stage.teacher not in experiment.networks:
+        yield f"{where}.teacher: {unknown('network', stage.teacher, experiment.networks)}"
+    if stage.teacher is not None and stage.teacher == stage.network:
+        yield f"{where}.teacher: {stage.teacher} cannot teach itself"
+    losses = stage.losses
+    if losses.cross_entropy is None and losses.mimicry is None:
+        yield f"{where}.losses: a stage needs at least one loss"
+    if losses.mimicry is not None and stage.teacher is None:
+        yield f"{where}.teacher: mimicry needs a teacher, got none"
+    if losses.mimicry is not None and losses.mimicry.centre and not losses.mimicry.normalise:
+        yield f"{where}.losses.mimicry.centre: it needs normalise: true"
+    if losses.mimicry is not None and losses.cross_entropy is None and stage.trains != "extractor":
+        yield f"{where}.trains: mimicry alone trains an extractor, got {stage.trains!r}"
+    if losses.cross_entropy is not None and stage.images == "proximity":
+        yield f"{where}.images: cross-entropy needs labels, which proximity images have not"
+    if stage.ratio < 0:
+        yield f"{where}.ratio: r = |Dt| : |Dp| is 0 or more, got {stage.ratio}"
+    if stage.max_steps <= 0 and stage.max_epochs <= 0:
+        yield f"{where}.max_steps: expected a bound here or in max_epochs, got none"
+    for field in ("max_steps", "max_epochs", "patience", "views", "cache_mib"):
+        if getattr(stage, field) < 0:
+            yield f"{where}.{field}: expected 0 or more, got {getattr(stage, field)}"
+    if stage.batch_size < 1:
+        yield f"{where}.batch_size: expected 1 or more, got {stage.batch_size}"
+    optimizer = stage.optimizer
+    if optimizer.lr <= 0:
+        yield f"{where}.optimizer.lr: expected more than 0, got {optimizer.lr}"
+    if optimizer.weight_decay < 0:
+        yield f"{where}.optimizer.weight_decay: expected 0 or more, got {optimizer.weight_decay}"
+    if not 0 <= optimizer.momentum < 1:
+        yield f"{where}.optimizer.momentum: expected 0 to below 1, got {optimizer.momentum}"
+    if not 0 < optimizer.warmup < 1:
+        yield f"{where}.optimizer.warmup: expected between 0 and 1, got {optimizer.warmup}"

@@ -1,0 +1,82 @@
+"""Tables on the terminal and in Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["Table", "class_table", "markdown", "metrics_table", "print_table"]
+
+Table = list[list[str]]  # the header first
+
+
+def metrics_table(metrics: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Tabulate runs: accuracy on the test images, size, work and latency.
+
+    Args:
+        metrics: of `Result`, by the name of the row.
+
+    Returns:
+        mIOU, HP-Acc and dataset mIoU in percent, Var in thousandths, parameters in millions.
+    """
+    head = ["network", "mIOU %", "HP-Acc %", "Var e-3", "dataset mIoU %"]
+    table = [[*head, "params M", "GFLOPs", "latency ms"]]
+    for name, found in metrics.items():
+        test, cost = found["test"], found["cost"]
+        table.append(
+            [
+                name,
+                _percent(test["mIOU"]),
+                _percent(test["HP-Acc"]),
+                f"{test['Var'] * 1000:.2f}",
+                _percent(test["dataset mIoU"]),
+                f"{cost['params'] / 1e6:.3f}",
+                f"{cost['gflops']:.2f}",
+                f"{cost['latency_ms']:.1f}" if "latency_ms" in cost else "-",
+            ]
+        )
+    return table
+
+
+def class_table(scores: Mapping[str, Any]) -> Table:
+    """Tabulate one network's scores, with the IoU of each class.
+
+    Args:
+        scores: as `evaluate` returns them.
+    """
+    table = [["measure", "value"], ["images", str(scores["images"])]]
+    table += [[f"{k} %", _percent(scores[k])] for k in ("mIOU", "HP-Acc", "dataset mIoU")]
+    table.append(["Var e-3", f"{scores['Var'] * 1000:.2f}"])
+    return table + [[f"IoU {name} %", _percent(iou)] for name, iou in scores["IoU"].items()]
+
+
+def print_table(table: Table) -> None:
+    """Print a table on the terminal.
+
+    Args:
+        table: rows of words, the header first.
+    """
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    drawn = RichTable()
+    for column, title in enumerate(table[0]):
+        drawn.add_column(title, justify="right" if column else "left", no_wrap=column == 0)
+    for row in table[1:]:
+        drawn.add_row(*row)
+    Console().print(drawn)
+
+
+def markdown(table: Table) -> str:
+    """Return a table as Markdown.
+
+    Args:
+        table: rows of words, the header first.
+    """
+    rule = ["---", *["---:"] * (len(table[0]) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [table[0], rule, *table[1:]])
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"

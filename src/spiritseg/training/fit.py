@@ -1,0 +1,177 @@
+"""One stage on the Lightning Trainer: data, callbacks, loggers, resumption."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch.utils.data import DataLoader
+
+from spiritseg.config import Stage, Trainer
+from spiritseg.data.mixing import StageBatches, StageData
+from spiritseg.errors import RunError
+from spiritseg.training.checkpoint import AtomicCheckpointIO, EpochCheckpoint, latest
+from spiritseg.training.stage import StageModule
+
+__all__ = ["fit", "lightning_trainer"]
+
+
+def lightning_trainer(config: Trainer, **further: Any) -> L.Trainer:
+    """Make a Lightning Trainer from the experiment's trainer fields.
+
+    Args:
+        config: on what machine.
+        **further: arguments of this one call, such as ``max_steps``.
+
+    Returns:
+        A trainer that leaves sampling to us and writes checkpoints atomically.
+    """
+    with quiet():
+        return L.Trainer(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.num_nodes,
+            strategy=config.strategy,
+            precision=config.precision,  # type: ignore[arg-type]  # checked by Lightning
+            enable_model_summary=False,
+            enable_progress_bar=config.progress,
+            **further,
+        )
+
+
+def fit(module: StageModule, data: StageData, folder: Path, config: Trainer) -> L.Trainer:
+    """Train a stage to its end, from its newest whole checkpoint if there is one.
+
+    Args:
+        module: what trains.
+        data: the augmented views of its images.
+        folder: the stage's folder, for checkpoints and logs.
+        config: on what machine.
+
+    Returns:
+        The trainer, which knows how many steps and epochs it took.
+
+    Raises:
+        DivergedError: a loss is not finite.
+        RunError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stage = module.stage
+    trainer = lightning_trainer(
+        config,
+        max_steps=stage.max_steps or -1,
+        max_epochs=stage.max_epochs or -1,
+        callbacks=_callbacks(stage, folder, config),
+        logger=_loggers(folder),
+        log_every_n_steps=config.log_every_steps,
+        use_distributed_sampler=False,
+        plugins=[AtomicCheckpointIO()],
+        num_sanity_val_steps=0,
+    )
+    loader = _loader(module, data, trainer, config)
+    try:
+        with quiet():
+            trainer.fit(module, loader, ckpt_path=latest(folder), weights_only=True)
+    except OSError as error:
+        raise RunError(
+            f"cannot write to {folder}: {error.strerror or error}. Make room or choose another "
+            "--run-dir, and start the same command again: it continues."
+        ) from error
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return trainer
+
+
+def discard_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a finished stage; its logs stay."""
+    for path in folder.glob("step-*.ckpt"):
+        path.unlink()
+    for path in folder.glob(".*.part"):
+        path.unlink()
+
+
+def free_mib(folder: Path) -> float:
+    """Return the free disk space under a folder, in MiB."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free / 2**20
+
+
+def _loader(
+    module: StageModule, data: StageData, trainer: L.Trainer, config: Trainer
+) -> DataLoader[Any]:
+    batches = StageBatches(
+        data,
+        batch_size=module.stage.batch_size,
+        rank=trainer.global_rank,
+        world_size=trainer.world_size,
+    )
+    return DataLoader(
+        data,
+        batch_sampler=batches,
+        num_workers=config.workers,
+        persistent_workers=config.workers > 0,
+        pin_memory=trainer.strategy.root_device.type == "cuda",
+    )
+
+
+def _callbacks(stage: Stage, folder: Path, config: Trainer) -> list[Callback]:
+    found: list[Callback] = [EpochCheckpoint(folder, config.checkpoint_every_s)]
+    if stage.patience:
+        stop = EarlyStopping(
+            monitor="loss_epoch",
+            min_delta=stage.min_delta,
+            patience=stage.patience,
+            check_on_train_epoch_end=True,
+            check_finite=False,  # the module says more about a loss that is not finite
+        )
+        found.append(stop)
+    if config.progress:
+        from lightning.pytorch.callbacks import RichProgressBar
+
+        found.append(RichProgressBar(leave=False))
+    return found
+
+
+def _loggers(folder: Path) -> list[Logger]:
+    # A resumed stage logs beside its earlier attempts: loggers overwrite what they find.
+    logs = folder / "logs"
+    attempt = f"attempt-{len(list(logs.glob('attempt-*'))) + 1}"
+    return [
+        TensorBoardLogger(str(folder), name="logs", version=attempt),
+        CSVLogger(str(folder), name="logs", version=attempt),
+    ]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep back Lightning's remarks on choices that were made on purpose."""
+    names = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda",
+             "lightning.fabric", "lightning.pytorch")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # Few workers are right for cached images on few cores; a checkpoint at the end
+            # of the last epoch, or a teacher in eval mode, is what we want.
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+            warnings.filterwarnings("ignore", message=".*in eval mode.*")
+            warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+            warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*optimizer.step.*")
+            warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists.*")
+            warnings.filterwarnings("ignore", message=".*no `LightningModule.*_dataloader.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,155 @@
+"""A run's folder: whose it is, what is finished in it, what may be written there.
+
+::
+
+    RUN/config.yaml                     every field, spelled out
+    RUN/run.json                        versions and machine
+    RUN/stages/1-mimicry/logs/          TensorBoard and CSV
+    RUN/stages/1-mimicry/step-*.ckpt    while the stage runs
+    RUN/stages/1-mimicry/stage.json     once it is finished: steps, seconds, measurements
+    RUN/stages/1-mimicry/network.safetensors
+    RUN/student/                        the bundle
+    RUN/predictions.png, per_image.csv
+    RUN/metrics.json                    written last: the run is finished
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from spiritseg.config import Experiment
+from spiritseg.errors import RunError, SpiritsegError, listed
+from spiritseg.files import write_atomically
+from spiritseg.recipes import differences, fingerprint, load_experiment, to_yaml
+
+__all__ = ["RunDir"]
+
+# Weights of three sets (network, optimizer twice) in two checkpoints, logs and pictures.
+_LEAST_FREE_MIB = 256
+
+
+class RunDir:
+    """The folder of one run.
+
+    Args:
+        path: where it is, or shall be.
+        writes: whether this process writes; of a distributed run only the first does.
+    """
+
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        self.path = path
+        self.writes = writes
+
+    def stage(self, number: int, name: str) -> Path:
+        """Return the folder of a stage, counted from 1."""
+        return self.path / "stages" / f"{number}-{name}"
+
+    @contextmanager
+    def claim(self, experiment: Experiment) -> Iterator[None]:
+        """Hold the folder for this experiment while it runs.
+
+        Args:
+            experiment: what runs in it.
+
+        Raises:
+            RunError: the folder belongs to another config, is in use, or is full.
+        """
+        if not self.writes:
+            yield
+            return
+        self._check(experiment)
+        is_new = not self.path.exists()
+        self._check_space()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise RunError(f"cannot make the run folder {self.path}: {error.strerror}.") from None
+        try:
+            with lock:
+                self._lock(lock.fileno())
+                if not (self.path / "config.yaml").exists():
+                    write_atomically(self.path / "config.yaml", to_yaml(experiment).encode())
+                yield
+        except SpiritsegError:
+            if is_new and not any(self.path.glob("stages/*/*")):
+                shutil.rmtree(self.path, ignore_errors=True)  # nothing was done in it yet
+            raise
+
+    def _check(self, experiment: Experiment) -> None:
+        config = self.path / "config.yaml"
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"the run folder {self.path} is a file; choose another --run-dir.")
+        if not config.exists():
+            foreign = [p.name for p in self.path.glob("*")] if self.path.exists() else []
+            if foreign:
+                raise RunError(
+                    f"{self.path} is not empty and not a run of spiritseg:\n{listed(foreign)}\n"
+                    "Choose another --run-dir."
+                )
+            return
+        before = load_experiment(config)
+        if fingerprint(before) != fingerprint(experiment):
+            raise RunError(
+                f"{self.path} belongs to another config; what differs:\n"
+                f"{listed(differences(before, experiment))}\n"
+                "Choose another --run-dir (or none: the default is a new one for each config)."
+            )
+
+    def _check_space(self) -> None:
+        folder = self.path
+        while not folder.exists():
+            folder = folder.parent
+        free = shutil.disk_usage(folder).free / 2**20
+        if free < _LEAST_FREE_MIB:
+            raise RunError(
+                f"no disk space for {self.path}: a run needs about {_LEAST_FREE_MIB} MiB, "
+                f"{free:.0f} MiB are free. Make room, or choose another --run-dir."
+            )
+
+    def _lock(self, handle: int) -> None:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(
+                f"{self.path} is in use by another process; wait for it, or choose another "
+                "--run-dir."
+            ) from None
+
+    def write(self, name: str, value: Any) -> None:
+        """Write a JSON file of the run, atomically; other processes write nothing.
+
+        Args:
+            name: path below the run's folder.
+            value: plain values; NaN becomes null.
+        """
+        if self.writes:
+            text = json.dumps(_finite(value), indent=1, default=list)
+            write_atomically(self.path / name, text.encode())
+
+    def read(self, name: str) -> Any:
+        """Read a JSON file of the run; None where it is not there."""
+        path = self.path / name
+        return json.loads(path.read_text()) if path.exists() else None
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes, of one or of a distributed run."""
+    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    return next((rank for rank in ranks if rank is not None), "0") == "0"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

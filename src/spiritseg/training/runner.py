@@ -1,0 +1,272 @@
+"""Runs a recipe: opens the images, builds the networks, trains stage by stage, measures."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spiritseg.config import Experiment, Network
+from spiritseg.data.datasets import Domains, open_domains
+from spiritseg.data.mixing import StageData
+from spiritseg.evaluation.cost import cost
+from spiritseg.evaluation.evaluate import Scores
+from spiritseg.evaluation.pictures import draw_predictions
+from spiritseg.files import write_atomically
+from spiritseg.inference import Student, load
+from spiritseg.models import Segmenter
+from spiritseg.models.build import build_networks
+from spiritseg.models.bundle import BundleInfo, save_bundle
+from spiritseg.recipes import fingerprint
+from spiritseg.training.fit import discard_checkpoints, fit, quiet
+from spiritseg.training.measure import explained_variance, feature_statistics, score
+from spiritseg.training.rundir import RunDir, is_first_process
+from spiritseg.training.stage import StageModule
+
+__all__ = ["Result", "distill", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run ended with.
+
+    Args:
+        run_dir: its folder.
+        metrics: ``test`` and ``val`` figures in [0, 1], ``stages`` and ``cost``.
+    """
+
+    run_dir: Path
+    metrics: dict[str, Any]
+
+    @property
+    def student(self) -> Student:
+        """The network that was measured, ready: an image in, a mask out."""
+        return load(self.run_dir / "student", trust=True)
+
+
+def distill(
+    experiment: Experiment, run_dir: str | Path | None = None, name: str = "run"
+) -> Result:
+    """Run an experiment, or take it up where it was left.
+
+    Args:
+        experiment: networks, images and stages, from `load_experiment`.
+        run_dir: the run's folder; by default ``runs/<name>-<hash of the config>``, so that
+            the same call finds its run again.
+        name: what the default folder is called after, such as the recipe's name.
+
+    Returns:
+        The metrics and the student.
+
+    Raises:
+        SpiritsegError: for anything that a user can mend; nothing half-written stays.
+    """
+    path = Path(run_dir) if run_dir is not None else default_run_dir(experiment, name)
+    folder = RunDir(path, writes=is_first_process())
+    # The images come first: a run whose input is bad leaves no folder behind.
+    finished = (path / "metrics.json").exists()
+    domains = None if finished else open_domains(experiment)
+    with folder.claim(experiment):
+        metrics = folder.read("metrics.json")
+        if metrics is None:
+            run = _Run(experiment, folder, domains or open_domains(experiment))
+            metrics = run.to_the_end()
+    return Result(path, metrics)
+
+
+def default_run_dir(experiment: Experiment, name: str) -> Path:
+    """Return the folder in which a call without ``run_dir`` runs."""
+    return Path("runs") / f"{name}-{fingerprint(experiment)}"
+
+
+class _Run:
+    """One run on its way through the stages."""
+
+    def __init__(self, experiment: Experiment, folder: RunDir, domains: Domains) -> None:
+        self.experiment = experiment
+        self.folder = folder
+        self.domains = domains
+        self.classes = list(domains.classes.names)
+        self.networks = build_networks(experiment.networks, len(self.classes), experiment.seed)
+        self.device = _device(experiment)
+
+    def to_the_end(self) -> dict[str, Any]:
+        """Train what is not trained yet, then measure and save the result."""
+        self.folder.write("run.json", {"versions": _versions(), "machine": platform.platform()})
+        stages = {
+            name: self._stage(number, name)
+            for number, name in enumerate(self.experiment.stages, start=1)
+        }
+        return self._result(stages)
+
+    def _stage(self, number: int, name: str) -> dict[str, Any]:
+        """Train one stage, or take it from the folder if it is finished."""
+        path = self.folder.stage(number, name)
+        network = self.networks[self.experiment.stages[name].network]
+        below = path.relative_to(self.folder.path)
+        report: dict[str, Any] | None = self.folder.read(f"{below}/stage.json")
+        if report is None:
+            report = self._train(name, path)
+            if self.folder.writes:
+                write_atomically(path / "network.safetensors", _state_bytes(network))
+                self.folder.write(f"{below}/stage.json", report)
+        else:
+            _load_state(network, path / "network.safetensors")
+        if self.folder.writes:
+            discard_checkpoints(path)
+        return report
+
+    def _train(self, name: str, path: Path) -> dict[str, Any]:
+        stage = self.experiment.stages[name]
+        network = self.networks[stage.network]
+        teacher = self.networks[stage.teacher] if stage.teacher else None
+        data = StageData(self.domains.train(stage), stage, self.experiment, name)
+        mimicry = stage.losses.mimicry
+        statistics = None
+        if mimicry is not None and mimicry.normalise and teacher is not None:
+            statistics = feature_statistics(teacher, data.prepared(), self.device)
+        trainer = self.experiment.trainer
+        module = StageModule(
+            name, stage, network, teacher, statistics, self.experiment.seed,
+            channels_last=trainer.channels_last, compile=trainer.compile,
+        )
+        lightning = fit(module, data, path, trainer)
+        report = {
+            "seconds": round(module.seconds, 2),
+            "steps": lightning.global_step,
+            "epochs": lightning.current_epoch,
+            "converged": bool(lightning.should_stop),
+            "loss": float(lightning.callback_metrics["loss_epoch"]),
+        }
+        if mimicry is not None and teacher is not None:
+            report["explained variance"] = {
+                domain: explained_variance(
+                    network, teacher, held_out, self.device, statistics, mimicry.centre
+                )
+                for domain, held_out in self.domains.held_out().items()
+            }
+        if stage.losses.cross_entropy is not None:
+            report["val"] = self._score(network, "val").as_dict()
+        return report
+
+    def _score(self, network: Segmenter, split: str) -> Scores:
+        data = self.domains.evaluation(split)
+        return score(network, data, self.classes, self.experiment)
+
+    def _result(self, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        experiment, network = self.experiment, self.networks[self.experiment.result]
+        test, val = self._score(network, "test"), self._score(network, "val")
+        metrics: dict[str, Any] = {
+            "test": test.as_dict(),
+            "val": val.as_dict(),
+            "stages": stages,
+            "cost": self._cost(network),
+            "skipped": self.domains.skipped(),
+        }
+        if not self.folder.writes:
+            return metrics
+        info = BundleInfo(
+            networks=_made_from(experiment.networks, experiment.result),
+            network=experiment.result,
+            classes=tuple(self.classes),
+            colours=self.domains.classes.colours,
+            pool=experiment.input.pool,
+            metrics={"test": metrics["test"], "val": metrics["val"]},
+            training={"experiment": dataclasses.asdict(experiment), "stages": stages},
+        )
+        save_bundle(self.folder.path / "student", network, info)
+        _write_per_image(self.folder.path / "per_image.csv", test, self.domains)
+        if experiment.evaluation.pictures:
+            draw_predictions(
+                {"prediction": load(self.folder.path, trust=True)},
+                self.domains.evaluation("test"),
+                self.domains.classes,
+                experiment.evaluation.pictures,
+                self.folder.path / "predictions.png",
+            )
+        self.folder.write("metrics.json", metrics)
+        return metrics
+
+    def _cost(self, network: Segmenter) -> dict[str, Any]:
+        """Measure the cost at the network's input size: a test image after the pool."""
+        image = self.domains.evaluation("test")[0]["image"]
+        size = (int(image.shape[-2]), int(image.shape[-1]))
+        found = cost(network.cpu(), size)
+        report: dict[str, Any] = {"size": size, "params": found.params, "gflops": found.gflops}
+        if self.experiment.evaluation.latency:
+            report["latency_ms"] = found.latency_ms
+        return report
+
+
+def evaluate(
+    run: str | Path, overrides: dict[str, Any] | None = None, split: str = "test"
+) -> dict[str, Any]:
+    """Measure a run's student again, or a bundle's on other images.
+
+    Args:
+        run: a run's folder, or a bundle.
+        overrides: dotted fields of its experiment, such as ``{"target.root": DIR}``.
+        split: test or val.
+
+    Returns:
+        mIOU, HP-Acc, Var, dataset mIoU and IoU per class, in [0, 1].
+
+    Raises:
+        SpiritsegError: for anything that a user can mend.
+    """
+    from spiritseg.recipes import experiment_from_dict
+
+    student = load(run, trust=(Path(run) / "config.yaml").exists())
+    experiment = experiment_from_dict(student.info.training["experiment"], overrides)
+    domains = open_domains(experiment, target_only=True)
+    domains.classes.require(student.info.classes)
+    scores = score(
+        student.network, domains.evaluation(split), list(domains.classes.names), experiment
+    )
+    return {**scores.as_dict(), "skipped": domains.skipped()}
+
+
+def _made_from(networks: dict[str, Network], name: str) -> dict[str, Network]:
+    """Return a network and those that its extractor is made from, the sources first."""
+    of = networks[name].extractor.of
+    return {**(_made_from(networks, of) if of else {}), name: networks[name]}
+
+
+def _device(experiment: Experiment) -> torch.device:
+    wanted = experiment.trainer.accelerator
+    if wanted in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def _state_bytes(network: Segmenter) -> bytes:
+    from safetensors.torch import save
+
+    return save({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()})
+
+
+def _load_state(network: Segmenter, path: Path) -> None:
+    from safetensors.torch import load as load_tensors
+
+    network.load_state_dict(load_tensors(path.read_bytes()))
+
+
+def _write_per_image(path: Path, scores: Scores, domains: Domains) -> None:
+    names = domains.names("test")
+    lines = [
+        f"{names[index]},{miou:.6f}"
+        for index, miou in zip(scores.images, scores.per_image, strict=True)
+    ]
+    write_atomically(path, "\n".join(["image,mIOU", *lines, ""]).encode())
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    names = ("spiritseg", "torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy")
+    with quiet():
+        return {"python": platform.python_version(), **{name: version(name) for name in names}}

@@ -1,0 +1,174 @@
+"""Recipes: read, overridden, checked all at once, found again."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spiritseg.config import Experiment
+from spiritseg.errors import ConfigError
+from spiritseg.recipes import (
+    differences,
+    fingerprint,
+    load_experiment,
+    recipe_names,
+    recipe_summary,
+    to_yaml,
+)
+
+ROOTS = {"target.root": "labelled", "proximity.root": "unlabelled"}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_survives_a_round_trip(name: str, tmp_path: Path) -> None:
+    experiment = load_experiment(name, ROOTS)
+    path = tmp_path / "copy.yaml"
+    path.write_text(to_yaml(experiment))
+    again = load_experiment(path)
+    assert again == experiment
+    assert fingerprint(again) == fingerprint(experiment)
+    assert len(recipe_summary(name)) > 20
+
+
+def test_the_recipes_of_the_design_are_there() -> None:
+    wanted = {"baseline", "finetune-pretrained", "ct", "sd", "esd", "demo"}
+    wanted |= {"paper-baseline", "paper-ct", "paper-sd", "paper-esd"}
+    assert wanted <= set(recipe_names())
+
+
+def test_the_paper_recipes_hold_the_papers_figures() -> None:
+    stages = load_experiment("paper-esd", ROOTS).stages
+    rates = {n: (s.optimizer.name, s.optimizer.lr, s.optimizer.momentum) for n, s in stages.items()}
+    assert rates == {
+        "mimicry": ("sgd", 3e-3, 0.99),
+        "head": ("sgd", 1e-2, 0.9),
+        "all": ("sgd", 5e-5, 0.99),
+    }
+    assert {s.optimizer.weight_decay for s in stages.values()} == {3e-3}
+    assert [(s.trains, s.images) for s in stages.values()] == [
+        ("extractor", "target+proximity"),
+        ("head", "target"),
+        ("all", "target"),
+    ]
+    head = load_experiment("paper-sd", ROOTS).networks["student"].head
+    assert (head.channels, head.convolution) == (512, "grouped")
+
+
+def test_esd_is_sd_but_for_its_images() -> None:
+    found = differences(load_experiment("sd", ROOTS), load_experiment("esd", ROOTS))
+    assert [line.split(":")[0] for line in found] == ["stages.mimicry.images"]
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "expected"),
+    [
+        ("stages.head.max_steps", "7", 7),
+        ("stages.head.max_steps", 7, 7),
+        ("input.scale", "0.5 2", (0.5, 2.0)),
+        ("input.scale", ["0.5", "2"], (0.5, 2.0)),
+        ("trainer.devices", "2", 2),
+        ("trainer.devices", "auto", "auto"),
+        ("proximity.root", ["a", "b"], ["a", "b"]),
+        ("input.skip_bad", "true", True),
+        ("stages.head.optimizer.lr", "1e-3", 1e-3),
+        ("networks.teacher.extractor.args", {"drop": 0.1}, {"drop": 0.1}),
+    ],
+)
+def test_overrides_take_the_type_of_their_field(
+    field: str, given: object, expected: object
+) -> None:
+    value: object = load_experiment("esd", {**ROOTS, field: given})
+    for part in field.split("."):
+        value = value[part] if isinstance(value, dict) else getattr(value, part)
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    wrong = {
+        "target.rot": "x",
+        "seed": "1.5",
+        "stages.head.optimizer.name": "sgdd",
+        "networks.student.extractor.strides": ["a"],
+        "networks.student.extractor.policy": "spatail",
+    }
+    with pytest.raises(ConfigError) as caught:
+        load_experiment("esd", {**ROOTS, **wrong})
+    message = str(caught.value)
+    assert "5 problem(s)" in message
+    for part in ("Did you mean root?", "seed: expected int, got '1.5'", "Did you mean sgd?",
+                 "strides", "Did you mean spatial"):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"stages.mimicry.ratio": -1}, "r = |Dt| : |Dp| is 0 or more, got -1"),
+        ({"target.root": None}, "--target.root DIR"),
+        ({"proximity.root": None}, "--proximity.root DIR"),
+        ({"result": "studnt"}, "Did you mean student?"),
+        ({"stages.mimicry.teacher": "techer"}, "Did you mean teacher?"),
+        ({"stages.mimicry.teacher": None}, "mimicry needs a teacher"),
+        ({"stages.mimicry.teacher": "student"}, "cannot teach itself"),
+        ({"stages.head.images": "proximity"}, "needs labels"),
+        ({"stages.head.max_steps": 0}, "expected a bound"),
+        ({"stages.head.optimizer.lr": 0}, "expected more than 0"),
+        ({"input.crop": 255}, "not a multiple of input.pool"),
+        ({"input.flip": 1.5}, "expected 0 to 1"),
+        ({"stages.head.losses.cross_entropy": None}, "at least one loss"),
+        ({"networks.student.extractor.of": None}, "needs the name of another network"),
+        ({"stages.mimicry": 3}, "expected a mapping of fields, got 3"),
+    ],
+)
+def test_a_problem_is_said_with_its_field(overrides: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=r"problem\(s\)") as caught:
+        load_experiment("esd", {**ROOTS, **overrides})
+    assert said in str(caught.value)
+
+
+def test_an_unknown_recipe_suggests_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="Did you mean sd or esd"):
+        load_experiment("sdd")
+
+
+def test_a_recipe_that_extends_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("extends: b.yaml")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml")
+    with pytest.raises(ConfigError, match="extends itself"):
+        load_experiment(tmp_path / "a.yaml")
+
+
+def test_yaml_cannot_make_objects(tmp_path: Path) -> None:
+    (tmp_path / "evil.yaml").write_text("seed: !!python/object/apply:os.getpid []")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_experiment(tmp_path / "evil.yaml")
+
+
+def test_the_fingerprint_ignores_what_cannot_change_the_result() -> None:
+    plain = load_experiment("esd", ROOTS)
+    same = {"trainer.workers": 3, "trainer.progress": False, "stages.head.cache_mib": 0}
+    assert fingerprint(load_experiment("esd", {**ROOTS, **same})) == fingerprint(plain)
+    assert fingerprint(dataclasses.replace(plain, seed=1)) != fingerprint(plain)
+    other = load_experiment("esd", {**ROOTS, "stages.head.max_steps": 201})
+    assert fingerprint(other) != fingerprint(plain)
+
+
+def test_a_stage_is_taken_out_with_null() -> None:
+    assert list(load_experiment("esd", {**ROOTS, "stages.mimicry": None}).stages) == ["head", "all"]
+
+
+def test_a_config_spells_out_every_field() -> None:
+    tree = yaml.safe_load(to_yaml(load_experiment("sd", ROOTS)))
+    assert tree.keys() == {field.name for field in dataclasses.fields(Experiment)}
+    assert tree["stages"]["mimicry"]["patience"] == 0
+
+
+def test_importing_the_package_loads_no_torch() -> None:
+    code = "import sys, spiritseg, spiritseg.cli, spiritseg.recipes; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,108 @@
+"""The losses' formulas as plain loops over float64 numbers, slow and obvious."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> float:
+    """Equation 3: labels at the nearest pixel, mean over the ones not ignored."""
+    batch, classes, h, w = logits.shape
+    rows, columns = labels.shape[1:]
+    total, count = 0.0, 0
+    for b in range(batch):
+        for y in range(h):
+            for x in range(w):
+                label = int(labels[b, int((y + 0.5) * rows / h), int((x + 0.5) * columns / w)])
+                if label == ignore_index:
+                    continue
+                z = [float(logits[b, k, y, x]) for k in range(classes)]
+                total += math.log(sum(math.exp(v) for v in z)) - z[label]
+                count += 1
+    return total / count if count else 0.0
+
+
+def mimicry(student: Tensor, teacher: Tensor) -> float:
+    """Equation 2: sum over channels, mean over positions and images."""
+    batch, channels, h, w = teacher.shape
+    total = 0.0
+    for b in range(batch):
+        for y in range(h):
+            for x in range(w):
+                for c in range(channels):
+                    total += (float(teacher[b, c, y, x]) - float(student[b, c, y, x])) ** 2
+    return total / (batch * h * w)
+
+
+def pixelwise(p_logits: Tensor, q_logits: Tensor, temperature: float, valid: Tensor) -> float:
+    """tau^2 KL(p || q), mean over valid pixels."""
+    batch, classes, h, w = p_logits.shape
+    total, count = 0.0, 0
+    for b in range(batch):
+        for y in range(h):
+            for x in range(w):
+                if not bool(valid[b, y, x]):
+                    continue
+                count += 1
+                p = [math.exp(float(p_logits[b, k, y, x]) / temperature) for k in range(classes)]
+                q = [math.exp(float(q_logits[b, k, y, x]) / temperature) for k in range(classes)]
+                for k in range(classes):
+                    pk, qk = p[k] / sum(p), q[k] / sum(q)
+                    total += pk * math.log(pk / qk)
+    return total * temperature**2 / count
+
+
+def nodes(features: Tensor, valid: Tensor, size: int) -> list[tuple[int, int, Tensor]]:
+    """Row, column and mean vector of every node of (C, h, w) that is not padding only."""
+    found = []
+    h, w = features.shape[1:]
+    for top in range(0, h, size):
+        for left in range(0, w, size):
+            inside = [
+                features[:, y, x]
+                for y in range(top, min(top + size, h))
+                for x in range(left, min(left + size, w))
+                if bool(valid[y, x])
+            ]
+            if inside:
+                found.append((top // size, left // size, torch.stack(inside).mean(0)))
+    return found
+
+
+def cosine(f: Tensor, g: Tensor) -> Tensor:
+    """f'g / (|f| |g|)."""
+    return (f * g).sum() / (f.square().sum().sqrt() * g.square().sum().sqrt())
+
+
+def pairwise(
+    student: Tensor,
+    teacher: Tensor,
+    node_size: int = 1,
+    connection_range: int | None = None,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """Mean over images and pairs of (a^s - a^t)^2; keeps the student's gradient."""
+    if valid is None:
+        valid = torch.ones(len(teacher), *teacher.shape[2:], dtype=torch.bool)
+    losses = []
+    for s, t, v in zip(student, teacher, valid, strict=True):
+        nodes_s, nodes_t = nodes(s, v, node_size), nodes(t, v, node_size)
+        terms = []
+        for i, (row, column, _) in enumerate(nodes_t):
+            others = sorted(
+                range(len(nodes_t)),
+                key=lambda j: (
+                    (nodes_t[j][0] - row) ** 2 + (nodes_t[j][1] - column) ** 2,
+                    j,
+                ),
+            )[:connection_range]
+            for j in others:
+                a_s = cosine(nodes_s[i][2], nodes_s[j][2])
+                a_t = cosine(nodes_t[i][2], nodes_t[j][2])
+                terms.append((a_s - a_t) ** 2)
+        if terms:
+            losses.append(torch.stack(terms).mean())
+    return torch.stack(losses).mean()

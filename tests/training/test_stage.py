@@ -1,0 +1,199 @@
+"""A stage trains what it says, freezes the rest, and computes only what its losses need."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+from spiritseg.config import CrossEntropy, Losses, Mimicry, Optimizer, Stage
+from spiritseg.errors import DivergedError
+from spiritseg.models import Segmenter
+from spiritseg.training.optim import build_optimizer, build_schedule
+from spiritseg.training.stage import StageModule
+
+
+class Trunk(nn.Sequential):
+    """A small extractor with batch norm and dropout."""
+
+    channels, stride = 4, 2
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4), nn.Dropout(0.2)
+        )
+
+
+class Classifier(nn.Module):
+    """A small head with batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+
+    def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
+        return nn.functional.interpolate(self.layers(features), size=size)
+
+
+class Forbidden(nn.Module):
+    """Fails when it runs."""
+
+    channels, stride = 4, 2
+
+    def forward(self, *inputs: Any) -> Tensor:
+        raise AssertionError("this part must not run")
+
+
+def _batches(count: int = 4, size: int = 4) -> list[dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    found = []
+    for number in range(count):
+        labels = torch.randint(0, 2, (size, 8, 8), generator=generator)
+        found.append(
+            {
+                "image": torch.rand(size, 3, 8, 8, generator=generator),
+                "labels": labels,
+                "valid": torch.ones_like(labels, dtype=torch.bool),
+                "domain": torch.zeros(size, dtype=torch.int64),
+                "index": torch.arange(size) + size * number,
+                "view": torch.zeros(size, dtype=torch.int64),
+            }
+        )
+    return found
+
+
+def _fit(module: StageModule, folder: Path, steps: int = 8) -> Trainer:
+    trainer = Trainer(
+        accelerator="cpu", max_steps=steps, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+    )
+    batches: Any = _batches()
+    trainer.fit(module, batches)
+    return trainer
+
+
+def _digest(module: nn.Module) -> str:
+    state = module.state_dict()
+    return hashlib.sha256(b"".join(v.numpy().tobytes() for v in state.values())).hexdigest()
+
+
+SUPERVISED = Stage(losses=Losses(cross_entropy=CrossEntropy()))
+MIMICRY = Stage(trains="extractor", teacher="teacher", losses=Losses(mimicry=Mimicry()))
+HEAD = Stage(trains="head", losses=Losses(cross_entropy=CrossEntropy()), views=1)
+
+
+@pytest.mark.parametrize(
+    ("stage", "frozen", "trained"),
+    [
+        (HEAD, lambda n: n.extractor, lambda n: n.head),
+        (MIMICRY, lambda n: n.head, lambda n: n.extractor),
+    ],
+    ids=["head", "extractor"],
+)
+def test_frozen_means_weights_statistics_and_buffers(
+    stage: Stage,
+    frozen: Callable[[Segmenter], nn.Module],
+    trained: Callable[[Segmenter], nn.Module],
+    tmp_path: Path,
+) -> None:
+    network, teacher = Segmenter(Trunk(), Classifier()), Segmenter(Trunk(), None)
+    before = _digest(frozen(network)), _digest(trained(network)), _digest(teacher)
+    _fit(StageModule("s", stage, network, teacher), tmp_path)
+    assert _digest(frozen(network)) == before[0]
+    assert _digest(trained(network)) != before[1]
+    assert _digest(teacher) == before[2]
+
+
+def test_frozen_parts_stay_in_eval_mode_after_every_train() -> None:
+    module = StageModule("s", HEAD, Segmenter(Trunk(), Classifier()))
+    for mode in (True, False, True):
+        module.train(mode)
+        assert not any(part.training for part in module.network.extractor.modules())
+    assert module.network.head is not None
+    assert module.network.head.training
+
+
+def test_mimicry_never_runs_a_head(tmp_path: Path) -> None:
+    network, teacher = Segmenter(Trunk(), Forbidden()), Segmenter(Trunk(), Forbidden())
+    _fit(StageModule("s", MIMICRY, network, teacher), tmp_path)
+
+
+def test_a_supervised_stage_never_runs_a_teacher(tmp_path: Path) -> None:
+    network, teacher = Segmenter(Trunk(), Classifier()), Segmenter(Forbidden(), Forbidden())
+    _fit(StageModule("s", SUPERVISED, network, teacher), tmp_path)
+
+
+def test_the_teacher_is_not_part_of_what_is_saved() -> None:
+    network, teacher = Segmenter(Trunk(), Classifier()), Segmenter(Trunk(), None)
+    module = StageModule("s", MIMICRY, network, teacher)
+    assert module.state_dict().keys() == {f"network.{key}" for key in network.state_dict()}
+
+
+def test_a_cached_stage_ends_with_the_same_weights(tmp_path: Path) -> None:
+    digests = set()
+    for cache_mib in (0, 16):
+        torch.manual_seed(3)
+        network = Segmenter(Trunk(), Classifier())
+        stage = Stage(trains="head", losses=HEAD.losses, views=1, cache_mib=cache_mib)
+        module = StageModule("s", stage, network)
+        _fit(module, tmp_path, steps=8)
+        digests.add(_digest(network))
+        assert module._frozen_features.computed == (32 if cache_mib == 0 else 16)
+    assert len(digests) == 1
+
+
+def test_dropout_is_a_function_of_seed_stage_and_step(tmp_path: Path) -> None:
+    def weights(seed: int, name: str, noise: int) -> str:
+        torch.manual_seed(3)
+        network = Segmenter(Trunk(), Classifier())
+        torch.manual_seed(noise)  # global state has no say
+        _fit(StageModule(name, SUPERVISED, network, seed=seed), tmp_path)
+        return _digest(network)
+
+    assert weights(0, "s", 1) == weights(0, "s", 2)
+    assert weights(1, "s", 1) != weights(0, "s", 1) != weights(0, "t", 1)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path: Path) -> None:
+    network = Segmenter(Trunk(), Classifier())
+    with torch.no_grad():
+        next(network.parameters()).fill_(float("nan"))
+    with pytest.raises(DivergedError, match=r"stage 's': the loss is not finite at step 0"):
+        _fit(StageModule("s", SUPERVISED, network), tmp_path)
+
+
+def test_mimicry_descends_to_the_teacher(tmp_path: Path) -> None:
+    teacher = Segmenter(nn.Conv2d(3, 4, 3, stride=2, padding=1), None)
+    network = Segmenter(nn.Conv2d(3, 4, 3, stride=2, padding=1), None)
+    rate = Optimizer(name="adam", lr=5e-2, schedule="constant")
+    stage = Stage(trains="extractor", teacher="t", losses=Losses(mimicry=Mimicry()),
+                  optimizer=rate)
+    trainer = _fit(StageModule("s", stage, network, teacher), tmp_path, steps=300)
+    assert float(trainer.callback_metrics["loss_epoch"]) < 1e-2
+
+
+def test_schedules_end_where_they_should() -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    ends = {}
+    for name in ("constant", "one_cycle", "poly"):
+        config = Optimizer(name="sgd", lr=0.1, schedule=name)  # type: ignore[arg-type]
+        optimizer = build_optimizer(config, [parameter])
+        schedule = build_schedule(config, optimizer, steps=10)
+        rates = []
+        for _ in range(10):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            if schedule is not None:
+                schedule.step()
+        ends[name] = rates
+    assert set(ends["constant"]) == {0.1}
+    assert ends["poly"][5] == pytest.approx(0.1 * 0.5**0.9)
+    assert max(ends["one_cycle"]) == pytest.approx(0.1)
+    assert ends["one_cycle"][0] == pytest.approx(0.004)
+    assert ends["one_cycle"][-1] < 0.004
