@@ -68,7 +68,7 @@ class Student:
         Returns:
             (H, W) uint8 class indices.
         """
-        mask: Mask = self.logits(_tensor(image)).argmax(0).to(torch.uint8).cpu().numpy()
+        mask: Mask = self.logits(_tensor(image)).max(0).indices.to(torch.uint8).cpu().numpy()
         return mask
 
     def colourise(self, mask: Mask) -> NDArray[np.uint8]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["derive_seed"]
+__all__ = ["derive_seed", "seeded"]
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -19,3 +21,17 @@ def derive_seed(*parts: int | str) -> int:
     """
     text = repr(tuple(part if isinstance(part, str) else int(part) for part in parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw torch's random numbers on the CPU from a seed, and leave its global state as it was.
+
+    Args:
+        seed: of the draws inside the block; only the CPU's generator is touched.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

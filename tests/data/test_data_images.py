@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spiritseg.data.images import Budget, image_size, read_image, read_mask
+from spiritseg.data.images import Budget, image_size, read_image, read_mask, to_rgb
 from spiritseg.errors import BadImageError, DataError
 
 Write = Callable[..., Path]
@@ -32,7 +32,6 @@ def test_rgb_is_read_exactly(tmp_path: Path) -> None:
         ("LA", (90, 10), (90, 90, 90)),
         ("RGBA", (10, 20, 30, 0), (10, 20, 30)),
         ("I;16", 0x8040, (128, 128, 128)),
-        ("I", 0x8040, (128, 128, 128)),
     ],
 )
 def test_other_modes_become_rgb(tmp_path: Path, mode: str, value: object, want: object) -> None:
@@ -40,6 +39,12 @@ def test_other_modes_become_rgb(tmp_path: Path, mode: str, value: object, want: 
     image = read_image(tmp_path / "a.png")
     assert image.shape == (3, 3, 4)
     assert tuple(image[:, 1, 2].tolist()) == want
+
+
+def test_modes_without_a_file_format() -> None:
+    assert to_rgb(Image.new("I", (1, 1), 0x8040)).getpixel((0, 0)) == (128, 128, 128)
+    with pytest.raises(ValueError, match="floating-point"):
+        to_rgb(Image.new("F", (1, 1), 0.5))
 
 
 def test_palette_with_transparency_and_cmyk_become_rgb(tmp_path: Path) -> None:

@@ -323,12 +323,10 @@ def _open(
         items = {split: list(found) for split, found in pairs.items()}
     classes = resolve_classes(target, dataset, root)
     splits = {split: LabelledImages(found, classes, budget) for split, found in items.items()}
-    if "train" in splits and not input.skip_bad:
+    if "train" in splits:
         splits["train"].check_crop(input.crop)
     for images in splits.values():
         images.check_readable(input.skip_bad)
-    if "train" in splits and input.skip_bad:
-        splits["train"].check_crop(input.crop)
     return dataset, splits, classes
 
 

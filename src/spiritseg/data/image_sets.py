@@ -171,7 +171,10 @@ class LabelledImages(_Images[tuple[Tensor, Tensor]]):
 
         def look(index: int) -> None:
             item = self.items[index]
-            size = item.size if isinstance(item, ScenePair) else image_size(item.image)
+            try:
+                size = item.size if isinstance(item, ScenePair) else image_size(item.image)
+            except BadImageError:
+                return  # check_readable tells all of these together
             if min(size) < crop:
                 small.append(f"{item.name}: {size[0]} x {size[1]}")
 

@@ -59,10 +59,11 @@ def find_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[
     seen: set[str] = set()
     for here, below, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
-        below[:] = [] if real in seen else [name for name in below if not name.startswith(".")]
         if real in seen:  # a link that leads back up
+            below.clear()
             continue
         seen.add(real)
+        below[:] = sorted(name for name in below if not name.startswith("."))
         wanted = (n for n in names if n.lower().endswith(tuple(suffixes)) and n[0] != ".")
         found.extend(Path(here, name) for name in wanted)
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())

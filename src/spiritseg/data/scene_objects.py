@@ -107,7 +107,7 @@ class World:
 
     def __post_init__(self) -> None:
         """Cut the depth at the section ends and at least every few metres."""
-        ends = {round(b, 3) for side in self.bounds for b in side}
+        ends = {b for side in self.bounds for b in side}
         self.cuts = sorted(ends | set(np.arange(0.0, FAR, _SLAB).tolist()))
 
     def add(
@@ -217,8 +217,8 @@ def build(rng: np.random.Generator, side: int, height: float) -> World:
     parking = (rng.random() < 0.32, rng.random() < 0.32)
     half = float(rng.uniform(4.7, 5.1) if any(parking) else rng.uniform(3.2, 4.2))
     shoulders = (float(rng.uniform(2.0, 4.4)), float(rng.uniform(2.0, 4.4)))
-    curve = float(rng.normal(0.0, 0.0022))
-    road = Road(half, shoulders, float(np.clip(curve, -0.005, 0.005)),
+    curve = float(rng.normal(0.0, 0.0042))
+    road = Road(half, shoulders, float(np.clip(curve, -0.008, 0.008)),
                 float(rng.normal(0.0, 0.012)), side)  # fmt: skip
     sections = [_sections(rng), _sections(rng)]
     world = World(

@@ -186,10 +186,10 @@ def render(
         Image, labels and shadow mask.
 
     Raises:
-        ConfigError: the seed or the size is out of range.
+        ConfigError: the seed or the size is out of range, or the style is not one.
         DataError: the index is negative.
     """
-    _check(seed, index, size)
+    _check(seed, index, size, style)
     streams = np.random.SeedSequence((int(seed), int(index))).spawn(4)
     layout, lens, light_rng, sensor = (np.random.default_rng(s) for s in streams)
     camera = CAMERAS[style.camera]
@@ -220,7 +220,11 @@ def render(
     return Scene(np.clip(final, 0.0, 255.0).astype(np.uint8), labels, shadow)
 
 
-def _check(seed: int, index: int, size: tuple[int, int]) -> None:
+def _check(seed: int, index: int, size: tuple[int, int], style: SceneStyle) -> None:
+    if not isinstance(style, SceneStyle):
+        raise ConfigError(
+            f"expected a SceneStyle, got {style!r}; STYLES has {', '.join(sorted(STYLES))}."
+        )
     whole = (int, np.integer)
     if not isinstance(seed, whole) or isinstance(seed, bool) or seed < 0:
         raise ConfigError(f"expected a scene seed of at least 0, got {seed!r}.")
@@ -555,7 +559,7 @@ def _texture(
             rgb[at] = _facade(rgb[at], along + q[:, 3], y, q, resolved, light)
         elif number == so.LEAVES:
             tuft = _noise(smooth, p[:, 0] + p[:, 2] + 512, y + 8, 22.0)
-            speck = _noise(white, p[:, 0] + p[:, 2] + 512, y + 8, 9.0)
+            speck = _noise(white, p[:, 0] + p[:, 2] + 512, y + 8, 28.0)
             rise = np.clip((y - q[:, 0]) / np.maximum(q[:, 1] - q[:, 0], 0.1), 0, 1)
             rgb[at] *= (0.72 + 0.42 * rise + 0.17 * tuft + 0.12 * speck * sharp)[:, None]
         elif number == so.RAILING:
@@ -657,7 +661,7 @@ def _cast(
     x, y, z = place.reshape(-1, 3)[spot].T
     gx, gz = x - y * slope[0], z - y * slope[1]
     # Reading a cell or so beside the true one breaks the map's staircase into grain.
-    jitter = np.float32(0.5) * np.resize(_tiles()[0], gx.shape)
+    jitter = np.float32(0.3) * np.resize(_tiles()[0], gx.shape)
     i = (gz - np.float32(_MAP_ORIGIN[0])) / np.float32(_CELL) + jitter
     j = (gx - np.float32(_MAP_ORIGIN[1])) / np.float32(_CELL) - jitter[::-1]
     inside = (i >= 0) & (i < _MAP[0]) & (j >= 0) & (j < _MAP[1])

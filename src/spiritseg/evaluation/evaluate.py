@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from spiritseg.evaluation.dataset_iou import DatasetIoU
 from spiritseg.evaluation.image_iou import ImageIoU
+from spiritseg.evaluation.predictions import label_maps
 
 __all__ = ["EvaluationModule", "Scores"]
 
@@ -78,9 +79,9 @@ class EvaluationModule(L.LightningModule):
             images = torch.stack([sample["image"] for sample in samples])
             labels = torch.stack([sample["labels"] for sample in samples]).long()
             index = torch.tensor([int(sample["index"]) for sample in samples], device=self.device)
-            logits = self.network(images).float()
-            self.image_iou.update(logits, labels, index=index)
-            self.dataset_iou.update(logits, labels, index=index)
+            predicted = label_maps(self.network(images), labels)
+            self.image_iou.update(predicted, labels, index=index)
+            self.dataset_iou.update(predicted, labels, index=index)
 
     def on_test_epoch_end(self) -> None:
         """Bring the processes' images together, while the processes are still there."""

@@ -108,7 +108,7 @@ def _restore(folder: Path, info: BundleInfo, weights: bytes) -> Segmenter:
 
     others: dict[str, Segmenter] = {}
     for name, network in info.networks.items():  # a network stands after those it is made from
-        others[name] = build_network(name, network, len(info.classes), others, seed=0)
+        others[name] = build_network(network, len(info.classes), others, seed=0)
     segmenter = others[info.network]
     try:
         segmenter.load_state_dict(load(weights))

@@ -143,11 +143,10 @@ def _callbacks(stage: Stage, folder: Path, config: Trainer) -> list[Callback]:
 
 def _loggers(folder: Path) -> list[Logger]:
     # A resumed stage logs beside its earlier attempts: loggers overwrite what they find.
-    logs = folder / "logs"
-    attempt = f"attempt-{len(list(logs.glob('attempt-*'))) + 1}"
+    attempt = f"attempt-{len(list(folder.glob('csv/attempt-*'))) + 1}"
     return [
-        TensorBoardLogger(str(folder), name="logs", version=attempt),
-        CSVLogger(str(folder), name="logs", version=attempt),
+        TensorBoardLogger(str(folder), name="tensorboard", version=attempt),
+        CSVLogger(str(folder), name="csv", version=attempt),
     ]
 
 
@@ -167,6 +166,8 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
             warnings.filterwarnings("ignore", message=".*in eval mode.*")
+            # Lightning's own use of torch's older names.
+            warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
             warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
             warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*optimizer.step.*")
             warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists.*")

@@ -4,7 +4,7 @@
 
     RUN/config.yaml                     every field, spelled out
     RUN/run.json                        versions and machine
-    RUN/stages/1-mimicry/logs/          TensorBoard and CSV
+    RUN/stages/1-mimicry/csv/ tensorboard/   logs
     RUN/stages/1-mimicry/step-*.ckpt    while the stage runs
     RUN/stages/1-mimicry/stage.json     once it is finished: steps, seconds, measurements
     RUN/stages/1-mimicry/network.safetensors

@@ -183,7 +183,7 @@ class _Run:
         if experiment.evaluation.pictures:
             draw_predictions(
                 {"prediction": load(self.folder.path, trust=True)},
-                self.domains.evaluation("test"),
+                self.domains.test,
                 self.domains.classes,
                 experiment.evaluation.pictures,
                 self.folder.path / "predictions.png",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,6 +63,7 @@ class StageModule(L.LightningModule):
         self.terms: dict[str, Term] = terms(stage.losses, statistics)
         self.needs = frozenset().union(*(term.needs for term in self.terms.values()))
         self.seconds = 0.0
+        self._started = time.monotonic()
         # In a tuple, so that it is no submodule: neither trained, saved nor put in train mode.
         self._teacher = (teacher,)
         self._format = torch.channels_last if channels_last else torch.preserve_format
@@ -180,6 +182,14 @@ class StageModule(L.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def on_train_epoch_start(self) -> None:
+        """Start the epoch's clock."""
+        self._started = time.monotonic()
+
+    def on_train_epoch_end(self) -> None:
+        """Add the epoch's seconds; checkpoints are saved after this."""
+        self.seconds += time.monotonic() - self._started
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the seconds spent so far."""

@@ -1,0 +1,214 @@
+"""The networks of an experiment, from their descriptions."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from spiritseg import config
+from spiritseg.errors import ConfigError, MissingExtraError, WeightsError, unknown
+from spiritseg.models.compact import compact
+from spiritseg.models.extractors import project, separable
+from spiritseg.models.heads import student_head
+from spiritseg.models.segmenter import Segmenter
+from spiritseg.models.teachers import TEACHERS, teacher
+from spiritseg.randomness import derive_seed
+
+__all__ = ["build_network", "build_networks", "network_from_dict"]
+
+_MADE = ("compact", "copy", "separable")
+
+
+def build_networks(
+    networks: Mapping[str, config.Network], num_classes: int, seed: int
+) -> dict[str, Segmenter]:
+    """Build the networks of an experiment; fresh weights are a function of (seed, name).
+
+    Args:
+        networks: their descriptions by name. One may be made of another (`of`), in any order.
+        num_classes: K, the background included.
+        seed: the experiment's.
+
+    Returns:
+        The networks by name, trainable and in train mode, in the order of `networks`.
+
+    Raises:
+        ConfigError: an unknown name, networks made of each other in a circle, or whatever
+            `build_network` finds.
+    """
+    built: dict[str, Segmenter] = {}
+
+    def build(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            circle = " -> ".join([*path[path.index(name) :], name])
+            raise ConfigError(f"networks are made of each other in a circle: {circle}.")
+        source = _source(networks[name])
+        if source is not None:
+            if source not in networks:
+                where = f"networks.{name}.extractor.of"
+                raise ConfigError(f"{where}: {unknown('network', source, networks)}")
+            build(source, (*path, name))
+        if name not in built:
+            own_seed = derive_seed(seed, "network", name)
+            try:
+                built[name] = build_network(networks[name], num_classes, built, own_seed)
+            except (ConfigError, WeightsError, MissingExtraError) as error:
+                raise type(error)(f"networks.{name}: {error}") from error
+
+    for name in networks:
+        build(name, ())
+    return {name: built[name] for name in networks}
+
+
+def build_network(
+    network: config.Network, num_classes: int, others: Mapping[str, Segmenter], seed: int
+) -> Segmenter:
+    """Build one network of an experiment.
+
+    Args:
+        network: its description.
+        num_classes: K, the background included.
+        others: the networks that it may be made of, by name.
+        seed: of its fresh weights.
+
+    Returns:
+        The network, trainable and in train mode: freezing belongs to a stage.
+
+    Raises:
+        ConfigError: an unknown name, or parts that do not go together.
+        WeightsError: pretrained weights that do not fit, or cannot be had.
+    """
+    if network.bundle is not None:
+        from spiritseg.models.bundle import load_segmenter  # it imports this module
+
+        return load_segmenter(network.bundle).requires_grad_(True).train()
+    whole = _pretrained_or_made(network, num_classes, others, derive_seed(seed, "extractor"))
+    if network.head.name == "own":
+        _check_own_head(whole, num_classes, network)
+        return whole.requires_grad_(True).train()  # a Segmenter of your own keeps its class
+    extractor, channels = whole.extractor, network.extractor.project
+    if channels and network.extractor.name != "separable":
+        extractor = project(extractor, channels, derive_seed(seed, "projection"))
+    head = None
+    if (given := network.head).name == "student":
+        head = student_head(
+            extractor.channels,
+            num_classes,
+            given.channels,
+            given.convolution,
+            derive_seed(seed, "head"),
+        )
+    return Segmenter(extractor, head).requires_grad_(True).train()
+
+
+def network_from_dict(fields: Mapping[str, Any]) -> config.Network:
+    """Rebuild a description from plain values, as `dataclasses.asdict` gave them.
+
+    Args:
+        fields: nested; lists stand for tuples after a detour through JSON.
+    """
+    extractor = _fields(config.Extractor, fields["extractor"], "extractor")
+    head = _fields(config.Head, fields["head"], "head")
+    if "strides" in extractor:
+        extractor["strides"] = tuple(extractor["strides"])
+    return config.Network(config.Extractor(**extractor), config.Head(**head), fields.get("bundle"))
+
+
+def _fields(kind: type, values: Mapping[str, Any], what: str) -> dict[str, Any]:
+    names = [f.name for f in dataclasses.fields(kind)]
+    for key in values:
+        if key not in names:
+            raise ConfigError(unknown(f"field of {what}", key, names))
+    return dict(values)
+
+
+def _source(network: config.Network) -> str | None:
+    return network.extractor.of if network.bundle is None else None
+
+
+def _pretrained_or_made(
+    network: config.Network, num_classes: int, others: Mapping[str, Segmenter], seed: int
+) -> Segmenter:
+    given = network.extractor
+    if given.name not in _MADE:
+        return _pretrained(network, num_classes, seed)
+    if given.weights != "random":
+        raise ConfigError(
+            f"{given.name} takes no weights of its own, got {given.weights!r}. "
+            "Put the weights on the network that it is made of."
+        )
+    if given.name == "separable":
+        return _separable(given, others, seed)
+    source = _other(given, others)
+    if given.name == "copy":
+        return copy.deepcopy(source)
+    return Segmenter(compact(source.extractor, given.policy, seed), None)
+
+
+def _pretrained(network: config.Network, num_classes: int, seed: int) -> Segmenter:
+    given = network.extractor
+    if given.of is not None:
+        raise ConfigError(
+            f"extractor.of is for {', '.join(_MADE)}; {given.name} is made of no other network."
+        )
+    if given.name not in TEACHERS and ":" not in given.name and "." not in given.name:
+        choices = [*TEACHERS, *_MADE, "timm:MODEL"]
+        hint = "Or a class path such as package.module.Class."
+        raise ConfigError(unknown("network", given.name, choices, hint))
+    args = dict(given.args)
+    if given.name == "deeplabv3_resnet50" and network.head.name == "own":
+        trained = given.weights in ("pretrained", "COCO_WITH_VOC_LABELS_V1")
+        args.setdefault("num_classes", 21 if trained else num_classes)
+    weights = None if given.weights == "random" else given.weights
+    return teacher(
+        given.name, weights, split=given.split, strides=given.strides, seed=seed, args=args
+    )
+
+
+def _separable(given: config.Extractor, others: Mapping[str, Segmenter], seed: int) -> Segmenter:
+    args: dict[str, Any] = {}
+    if given.of is not None:
+        match = _other(given, others).extractor
+        args = {"out_channels": match.channels, "stride": match.stride}
+    if given.project:
+        args["out_channels"] = given.project
+    args |= {"seed": seed, **given.args}
+    try:
+        inspect.signature(separable).bind(**args)
+    except TypeError as error:
+        raise ConfigError(
+            f"separable does not take the arguments {given.args}: {error}."
+        ) from error
+    return Segmenter(separable(**args), None)
+
+
+def _other(given: config.Extractor, others: Mapping[str, Segmenter]) -> Segmenter:
+    if given.of is None:
+        raise ConfigError(
+            f"extractor.of: {given.name} needs the name of another network, got nothing."
+        )
+    if given.of not in others:
+        raise ConfigError(f"extractor.of: {unknown('network', given.of, others)}")
+    return others[given.of]
+
+
+def _check_own_head(whole: Segmenter, num_classes: int, network: config.Network) -> None:
+    name = network.extractor.name
+    if network.extractor.project:
+        raise ConfigError(
+            f"extractor.project: the own head of {name} takes its own channels, got a projection "
+            f"to {network.extractor.project}. Use 0, or head.name: student."
+        )
+    if whole.head is None:
+        raise ConfigError(f"head.name: {name} has no head of its own. Use student, or none.")
+    convs = [m for m in whole.head.modules() if isinstance(m, nn.Conv2d)]
+    if convs and convs[-1].out_channels != num_classes:
+        raise ConfigError(
+            f"head.name: the own head of {name} has {convs[-1].out_channels} classes, the data "
+            f"set has {num_classes}. Use student, or none where only its features are used."
+        )

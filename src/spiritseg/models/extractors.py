@@ -1,0 +1,190 @@
+"""Small extractors of our own, and the projection that brings any extractor to a width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spiritseg.errors import ConfigError
+from spiritseg.models.segmenter import IMAGENET_MEAN, IMAGENET_STD, Extractor, JoinMaps
+from spiritseg.randomness import seeded
+
+__all__ = ["SeparableTrunk", "project", "separable"]
+
+_STRIDES = (4, 8, 16)
+
+
+class SeparableTrunk(nn.Module):
+    """Inverted residuals at strides 4, 8 and 16, summed through 1x1 projections.
+
+    The strided stem keeps work off the full resolution; stride 16 brings the context, at a
+    quarter of the cost of dilation at stride 8. It ends linearly: a sum of projections, no
+    ReLU, so that it can match features of either sign.
+
+    Args:
+        out_channels: channels of the result.
+        stride: of the result: 4, 8 or 16.
+        widths: channels at strides 2, 4, 8 and 16.
+        depths: residual blocks after the downsampling at strides 4, 8 and 16.
+        expansion: channels inside a block, as a multiple of its width.
+    """
+
+    def __init__(
+        self,
+        out_channels: int,
+        stride: int,
+        widths: tuple[int, int, int, int],
+        depths: tuple[int, int, int],
+        expansion: int,
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False), *_norm_relu(widths[0])
+        )
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                _Block(widths[i], widths[i + 1], 2, expansion if i else 1),
+                *(_Block(widths[i + 1], widths[i + 1], 1, expansion) for _ in range(depth)),
+            )
+            for i, depth in enumerate(depths)
+        )
+        self.projections = nn.ModuleList(
+            nn.Conv2d(width, out_channels, 1, bias=s == 16)  # one bias is enough for the sum
+            if s >= stride
+            else nn.Identity()
+            for s, width in zip(_STRIDES, widths[1:], strict=True)
+        )
+        self._first = _STRIDES.index(stride)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Turn normalised images (B, 3, H, W) into (B, out_channels, H / stride, W / stride)."""
+        x = self.stem(images)
+        maps = []
+        for index, (stage, projection) in enumerate(
+            zip(self.stages, self.projections, strict=True)
+        ):
+            x = stage(x)
+            if index >= self._first:
+                maps.append(projection(x))
+        # Projecting before resizing gives the same sum and costs a quarter.
+        result = maps.pop()
+        while maps:
+            finer = maps.pop()
+            result = finer + F.interpolate(result, finer.shape[-2:], mode="bilinear")
+        return cast(Tensor, result)
+
+
+def separable(
+    out_channels: int = 128,
+    stride: int = 8,
+    widths: tuple[int, int, int, int] = (24, 32, 64, 128),
+    depths: tuple[int, int, int] = (1, 3, 4),
+    expansion: int = 3,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    seed: int = 0,
+) -> Extractor:
+    """Make a small extractor of depthwise-separable convolutions, with fresh weights.
+
+    For a teacher that is itself compact, where `compact` has nothing to save.
+
+    Args:
+        out_channels: channels of the feature map; those of the one to be matched.
+        stride: image pixels per position: 4, 8 or 16.
+        widths: channels at strides 2, 4, 8 and 16.
+        depths: residual blocks after the downsampling at strides 4, 8 and 16.
+        expansion: channels inside a block, as a multiple of its width.
+        mean: subtracted from RGB in [0, 1].
+        std: divided by.
+        seed: of the fresh weights.
+
+    Returns:
+        The extractor; it ends in linear 1x1 projections.
+
+    Raises:
+        ConfigError: another stride.
+    """
+    if stride not in _STRIDES:
+        raise ConfigError(
+            f"the small extractor 'separable' gives stride {_STRIDES}, got {stride}. Use strides "
+            "such as [8, 16] in the network that it matches, or a timm backbone instead."
+        )
+    if out_channels < 1:
+        raise ConfigError(f"separable: expected 1 or more channels, got {out_channels}.")
+    if len(widths) != 4 or len(depths) != 3:
+        raise ConfigError(f"separable: expected 4 widths and 3 depths, got {widths} and {depths}.")
+    with seeded(seed):
+        trunk = SeparableTrunk(out_channels, stride, widths, depths, expansion)
+        _initialise(trunk)
+    return Extractor(trunk, out_channels, stride, mean, std)
+
+
+def project(extractor: nn.Module, out_channels: int, seed: int = 0) -> Extractor:
+    """Append a linear 1x1 projection to an extractor, such as to match a teacher's channels.
+
+    Args:
+        extractor: an `Extractor`, or any module that `Segmenter` takes for one. It is not
+            copied.
+        out_channels: channels of the result.
+        seed: of the projection's fresh weights.
+
+    Returns:
+        An extractor of the same stride and normalisation.
+
+    Raises:
+        ConfigError: not a positive number of channels.
+    """
+    if out_channels < 1:
+        raise ConfigError(f"project: expected 1 or more channels, got {out_channels}.")
+    mean: Sequence[float] = (0.0, 0.0, 0.0)  # a module of your own normalises by itself
+    std: Sequence[float] = (1.0, 1.0, 1.0)
+    if not (hasattr(extractor, "channels") and hasattr(extractor, "stride")):
+        extractor = Extractor.wrap(extractor)
+    trunk = extractor
+    if isinstance(extractor, Extractor):
+        mean, std, trunk = extractor.mean, extractor.std, extractor.module
+    channels, stride = cast(Extractor, extractor).channels, cast(Extractor, extractor).stride
+    with seeded(seed):
+        projection = nn.Conv2d(channels, out_channels, 1)
+        nn.init.kaiming_normal_(projection.weight, nonlinearity="linear")
+        nn.init.zeros_(cast(Tensor, projection.bias))
+    module = nn.Sequential(trunk, JoinMaps(), projection)
+    return Extractor(module, out_channels, stride, mean, std)
+
+
+class _Block(nn.Module):
+    """Inverted residual (MobileNetV2): 1x1 wide, depthwise 3x3, 1x1 narrow and linear."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        wide = in_channels * expansion
+        layers: list[nn.Module] = []
+        if expansion > 1:
+            layers += [nn.Conv2d(in_channels, wide, 1, bias=False), *_norm_relu(wide)]
+        layers += [
+            nn.Conv2d(wide, wide, 3, stride, padding=1, groups=wide, bias=False),
+            *_norm_relu(wide),
+            nn.Conv2d(wide, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+        ]
+        self.layers = nn.Sequential(*layers)
+        self.residual = stride == 1 and in_channels == channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layers(x)
+        return x + y if self.residual else cast(Tensor, y)
+
+
+def _norm_relu(channels: int) -> tuple[nn.Module, nn.Module]:
+    return nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
+
+
+def _initialise(trunk: nn.Module) -> None:
+    for conv in trunk.modules():
+        if isinstance(conv, nn.Conv2d):
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)

@@ -1,0 +1,214 @@
+"""A network is a Segmenter: an extractor, then a head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spiritseg.errors import ConfigError
+from spiritseg.randomness import seeded
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Extractor", "JoinMaps", "Segmenter", "join_maps"]
+
+RGB = tuple[float, float, float]
+Maps = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
+
+IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
+IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
+
+
+class Extractor(nn.Module):
+    """Images to one feature map (the paper's AMG and FE).
+
+    Several maps are joined: resized bilinearly to the finest one's grid, concatenated.
+
+    Args:
+        module: normalised images to a feature map, or to a list, tuple or dict of maps.
+        channels: C of the (joined) feature map.
+        stride: image pixels per position of it.
+        mean: what the module expects to be subtracted from RGB in [0, 1].
+        std: what it expects to be divided by.
+    """
+
+    _mean: Tensor
+    _std: Tensor
+
+    def __init__(
+        self,
+        module: nn.Module,
+        channels: int,
+        stride: int,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.channels = channels
+        self.stride = stride
+        self.mean = _rgb("mean", mean)
+        self.std = _rgb("std", std)
+        self.register_buffer("_mean", torch.tensor(self.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("_std", torch.tensor(self.std).view(1, 3, 1, 1), persistent=False)
+
+    @classmethod
+    def wrap(
+        cls,
+        module: nn.Module,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        size: tuple[int, int] = (128, 128),
+    ) -> Extractor:
+        """Make an extractor of any module; a dry run tells its channels and stride.
+
+        Args:
+            module: (1, 3, H, W) to one map or several; its state stays as it is.
+            mean: see `Extractor`.
+            std: see `Extractor`.
+            size: (H, W) of the dry run, in pixels.
+
+        Returns:
+            The module as an extractor.
+
+        Raises:
+            ConfigError: the module does not turn images into feature maps.
+        """
+        features = _dry_run(module, size)
+        stride = round(size[0] / features.shape[-2])
+        return cls(module, features.shape[1], stride, mean, std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Extract features.
+
+        Args:
+            images: (B, 3, H, W), RGB in [0, 1].
+
+        Returns:
+            (B, channels, about H / stride, about W / stride).
+        """
+        normalised = (images - self._mean) / self._std
+        return join_maps(self.module(normalised))
+
+    def extra_repr(self) -> str:
+        """Say what the feature map is."""
+        return f"channels={self.channels}, stride={self.stride}"
+
+
+class Segmenter(nn.Module):
+    """Extract, then classify: images to logits. Teacher and student are both this class.
+
+    Freezing belongs to a stage of training, never to this module.
+
+    Args:
+        extractor: an `Extractor`, a module of your own with `channels` and `stride` (it
+            gets images in [0, 1] and normalises them itself), or any other module, which
+            is wrapped with ImageNet's normalisation (`Extractor.wrap`).
+        head: (features, (H, W)) to logits of that size (the paper's TH and SH); None for
+            a trunk only.
+    """
+
+    def __init__(self, extractor: nn.Module, head: nn.Module | None) -> None:
+        super().__init__()
+        if not (hasattr(extractor, "channels") and hasattr(extractor, "stride")):
+            extractor = Extractor.wrap(extractor)
+        # Whatever stands here has an Extractor's channels and stride, and is called like one.
+        self.extractor = cast(Extractor, extractor)
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Segment images.
+
+        Args:
+            images: (B, 3, H, W), RGB in [0, 1].
+
+        Returns:
+            Logits (B, K, H, W).
+
+        Raises:
+            ConfigError: the network has no head.
+        """
+        features = self.features(images)
+        return self.classify(features, images.shape[-2:])
+
+    def features(self, images: Tensor) -> Tensor:
+        """Extract features (B, C, h, w) from images (B, 3, H, W) in [0, 1]."""
+        return cast(Tensor, self.extractor(images))
+
+    def classify(self, features: Tensor, size: Sequence[int]) -> Tensor:
+        """Turn features (B, C, h, w) into logits (B, K, H, W) of a size (H, W).
+
+        Raises:
+            ConfigError: the network has no head.
+        """
+        if self.head is None:
+            raise ConfigError(
+                "this network is a trunk only: it gives features, not logits. Use "
+                ".features(images), or give it a head: Segmenter(extractor, "
+                "student_head(extractor.channels, num_classes))."
+            )
+        return cast(Tensor, self.head(features, size))
+
+
+class JoinMaps(nn.Module):
+    """Several maps as one, as a module; see `join_maps`."""
+
+    def forward(self, maps: Maps) -> Tensor:
+        """Join maps."""
+        return join_maps(maps)
+
+
+def join_maps(maps: Maps) -> Tensor:
+    """Resize maps bilinearly to the finest grid and concatenate their channels.
+
+    Args:
+        maps: one map (B, C, h, w), or several in a list, tuple or dict.
+
+    Returns:
+        (B, sum of C, h, w) on the finest grid.
+    """
+    if isinstance(maps, Tensor):
+        return maps
+    several = list(maps.values()) if isinstance(maps, Mapping) else list(maps)
+    if len(several) == 1:
+        return several[0]
+    size = max((m.shape[-2:] for m in several), key=lambda s: s[0])
+    resized = [
+        m if m.shape[-2:] == size else F.interpolate(m, size, mode="bilinear") for m in several
+    ]
+    return torch.cat(resized, dim=1)
+
+
+def _rgb(name: str, values: Sequence[float]) -> RGB:
+    if len(values) != 3:
+        raise ConfigError(f"{name}: expected three values (R, G, B), got {tuple(values)}.")
+    red, green, blue = (float(v) for v in values)
+    return red, green, blue
+
+
+def _dry_run(module: nn.Module, size: tuple[int, int]) -> Tensor:
+    modes = {m: m.training for m in module.modules()}
+    like = next(module.parameters(), torch.zeros(()))
+    images = torch.zeros(1, 3, *size, device=like.device, dtype=like.dtype)
+    name = type(module).__name__
+    try:
+        with torch.no_grad(), seeded(0):
+            features = join_maps(module.eval()(images))
+    except Exception as error:
+        raise ConfigError(
+            f"cannot use {name} as an extractor: expected it to turn a (1, 3, {size[0]}, "
+            f"{size[1]}) tensor into one feature map or a list of them, got "
+            f"{type(error).__name__}: {error}. Give the module `channels` and `stride` "
+            "attributes, or make Extractor(module, channels, stride) yourself."
+        ) from error
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+    if features.ndim != 4:
+        raise ConfigError(
+            f"cannot use {name} as an extractor: expected feature maps (B, C, h, w), got shape "
+            f"{tuple(features.shape)}. Cut the network before its pooling and classifier."
+        )
+    return features
