@@ -117,9 +117,22 @@ def report(options: argparse.Namespace) -> str:
 
 
 def section(options: argparse.Namespace, protocol: str, teacher: str) -> str:
-    head = ["network", "seeds", "mIOU %", "HP-Acc %", "Var e-3", "dataset mIoU %",
-            "mIOU - S", "HP-Acc - S", "R2 target", "R2 proximity", "seconds by stage",
-            "params M", "GFLOPs", "latency ms"]
+    head = [
+        "network",
+        "seeds",
+        "mIOU %",
+        "HP-Acc %",
+        "Var e-3",
+        "dataset mIoU %",
+        "mIOU - S",
+        "HP-Acc - S",
+        "R2 target",
+        "R2 proximity",
+        "seconds by stage",
+        "params M",
+        "GFLOPs",
+        "latency ms",
+    ]
     table: Table = [head]
     each: Table = [["network", "seed", "mIOU %", "HP-Acc %", "Var e-3", "val mIOU %"]]
     latency = latencies(options, protocol, teacher)
@@ -131,8 +144,16 @@ def section(options: argparse.Namespace, protocol: str, teacher: str) -> str:
             table.append([*summary(row, found, base), f"{latency.get(row, float('nan')):.1f}"])
         for seed, one in found.items():
             test = one["test"]
-            each.append([row, str(seed), percent(test["mIOU"]), percent(test["HP-Acc"]),
-                         f"{1000 * test['Var']:.2f}", percent(one["val"]["mIOU"])])
+            each.append(
+                [
+                    row,
+                    str(seed),
+                    percent(test["mIOU"]),
+                    percent(test["HP-Acc"]),
+                    f"{1000 * test['Var']:.2f}",
+                    percent(one["val"]["mIOU"]),
+                ]
+            )
     return f"{markdown(table)}\n\nEvery seed:\n\n{markdown(each)}"
 
 
@@ -167,8 +188,11 @@ def summary(row: str, found: dict[int, Any], base: dict[int, Any]) -> list[str]:
 
     def explained(domain: str) -> list[float]:
         stages = [one["stages"].get("mimicry", {}) for one in found.values()]
-        return [s["explained variance"][domain] for s in stages
-                if domain in s.get("explained variance", {})]
+        return [
+            s["explained variance"][domain]
+            for s in stages
+            if domain in s.get("explained variance", {})
+        ]
 
     one = next(iter(found.values()))
     seconds = ", ".join(
@@ -176,11 +200,21 @@ def summary(row: str, found: dict[int, Any], base: dict[int, Any]) -> list[str]:
         for name in one["stages"]
     )
     cost = one["cost"]
-    return [row, str(len(found)), spread(column("mIOU")), spread(column("HP-Acc")),
-            spread(column("Var"), 1000, 2), spread(column("dataset mIoU")),
-            spread(paired("mIOU")), spread(paired("HP-Acc")),
-            spread(explained("target"), 1, 2), spread(explained("proximity"), 1, 2),
-            seconds, f"{cost['params'] / 1e6:.3f}", f"{cost['gflops']:.2f}"]
+    return [
+        row,
+        str(len(found)),
+        spread(column("mIOU")),
+        spread(column("HP-Acc")),
+        spread(column("Var"), 1000, 2),
+        spread(column("dataset mIoU")),
+        spread(paired("mIOU")),
+        spread(paired("HP-Acc")),
+        spread(explained("target"), 1, 2),
+        spread(explained("proximity"), 1, 2),
+        seconds,
+        f"{cost['params'] / 1e6:.3f}",
+        f"{cost['gflops']:.2f}",
+    ]
 
 
 def latencies(options: argparse.Namespace, protocol: str, teacher: str) -> dict[str, float]:

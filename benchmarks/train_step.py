@@ -36,8 +36,10 @@ def main() -> None:
     parser.add_argument("--formats", nargs="+", default=["contiguous", "channels_last"])
     options = parser.parse_args()
     rate = matrix_product_rate()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, "
-          f"matrix product {rate / 1e9:.0f} GFLOP/s\n")
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, "
+        f"matrix product {rate / 1e9:.0f} GFLOP/s\n"
+    )
     table: Table = [["stage", "format", "GFLOPs", "limit s", "step s", "step / limit"]]
     names = list(load_experiment(options.recipe, complete=False).stages)
     for name in names:
@@ -70,7 +72,7 @@ def measure(options: argparse.Namespace, name: str, channels_last: bool, rate: f
         outputs = module.outputs(batch)
         total = torch.stack([t.weight * t.compute(outputs) for t in module.terms.values()]).sum()
         optimizer.zero_grad()
-        total.backward()
+        torch.autograd.backward(total)
         optimizer.step()
 
     step()  # warm-up: allocations, compilation

@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-_SHARED = Path(
-    os.environ.get("SPIRITSEG_SHARED", Path(__file__).resolve().parents[2] / "shared")
-)
+_SHARED = Path(os.environ.get("SPIRITSEG_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
 def _shared(name: str) -> Path:

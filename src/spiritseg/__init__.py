@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from spiritseg.demo import demo
     from spiritseg.evaluation import DatasetIoU, ImageIoU, cost
     from spiritseg.inference import load
-    from spiritseg.models import Segmenter, compact, student, student_head, teacher
+    from spiritseg.models import Segmenter, student, student_head, teacher
+    from spiritseg.models.compact import compact
     from spiritseg.recipes import load_experiment
     from spiritseg.training.runner import distill, evaluate
 

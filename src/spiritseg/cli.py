@@ -69,7 +69,7 @@ def _parser(name: str, command: Callable[..., None]) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.error = _usage_error(parser)  # type: ignore[method-assign]
+    parser.error = _usage_error(parser)  # type: ignore[assignment]
     return parser
 
 
@@ -175,9 +175,9 @@ def _print_fields(recipe: str) -> None:
     parser = ArgumentParser(usage=argparse.SUPPRESS, add_help=False)
     for field in dataclasses.fields(experiment):
         value = getattr(experiment, field.name)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             parser.add_class_arguments(type(value), field.name)
-            parser.set_defaults({field.name: dataclasses.asdict(value)})  # type: ignore[call-overload]
+            parser.set_defaults({field.name: dataclasses.asdict(value)})
     kinds: dict[str, tuple[type, dict[str, Any]]] = {
         "networks": (Network, dict(experiment.networks)),
         "stages": (Stage, dict(experiment.stages)),

@@ -78,8 +78,9 @@ class Student:
         coloured: NDArray[np.uint8] = palette[mask]
         return coloured
 
-    def overlay(self, image: str | Path | Image.Image | NDArray[Any] | Tensor,
-                opacity: float = 0.5) -> Image.Image:
+    def overlay(
+        self, image: str | Path | Image.Image | NDArray[Any] | Tensor, opacity: float = 0.5
+    ) -> Image.Image:
         """Return an image under its coloured mask.
 
         Args:

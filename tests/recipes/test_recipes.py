@@ -101,8 +101,13 @@ def test_all_problems_are_reported_at_once() -> None:
         load_experiment("esd", {**ROOTS, **wrong})
     message = str(caught.value)
     assert "5 problem(s)" in message
-    for part in ("Did you mean root?", "seed: expected int, got '1.5'", "Did you mean sgd?",
-                 "strides", "Did you mean spatial"):
+    for part in (
+        "Did you mean root?",
+        "seed: expected int, got '1.5'",
+        "Did you mean sgd?",
+        "strides",
+        "Did you mean spatial",
+    ):
         assert part in message
 
 
@@ -170,5 +175,7 @@ def test_a_config_spells_out_every_field() -> None:
 
 
 def test_importing_the_package_loads_no_torch() -> None:
-    code = "import sys, spiritseg, spiritseg.cli, spiritseg.recipes; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, spiritseg, spiritseg.cli, spiritseg.recipes; sys.exit('torch' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -27,8 +27,12 @@ trainer: {progress: false, checkpoint_every_s: 0, accelerator: cpu}
 """
 
 # The run is killed when the file appears: within a stage, between two, while it measures.
-MOMENTS = ["stages/1-mimicry/step-*.ckpt", "stages/1-mimicry/stage.json",
-           "stages/2-head/step-*.ckpt", "stages/3-all/stage.json"]
+MOMENTS = [
+    "stages/1-mimicry/step-*.ckpt",
+    "stages/1-mimicry/stage.json",
+    "stages/2-head/step-*.ckpt",
+    "stages/3-all/stage.json",
+]
 
 
 def _command(folder: Path, run: Path, workers: int = 0) -> list[str]:

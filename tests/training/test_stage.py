@@ -70,8 +70,13 @@ def _batches(count: int = 4, size: int = 4) -> list[dict[str, Tensor]]:
 
 def _fit(module: StageModule, folder: Path, steps: int = 8) -> Trainer:
     trainer = Trainer(
-        accelerator="cpu", max_steps=steps, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+        accelerator="cpu",
+        max_steps=steps,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
     )
     batches: Any = _batches()
     trainer.fit(module, batches)
@@ -172,8 +177,7 @@ def test_mimicry_descends_to_the_teacher(tmp_path: Path) -> None:
     teacher = Segmenter(nn.Conv2d(3, 4, 3, stride=2, padding=1), None)
     network = Segmenter(nn.Conv2d(3, 4, 3, stride=2, padding=1), None)
     rate = Optimizer(name="adam", lr=5e-2, schedule="constant")
-    stage = Stage(trains="extractor", teacher="t", losses=Losses(mimicry=Mimicry()),
-                  optimizer=rate)
+    stage = Stage(trains="extractor", teacher="t", losses=Losses(mimicry=Mimicry()), optimizer=rate)
     trainer = _fit(StageModule("s", stage, network, teacher), tmp_path, steps=300)
     assert float(trainer.callback_metrics["loss_epoch"]) < 1e-2
 
@@ -182,7 +186,7 @@ def test_schedules_end_where_they_should() -> None:
     parameter = nn.Parameter(torch.zeros(1))
     ends = {}
     for name in ("constant", "one_cycle", "poly"):
-        config = Optimizer(name="sgd", lr=0.1, schedule=name)  # type: ignore[arg-type]
+        config = Optimizer(name="sgd", lr=0.1, schedule=name)
         optimizer = build_optimizer(config, [parameter])
         schedule = build_schedule(config, optimizer, steps=10)
         rates = []

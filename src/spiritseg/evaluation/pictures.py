@@ -57,7 +57,11 @@ def draw_predictions(
             if number == 0:
                 axis.set_title(titles[column])
     handles = [
-        Patch(facecolor=np.array(colour) / 255, edgecolor="black", label=name)
+        Patch(
+            facecolor=(colour[0] / 255, colour[1] / 255, colour[2] / 255),
+            edgecolor="black",
+            label=name,
+        )
         for name, colour in zip(classes.names, classes.colours, strict=True)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))

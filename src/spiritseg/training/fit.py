@@ -153,8 +153,12 @@ def _loggers(folder: Path) -> list[Logger]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep back Lightning's remarks on choices that were made on purpose."""
-    names = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda",
-             "lightning.fabric", "lightning.pytorch")
+    names = (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.pytorch.accelerators.cuda",
+        "lightning.fabric",
+        "lightning.pytorch",
+    )
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -48,7 +49,9 @@ def score(
     return module.scores
 
 
-def feature_statistics(teacher: Segmenter, data: list[Dataset[Any]], device: torch.device) -> Statistics:
+def feature_statistics(
+    teacher: Segmenter, data: Sequence[Dataset[Any]], device: torch.device
+) -> Statistics:
     """Compute mean and standard deviation of a teacher's features, per channel.
 
     Args:
@@ -99,7 +102,7 @@ def explained_variance(
 
 
 @torch.inference_mode()
-def _features(network: Segmenter, data: list[Dataset[Any]], device: torch.device) -> Any:
+def _features(network: Segmenter, data: Sequence[Dataset[Any]], device: torch.device) -> Any:
     network.to(device).eval()
     for one in data:
         for row in range(len(one)):  # type: ignore[arg-type]  # a map-style data set

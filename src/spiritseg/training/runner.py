@@ -48,9 +48,7 @@ class Result:
         return load(self.run_dir / "student", trust=True)
 
 
-def distill(
-    experiment: Experiment, run_dir: str | Path | None = None, name: str = "run"
-) -> Result:
+def distill(experiment: Experiment, run_dir: str | Path | None = None, name: str = "run") -> Result:
     """Run an experiment, or take it up where it was left.
 
     Args:
@@ -131,11 +129,17 @@ class _Run:
             statistics = feature_statistics(teacher, data.prepared(), self.device)
         trainer = self.experiment.trainer
         module = StageModule(
-            name, stage, network, teacher, statistics, self.experiment.seed,
-            channels_last=trainer.channels_last, compile=trainer.compile,
+            name,
+            stage,
+            network,
+            teacher,
+            statistics,
+            self.experiment.seed,
+            channels_last=trainer.channels_last,
+            compile=trainer.compile,
         )
         lightning = fit(module, data, path, trainer)
-        report = {
+        report: dict[str, Any] = {
             "seconds": round(module.seconds, 2),
             "steps": lightning.global_step,
             "epochs": lightning.current_epoch,

@@ -73,7 +73,7 @@ class StageModule(L.LightningModule):
             self._teacher_features = FrozenOutputs(teacher.extractor, budget)
             self._teacher_logits = FrozenOutputs(teacher, budget)
         if channels_last:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.to(memory_format=torch.channels_last)
         if compile:
             network.extractor.compile()
             if isinstance(network.head, nn.Module):
@@ -116,7 +116,7 @@ class StageModule(L.LightningModule):
         if self.teacher is not None:
             self.teacher.to(self.device)
             if self._format is torch.channels_last:
-                self.teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                self.teacher.to(memory_format=torch.channels_last)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make dropout a function of (seed, stage, step), on every process its own."""
@@ -138,8 +138,15 @@ class StageModule(L.LightningModule):
                 "the images."
             )
         size = len(batch["index"])
-        self.log("loss", total, on_step=True, on_epoch=True, prog_bar=True, batch_size=size,
-                 sync_dist=self.trainer.world_size > 1)
+        self.log(
+            "loss",
+            total,
+            on_step=True,
+            on_epoch=True,
+            prog_bar=True,
+            batch_size=size,
+            sync_dist=self.trainer.world_size > 1,
+        )
         if len(values) > 1:
             self.log_dict({f"loss/{k}": v for k, v in values.items()}, batch_size=size)
         return total
