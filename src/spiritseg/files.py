@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 from spiritseg.errors import RunError
 
-__all__ = ["write_atomically"]
+__all__ = ["json_bytes", "write_atomically"]
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -33,3 +36,20 @@ def write_atomically(path: Path, data: bytes) -> None:
             f"cannot write {path}: {error.strerror or error}. What was written before is whole; "
             "make room or choose another folder, and start the same command again."
         ) from None
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return plain values as JSON; what is not finite becomes null, which JSON has.
+
+    Args:
+        value: dicts, lists, tuples, numbers and words.
+    """
+    return json.dumps(_finite(value), indent=1, allow_nan=False).encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

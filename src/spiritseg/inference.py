@@ -126,7 +126,7 @@ def _tensor(image: str | Path | Image.Image | NDArray[Any] | Tensor) -> Tensor:
                 f"expected an (H, W, 3) uint8 array, got {image.shape} {image.dtype}; convert the "
                 "image to 8-bit RGB."
             )
-        return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
     if image.ndim != 3 or image.shape[0] != 3:
         raise DataError(f"expected a (3, H, W) tensor, got {tuple(image.shape)}.")
     return image

@@ -12,7 +12,7 @@ from typing import Any
 
 from spiritseg.config import Network
 from spiritseg.errors import BundleError
-from spiritseg.files import write_atomically
+from spiritseg.files import json_bytes, write_atomically
 from spiritseg.models.build import build_network, network_from_dict
 from spiritseg.models.segmenter import Segmenter
 
@@ -63,7 +63,7 @@ def save_bundle(folder: Path, segmenter: Segmenter, info: BundleInfo) -> None:
     card = {"format": _FORMAT, **dataclasses.asdict(_without_weights(info))}
     card["sha256"] = {_WEIGHTS: _digest(weights)}
     card["sha256"][_CARD] = _card_digest(card)
-    write_atomically(folder / _CARD, json.dumps(card, indent=1, default=list).encode())
+    write_atomically(folder / _CARD, json_bytes(card))
 
 
 def load_bundle(folder: Path | str, trust: bool = False) -> tuple[Segmenter, BundleInfo]:
@@ -178,5 +178,5 @@ def _digest(data: bytes) -> str:
 
 def _card_digest(card: Mapping[str, Any]) -> str:
     digests = {k: v for k, v in card["sha256"].items() if k != _CARD}
-    plain = json.loads(json.dumps({**card, "sha256": digests}, default=list))
+    plain = json.loads(json_bytes({**card, "sha256": digests}))
     return _digest(json.dumps(plain, sort_keys=True).encode())

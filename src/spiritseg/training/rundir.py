@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ from typing import Any
 
 from spiritseg.config import Experiment
 from spiritseg.errors import RunError, SpiritsegError, listed
-from spiritseg.files import write_atomically
+from spiritseg.files import json_bytes, write_atomically
 from spiritseg.recipes import differences, fingerprint, load_experiment, to_yaml
 
 __all__ = ["RunDir"]
@@ -132,8 +131,7 @@ class RunDir:
             value: plain values; NaN becomes null.
         """
         if self.writes:
-            text = json.dumps(_finite(value), indent=1, default=list)
-            write_atomically(self.path / name, text.encode())
+            write_atomically(self.path / name, json_bytes(value))
 
     def read(self, name: str) -> Any:
         """Read a JSON file of the run; None where it is not there."""
@@ -146,10 +144,3 @@ def is_first_process() -> bool:
     ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
     return next((rank for rank in ranks if rank is not None), "0") == "0"
 
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,133 @@
+"""A student on disk: comes back bit for bit; what is missing, altered or foreign is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import spiritseg
+from spiritseg.config import Extractor, Head, Network
+from spiritseg.errors import BundleError, DataError
+from spiritseg.models import Segmenter
+from spiritseg.models.build import build_networks
+from spiritseg.models.bundle import BundleInfo, load_bundle, save_bundle
+
+NETWORKS = {
+    "teacher": Network(Extractor("efficientnet_lite0"), Head("none")),
+    "student": Network(Extractor("separable", of="teacher"), Head("student", channels=16)),
+}
+INFO = BundleInfo(
+    networks=NETWORKS,
+    network="student",
+    classes=("background", "road"),
+    colours=((70, 70, 70), (128, 64, 128)),
+    pool=2,
+    metrics={"test": {"mIOU": 0.5, "worst": float("nan")}},
+)
+
+
+@pytest.fixture(scope="module")
+def network() -> Segmenter:
+    found = build_networks(NETWORKS, 2, seed=1)["student"]
+    with torch.no_grad():
+        found(torch.rand(2, 3, 64, 64))  # batch-norm statistics of its own
+    return found.eval()
+
+
+@pytest.fixture
+def bundle(network: Segmenter, tmp_path: Path) -> Path:
+    save_bundle(tmp_path / "student", network, INFO)
+    return tmp_path / "student"
+
+
+def test_a_network_comes_back_bit_for_bit(network: Segmenter, bundle: Path) -> None:
+    again, info = load_bundle(bundle)
+    images = torch.rand(1, 3, 50, 70)
+    assert torch.equal(again(images), network(images))
+    assert info.classes == INFO.classes
+    assert info.colours == INFO.colours
+    assert not again.training
+
+
+def test_an_image_becomes_a_mask(network: Segmenter, bundle: Path, tmp_path: Path) -> None:
+    student = spiritseg.load(bundle)
+    pixels = np.random.default_rng(0).integers(0, 256, (51, 70, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    mask = student(tmp_path / "image.png")
+    assert (mask.shape, mask.dtype) == ((51, 70), np.uint8)
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+    for same in (pixels, Image.fromarray(pixels), tensor, str(tmp_path / "image.png")):
+        assert np.array_equal(student(same), mask)
+    # Independently: pool, network, resize, argmax.
+    pooled = torch.nn.functional.max_pool2d(tensor[None] / 255, 2, ceil_mode=True)
+    with torch.no_grad():
+        logits = torch.nn.functional.interpolate(
+            network(pooled), size=(51, 70), mode="bilinear", align_corners=False
+        )
+    assert np.array_equal(logits.argmax(1)[0].numpy(), mask)
+    assert student.overlay(pixels).size == (70, 51)
+    assert student.colourise(mask).shape == (51, 70, 3)
+
+
+def test_a_run_folder_leads_to_its_student(bundle: Path) -> None:
+    assert spiritseg.load(bundle.parent).classes == INFO.classes
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3), np.float32), torch.zeros(1, 8, 8)]
+)
+def test_what_is_no_image_is_refused(bundle: Path, image: object) -> None:
+    with pytest.raises(DataError, match="expected"):
+        spiritseg.load(bundle)(image)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["student.json", "student.safetensors"])
+def test_a_missing_file_is_named(bundle: Path, name: str) -> None:
+    (bundle / name).unlink()
+    with pytest.raises(BundleError, match=name):
+        load_bundle(bundle)
+
+
+def test_altered_weights_are_refused(bundle: Path) -> None:
+    path = bundle / "student.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(BundleError, match="SHA-256"):
+        load_bundle(bundle)
+
+
+def test_an_altered_description_is_refused(bundle: Path) -> None:
+    path = bundle / "student.json"
+    card = json.loads(path.read_text())
+    card["classes"] = ["road", "background"]
+    path.write_text(json.dumps(card))
+    with pytest.raises(BundleError, match="SHA-256"):
+        load_bundle(bundle)
+    path.write_text("{")
+    with pytest.raises(BundleError, match="not valid JSON"):
+        load_bundle(bundle)
+    path.write_text('{"format": 99}')
+    with pytest.raises(BundleError, match="expected a bundle of format 1, got 99"):
+        load_bundle(bundle)
+
+
+def test_a_bundle_imports_nothing_unless_it_is_trusted(network: Segmenter, tmp_path: Path) -> None:
+    own = {"student": Network(Extractor("os.path.join"), Head("none"))}
+    info = BundleInfo(own, "student", INFO.classes, INFO.colours, 2)
+    save_bundle(tmp_path / "own", network, info)
+    with pytest.raises(BundleError, match="trust=True"):
+        load_bundle(tmp_path / "own")
+
+
+def test_the_description_is_valid_json_with_nan_as_null(bundle: Path) -> None:
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    card = json.loads((bundle / "student.json").read_text(), parse_constant=refuse)
+    assert card["metrics"]["test"] == {"mIOU": 0.5, "worst": None}

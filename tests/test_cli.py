@@ -1,0 +1,230 @@
+"""The command line: one clear error, exit code 2, no traceback, nothing half-written."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from spiritseg.cli import main
+from spiritseg.recipes import recipe_names
+
+TINY = """
+extends: esd
+input: {crop: 32}
+networks: {teacher: {extractor: {weights: random}}}
+stages:
+  mimicry: {max_steps: 2, batch_size: 2, views: 1}
+  head: {max_steps: 2, batch_size: 2, views: 1}
+  all: {max_steps: 2, batch_size: 2}
+evaluation: {latency: false, pictures: 1}
+trainer: {progress: false, accelerator: cpu}
+"""
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder data set, a folder of unlabelled images and a tiny recipe."""
+    generator = np.random.default_rng(0)
+
+    def save(path: Path, values: np.ndarray) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(path)
+
+    for number in range(10):
+        pixels = generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        mask = np.zeros((40, 48), np.uint8)
+        mask[20 + number :] = 1
+        save(tmp_path / f"road/images/{number}.png", pixels)
+        save(tmp_path / f"road/masks/{number}.png", mask)
+        save(tmp_path / f"near/deep/er/{number}.webp", pixels[::-1])
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    return tmp_path
+
+
+def _words(images: Path, *further: str) -> list[str]:
+    roots = ["--target.root", str(images / "road"), "--proximity.root", str(images / "near")]
+    common = ["distill", str(images / "tiny.yaml"), *roots, "--run-dir", str(images / "run")]
+    return [*common, "--target.subset", "first:4", "--target.val", "fraction:0.2", *further]
+
+
+def _call(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    shown = capsys.readouterr()
+    code = caught.value.code
+    assert isinstance(code, int)
+    return code, shown.out, shown.err
+
+
+def test_distill_then_evaluate(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = _call(_words(images), capsys)
+    assert code == 0
+    assert "mIOU %" in out
+    for name in ("metrics.json", "per_image.csv", "predictions.png", "config.yaml",
+                 "student/student.safetensors", "student/student.json"):
+        assert (images / "run" / name).is_file(), name
+    start = time.monotonic()
+    code, again, _ = _call(_words(images), capsys)  # a finished run is only read
+    assert (code, again) == (0, out)
+    assert time.monotonic() - start < 5
+    code, out, _ = _call(["evaluate", str(images / "run")], capsys)
+    assert code == 0
+    assert "IoU road %" in out
+
+
+def test_another_config_may_not_take_the_folder(
+    images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _call(_words(images), capsys)[0] == 0
+    code, _, err = _call(_words(images, "--seed", "1"), capsys)
+    assert code == 2
+    assert "belongs to another config" in err
+    assert "seed: 0 became 1" in err
+
+
+def _broken(images: Path, fault: str) -> list[str]:
+    road = images / "road"
+    if fault == "missing folder":
+        shutil.rmtree(road)
+    elif fault == "no images":
+        shutil.rmtree(road / "images")
+        (road / "images").mkdir()
+    elif fault == "images without masks":
+        (road / "masks/3.png").unlink()
+    elif fault == "masks without images":
+        (road / "images/3.png").unlink()
+    elif fault == "mask of another size":
+        Image.fromarray(np.zeros((10, 48), np.uint8)).save(road / "masks/1.png")
+    elif fault == "label outside":
+        Image.fromarray(np.full((40, 48), 7, np.uint8)).save(road / "masks/1.png")
+    elif fault == "truncated image":
+        data = (road / "images/1.png").read_bytes()
+        (road / "images/1.png").write_bytes(data[: len(data) // 2])
+    elif fault == "no unlabelled images":
+        shutil.rmtree(images / "near/deep")
+    return _words(images)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("missing folder", ["road"]),
+        ("no images", ["images"]),
+        ("images without masks", ["3.png"]),
+        ("masks without images", ["3.png"]),
+        ("mask of another size", ["masks/1.png", "10 x 48", "40 x 48"]),
+        ("label outside", ["masks/1.png", "7"]),
+        ("truncated image", ["images/1.png", "--skip-bad"]),
+        ("no unlabelled images", ["near"]),
+    ],
+)
+def test_bad_images_are_one_clear_error(
+    images: Path, fault: str, said: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = _call(_broken(images, fault), capsys)
+    assert code == 2
+    assert err.startswith("spiritseg: error: ")
+    assert "Traceback" not in err
+    for part in said:
+        assert part in err
+    assert not (images / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("further", "said"),
+    [
+        (["--stages.mimicry.ratio", "-1"], "r = |Dt| : |Dp| is 0 or more"),
+        (["--input.crop", "64"], "does not fit"),
+        (["--networks.teacher.extractor.name", "vg16"], "vgg16"),
+        (["--networks.student.extractor.policy", "spatail"], "spatial"),
+        (["--stages.head.max_step", "3"], "max_steps"),
+        (["--networks.teacher.extractor.weights", "no.pth"], "no.pth"),
+        (["--networks.teacher.extractor.strides", "8", "5"], "strides"),
+    ],
+)
+def test_bad_fields_are_one_clear_error(
+    images: Path, further: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = _call(_words(images, *further), capsys)
+    assert code == 2
+    assert said in err
+    assert "Traceback" not in err
+    assert not (images / "run").exists()
+
+
+def test_skip_bad_leaves_the_image_out_and_reports_it(
+    images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = _call([*_broken(images, "truncated image"), "--skip-bad"], capsys)
+    assert code == 0
+    assert "1 unreadable images were left out" in out
+    assert "images/1.png" in out
+
+
+def test_a_folder_that_is_no_run_is_left_alone(
+    images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (images / "run").mkdir()
+    (images / "run/thesis.tex").write_text("precious")
+    code, _, err = _call(_words(images), capsys)
+    assert code == 2
+    assert "thesis.tex" in err
+    assert [p.name for p in (images / "run").iterdir()] == ["thesis.tex"]
+
+
+def test_no_disk_space_is_said_before_anything_is_written(
+    images: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(images)._replace(free=2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    code, _, err = _call(_words(images), capsys)
+    assert code == 2
+    assert "no disk space" in err
+    assert "1 MiB are free" in err
+    assert not (images / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["distil"], "Did you mean distill?"),
+        (["distill", "sdd"], "Did you mean sd"),
+        (["distill"], "recipe"),
+        (["evaluate", "nowhere"], "nowhere"),
+        (["demo", "--sed", "1"], "--sed"),
+    ],
+)
+def test_unknown_words_are_one_clear_error(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = _call(words, capsys)
+    assert code == 2
+    assert said in err
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["demo", "--help"], ["distill", "--help"],
+                                   ["evaluate", "--help"], ["recipes"], ["--version"]])
+def test_help_is_shown(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = _call(words, capsys)
+    assert code == 0
+    assert out.strip()
+
+
+def test_help_of_a_recipe_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = _call(["distill", "esd", "--help"], capsys)
+    for field in ("--seed", "--target.root", "--input.crop", "--networks.student.head.channels",
+                  "--stages.mimicry.ratio", "--stages.all.optimizer.lr", "--trainer.precision"):
+        assert field in out
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_print_config_prints_a_recipe(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = _call(["distill", name, "--print_config", "--seed", "7"], capsys)
+    assert code == 0
+    assert yaml.safe_load(out)["seed"] == 7
