@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def _gflops(module: nn.Module) -> float:
     meta = copy.deepcopy(module).to("meta").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         meta(torch.empty(1, 3, 512, 1024, device="meta"))
-    return counter.get_total_flops() / 1e9
+    return float(counter.get_total_flops()) / 1e9
 
 
 @pytest.fixture(scope="module")
@@ -87,19 +88,21 @@ def test_convolutions_that_have_groups_stay() -> None:
     result = compact(trunk, "spatial")
     assert _params(result) == _params(trunk)
     assert compact(nn.Conv2d(8, 8, 3, groups=2), "all").groups == 2
-    assert compact(nn.Conv2d(8, 12, 3), "all").groups == 4
+    single: Any = compact(nn.Conv2d(8, 12, 3), "all")  # no norm anywhere: one is added
+    assert single[0].groups == 4
+    assert isinstance(single[1], nn.BatchNorm2d)
     images = torch.rand(2, 3, 64, 64)
     assert result(images).shape == trunk(images).shape  # timm's "same" padding is kept
 
 
 def test_separable_mixes_channels_and_keeps_the_stem_dense() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 32, 3, stride=2, dilation=2))
-    stem, pair = compact(net, "separable")
-    depthwise, pointwise, norm = pair
-    assert stem[0].groups == 1
-    assert (depthwise.groups, depthwise.out_channels) == (16, 16)
+    net = nn.Sequential(nn.Conv2d(3, 48, 3), nn.Conv2d(48, 32, 3, stride=2, dilation=2))
+    result: Any = compact(net, "separable")
+    depthwise, pointwise, norm = result[1]
+    assert result[0][0].groups == 1
+    assert (depthwise.groups, depthwise.out_channels) == (48, 48)
     assert (depthwise.stride, depthwise.dilation) == ((2, 2), (2, 2))
-    assert pointwise.weight.shape == (32, 16, 1, 1)
+    assert pointwise.weight.shape == (32, 48, 1, 1)
     assert norm.num_features == 32
 
 
@@ -146,11 +149,11 @@ def test_fresh_weights_keep_the_scale_of_activations() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ConfigError, match="unknown policy 'space'.*spatial"):
+    with pytest.raises(ConfigError, match=r"unknown policy 'space'.*spatial"):
         compact(nn.Conv2d(3, 4, 3), "space")  # type: ignore[arg-type]
     head = student_head(8, 2, 8, "separable")
     with pytest.raises(ConfigError, match="example="):
         compact(head)
     assert _params(compact(head, example=(torch.rand(1, 8, 4, 4), (8, 8)))) == _params(head)
-    trunk = Segmenter(separable(8), None)
+    trunk = Segmenter(separable(8, widths=(32, 48, 64, 96)), None)
     assert _params(compact(trunk)) == _params(trunk)

@@ -65,7 +65,7 @@ def test_head_is_a_function_of_its_seed() -> None:
 
 
 def test_head_errors() -> None:
-    with pytest.raises(ConfigError, match="unknown convolution 'depthwise'.*separable"):
+    with pytest.raises(ConfigError, match=r"unknown convolution 'depthwise'.*separable"):
         student_head(8, 2, 8, "depthwise")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="num_classes of 1 or more, got 0"):
         student_head(8, 0)

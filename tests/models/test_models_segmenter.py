@@ -99,7 +99,7 @@ def test_export_deepcopy_and_channels_last(kind: str) -> None:
     with torch.no_grad():
         expected = network(images)
         exported = torch.export.export(network, (images,)).module()(images)
-        clone = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        clone = copy.deepcopy(network).to(memory_format=torch.channels_last)
         last = clone(images.contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(exported, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(last, expected, rtol=1e-4, atol=1e-4)

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -112,10 +114,9 @@ def test_vgg16_weights_from_a_file(shared_weights: Path, tmp_path: Path, prefix:
 
 @pytest.mark.data
 def test_vgg16_features_have_the_known_scale(shared_data: Path, shared_weights: Path) -> None:
-    from torchvision.io import decode_image
-
-    image = decode_image(str(sorted((shared_data / "camvid" / "train").iterdir())[0]))
-    image = F.interpolate(image[None].float() / 255, (180, 240), mode="area")
+    path = min((shared_data / "camvid" / "train").iterdir())
+    pixels = np.asarray(Image.open(path).convert("RGB").resize((240, 180)))
+    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255
     network = teacher("vgg16", str(shared_weights / "vgg16_hed_bsds500.safetensors"))
     with torch.no_grad():
         features = network.features(image)
@@ -204,14 +205,14 @@ def test_no_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("no route to host")
 
     monkeypatch.setattr(WeightsEnum, "get_state_dict", refuse)
-    with pytest.raises(WeightsError, match="cannot download.*no route to host.*pass its path"):
+    with pytest.raises(WeightsError, match=r"cannot download.*no route to host.*pass its path"):
         teacher("vgg16", "IMAGENET1K_V1")
 
 
 def test_timm_backbone_by_strides_and_split(tmp_path: Path) -> None:
     import timm
 
-    whole = timm.create_model("resnet18").eval()
+    whole: Any = timm.create_model("resnet18").eval()
     torch.save(whole.state_dict(), tmp_path / "w.pth")
     network = teacher("timm:resnet18", str(tmp_path / "w.pth"))
     extractor = network.extractor
@@ -228,7 +229,7 @@ def test_timm_backbone_by_strides_and_split(tmp_path: Path) -> None:
     state = whole.state_dict()
     del state["layer2.0.conv1.weight"]
     torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match="1 missing:\n  layer2.0.conv1.weight"):
+    with pytest.raises(WeightsError, match=r"1 missing:\n  layer2.0.conv1.weight"):
         teacher("timm:resnet18", str(tmp_path / "w.pth"))
 
 

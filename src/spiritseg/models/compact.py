@@ -34,7 +34,7 @@ def compact(
 
     A grouped convolution takes groups = gcd(C_in, C_out). One that has groups already stays
     as it is: it is compact (depthwise), or its groups are part of its design (ResNeXt).
-    With a gcd of 1, as after RGB, a convolution stays dense.
+    With a gcd of 1, as from RGB to 64, a convolution stays dense.
 
     Where the whole network has no normalisation layer (VGG16), a batch norm follows each
     convolution that the policy covers, in place of its bias; a `Segmenter`'s extractor and
@@ -51,7 +51,8 @@ def compact(
             run, not by name.
             "all": every convolution becomes grouped (the paper's letter).
             "separable": kernels larger than 1 become a depthwise convolution and a dense
-            1x1; for networks without 1x1 convolutions to mix channels.
+            1x1; for networks without 1x1 convolutions to mix channels. A convolution of
+            RGB stays dense: depthwise, it would see next to nothing.
         seed: of the fresh weights: Kaiming normal for convolutions, ones and zeros for
             norms, each other layer's own way. Loose parameters of one dimension (layer
             scales) become ones, of more dimensions normal with a deviation of 0.02.
@@ -138,14 +139,17 @@ def _map_convolutions(module: M, function: Callable[[nn.Conv2d], nn.Module]) -> 
 
 
 def _group(conv: nn.Conv2d, norm: bool) -> nn.Module:
-    grouped = _reshaped(conv, math.gcd(conv.in_channels, conv.out_channels), conv.out_channels)
+    return _with_groups(conv, math.gcd(conv.in_channels, conv.out_channels), norm)
+
+
+def _with_groups(conv: nn.Conv2d, groups: int, norm: bool) -> nn.Module:
+    grouped = _reshaped(conv, groups, conv.out_channels)
     return nn.Sequential(_unbiased(grouped), _norm(grouped)) if norm else grouped
 
 
 def _separate(conv: nn.Conv2d, norm: bool) -> nn.Module:
-    if math.gcd(conv.in_channels, conv.out_channels) == 1:
-        # A depthwise convolution of the three colours would see next to nothing.
-        return _group(conv, norm)
+    if conv.in_channels <= 3:
+        return _with_groups(conv, 1, norm)
     depthwise = _unbiased(_reshaped(conv, conv.in_channels, conv.in_channels))
     bias = conv.bias is not None and not norm
     pointwise = nn.Conv2d(conv.in_channels, conv.out_channels, 1, bias=bias)

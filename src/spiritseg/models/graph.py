@@ -30,7 +30,8 @@ def parallel_projections(module: nn.Module, inputs: Sequence[Any]) -> set[int]:
 
     At every addition of two branches, the convolutions of one that the other does not share
     are looked at. Where one branch has a single convolution, a 1x1, and the other a larger
-    kernel, the former is the shortcut's projection.
+    kernel, the former is the shortcut's projection. A branch that upsamples belongs to a
+    feature pyramid, not to a residual block, and is left alone.
 
     Args:
         module: any module; its state stays as it is.
@@ -48,6 +49,8 @@ def parallel_projections(module: nn.Module, inputs: Sequence[Any]) -> set[int]:
         if not node.name().startswith("AddBackward") or len(parents) != 2:
             continue
         one, other = (upstream[p] for p in parents)
+        if any("Upsample" in n.name() for n in one ^ other):
+            continue
         branches = [list(_kernels(b, graph)) for b in (one - other, other - one)]
         for branch, rest in (branches, branches[::-1]):
             alone = len(branch) == 1 and _is_pointwise(branch[0])

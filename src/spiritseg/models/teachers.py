@@ -245,7 +245,9 @@ def _construct(path: str, args: dict[str, Any]) -> nn.Module:
         ) from error
     try:
         inspect.signature(factory).bind(**args)
-    except (TypeError, ValueError) as error:
+    except ValueError:
+        pass  # a builtin that tells no signature
+    except TypeError as error:
         raise ConfigError(f"{path} does not take the arguments {args}: {error}.") from error
     module = factory(**args)
     if not isinstance(module, nn.Module):

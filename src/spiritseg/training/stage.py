@@ -112,7 +112,8 @@ class StageModule(L.LightningModule):
             self.teacher.requires_grad_(False).eval()
 
     def on_fit_start(self) -> None:
-        """Bring the teacher to the device of the network."""
+        """Put the network into train mode, and the teacher on its device."""
+        self.train()  # Lightning keeps whatever mode an evaluation before left
         if self.teacher is not None:
             self.teacher.to(self.device)
             if self._format is torch.channels_last:
