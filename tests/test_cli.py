@@ -66,8 +66,14 @@ def test_distill_then_evaluate(images: Path, capsys: pytest.CaptureFixture[str])
     code, out, _ = _call(_words(images), capsys)
     assert code == 0
     assert "mIOU %" in out
-    for name in ("metrics.json", "per_image.csv", "predictions.png", "config.yaml",
-                 "student/student.safetensors", "student/student.json"):
+    for name in (
+        "metrics.json",
+        "per_image.csv",
+        "predictions.png",
+        "config.yaml",
+        "student/student.safetensors",
+        "student/student.json",
+    ):
         assert (images / "run" / name).is_file(), name
     start = time.monotonic()
     code, again, _ = _call(_words(images), capsys)  # a finished run is only read
@@ -208,8 +214,18 @@ def test_unknown_words_are_one_clear_error(
     assert said in err
 
 
-@pytest.mark.parametrize("words", [[], ["--help"], ["demo", "--help"], ["distill", "--help"],
-                                   ["evaluate", "--help"], ["recipes"], ["--version"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--help"],
+        ["demo", "--help"],
+        ["distill", "--help"],
+        ["evaluate", "--help"],
+        ["recipes"],
+        ["--version"],
+    ],
+)
 def test_help_is_shown(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = _call(words, capsys)
     assert code == 0
@@ -218,8 +234,15 @@ def test_help_is_shown(words: list[str], capsys: pytest.CaptureFixture[str]) -> 
 
 def test_help_of_a_recipe_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = _call(["distill", "esd", "--help"], capsys)
-    for field in ("--seed", "--target.root", "--input.crop", "--networks.student.head.channels",
-                  "--stages.mimicry.ratio", "--stages.all.optimizer.lr", "--trainer.precision"):
+    for field in (
+        "--seed",
+        "--target.root",
+        "--input.crop",
+        "--networks.student.head.channels",
+        "--stages.mimicry.ratio",
+        "--stages.all.optimizer.lr",
+        "--trainer.precision",
+    ):
         assert field in out
 
 

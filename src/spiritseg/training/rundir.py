@@ -143,4 +143,3 @@ def is_first_process() -> bool:
     """Whether this is the process that writes, of one or of a distributed run."""
     ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
     return next((rank for rank in ranks if rank is not None), "0") == "0"
-

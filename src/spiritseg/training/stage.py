@@ -204,5 +204,10 @@ class StageModule(L.LightningModule):
         checkpoint["seconds"] = self.seconds
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the seconds spent before."""
+        """Take up the seconds spent before, and start at the beginning of an epoch."""
         self.seconds = checkpoint["seconds"]
+        # Checkpoints are written between two epochs, while Lightning still counts the batches
+        # of the one that ended; left as they are, the next epoch would stop after one batch.
+        batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        batches["current"] = dict.fromkeys(batches["current"], 0)
+        batches["is_last_batch"] = False
