@@ -59,7 +59,8 @@ def test_an_image_becomes_a_mask(network: Segmenter, bundle: Path, tmp_path: Pat
     pixels = np.random.default_rng(0).integers(0, 256, (51, 70, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
     mask = student(tmp_path / "image.png")
-    assert (mask.shape, mask.dtype) == ((51, 70), np.uint8)
+    assert mask.shape == (51, 70)
+    assert mask.dtype == np.uint8
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)
     for same in (pixels, Image.fromarray(pixels), tensor, str(tmp_path / "image.png")):
         assert np.array_equal(student(same), mask)

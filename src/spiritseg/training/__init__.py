@@ -1,0 +1,1 @@
+"""Training: a stage is the loop, a run is its stages."""
