@@ -47,4 +47,5 @@ def test_the_ten_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     mask = names["mask"]
     assert isinstance(mask, np.ndarray)
     assert mask.shape == (72, 96)
-    assert Image.open("overlay.png").size == (96, 72)
+    with Image.open("overlay.png") as overlay:
+        assert overlay.size == (96, 72)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch.utils.data import DataLoader
@@ -76,10 +77,11 @@ def fit(module: StageModule, data: StageData, folder: Path, config: Trainer) -> 
         plugins=[AtomicCheckpointIO()],
         num_sanity_val_steps=0,
     )
-    loader = _loader(module, data, trainer, config)
+    checkpoint = latest(folder)
+    loader = _loader(module, data, trainer, config, _epochs_done(checkpoint))
     try:
         with quiet():
-            trainer.fit(module, loader, ckpt_path=latest(folder), weights_only=True)
+            trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
     except OSError as error:
         raise RunError(
             f"cannot write to {folder}: {error.strerror or error}. Make room or choose another "
@@ -105,8 +107,16 @@ def free_mib(folder: Path) -> float:
     return shutil.disk_usage(folder).free / 2**20
 
 
+def _epochs_done(checkpoint: Path | None) -> int:
+    """Return how many epochs a checkpoint has behind it."""
+    if checkpoint is None:
+        return 0
+    loops = torch.load(checkpoint, weights_only=True)["loops"]["fit_loop"]
+    return int(loops["epoch_progress"]["current"]["processed"])
+
+
 def _loader(
-    module: StageModule, data: StageData, trainer: L.Trainer, config: Trainer
+    module: StageModule, data: StageData, trainer: L.Trainer, config: Trainer, epoch: int
 ) -> DataLoader[Any]:
     batches = StageBatches(
         data,
@@ -114,6 +124,8 @@ def _loader(
         rank=trainer.global_rank,
         world_size=trainer.world_size,
     )
+    # A resumed Trainer starts the loader's workers, which fetch ahead, before it says the epoch.
+    batches.set_epoch(epoch)
     return DataLoader(
         data,
         batch_sampler=batches,
