@@ -12,7 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback, EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
@@ -147,10 +147,19 @@ def _callbacks(stage: Stage, folder: Path, config: Trainer) -> list[Callback]:
         )
         found.append(stop)
     if config.progress:
-        from lightning.pytorch.callbacks import RichProgressBar
-
-        found.append(RichProgressBar(leave=False))
+        found.append(_StageProgress(folder.name))
     return found
+
+
+class _StageProgress(RichProgressBar):
+    """A progress bar that names the stage; most stages are bounded in steps, not in epochs."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__(leave=False)
+        self._stage = stage
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"{self._stage}, epoch {current_epoch + 1}"
 
 
 def _loggers(folder: Path) -> list[Logger]:
