@@ -131,7 +131,7 @@ class StageModule(L.LightningModule):
         values = {name: term.compute(outputs) for name, term in self.terms.items()}
         total = torch.stack([self.terms[name].weight * v for name, v in values.items()]).sum()
         if not torch.isfinite(total):
-            parts = ", ".join(f"{name} {float(value):g}" for name, value in values.items())
+            parts = ", ".join(f"{name} {float(value.detach()):g}" for name, value in values.items())
             raise DivergedError(
                 f"stage {self.name!r}: the loss is not finite at step {self.global_step} "
                 f"({parts}). The checkpoints before it are kept. Lower "
