@@ -18,11 +18,14 @@ __all__ = [
     "Experiment",
     "Extractor",
     "Head",
+    "Holistic",
     "Input",
     "Losses",
     "Mimicry",
     "Network",
     "Optimizer",
+    "Pairwise",
+    "Pixelwise",
     "Proximity",
     "Scenes",
     "Stage",
@@ -62,8 +65,8 @@ class Target:
     """The labelled images, and the images that the student is measured on.
 
     Args:
-        dataset: camvid, cityscapes, folder (images/ and masks/), scenes (embedded,
-            needs no root), or auto: whichever layout the root has.
+        dataset: camvid, cityscapes, ade20k, folder (images/ and masks/), scenes
+            (embedded, needs no root), or auto: whichever layout the root has.
         root: folder of the data set.
         classes: road (road against background), all (the data set's classes), or
             the path of a class-map YAML.
@@ -78,7 +81,7 @@ class Target:
         scenes: the embedded data set, where dataset is scenes.
     """
 
-    dataset: Literal["auto", "camvid", "cityscapes", "folder", "scenes"] = "auto"
+    dataset: Literal["auto", "camvid", "cityscapes", "ade20k", "folder", "scenes"] = "auto"
     root: str | None = None
     classes: str = "road"
     subset: str = "first:64"
@@ -143,12 +146,15 @@ class Extractor:
     Args:
         name: a pretrained network (efficientnet_lite0, vgg16, deeplabv3_resnet50,
             timm:MODEL), a small one (separable), copy or compact (of another network of
-            the experiment), or the class path of your own module.
+            the experiment), or the class path of your own module or of any network
+            of torchvision, timm or segmentation-models-pytorch (with head own, its own
+            logits are taken; arguments go into args).
         of: for copy, compact and separable: the network whose extractor is copied, made
             compact, or whose feature map is matched.
         weights: pretrained, random, a name of the library's own (such as
             COCO_WITH_VOC_LABELS_V1), or the path of a .pth or .safetensors file.
-        split: where the network is cut; empty for its usual place.
+        split: where the network is cut; empty for its usual place. For a class path with
+            head own: the layer whose output counts as the features.
         strides: strides of the feature maps that are joined; empty for the usual ones.
         policy: for compact: spatial, all or separable.
         project: channels of a final 1x1 projection; 0 for none. Small extractors take
@@ -171,12 +177,14 @@ class Head:
     """Where a network's logits come from.
 
     Args:
-        name: student (Table V), own (the pretrained network's), or none.
-        channels: width of the student head.
-        convolution: grouped (Table V, groups = gcd), separable or dense.
+        name: student (Table V), pyramid (PSPNet's pooling at 1, 2, 3 and 6 bins, then a
+            classifier), own (the network's own), or none.
+        channels: width of the head.
+        convolution: of the student head: grouped (Table V, groups = gcd), separable or
+            dense.
     """
 
-    name: Literal["student", "own", "none"] = "student"
+    name: Literal["student", "pyramid", "own", "none"] = "student"
     channels: int = 64
     convolution: Convolution = "separable"
 
@@ -194,6 +202,27 @@ class Network:
     extractor: Extractor = field(default_factory=Extractor)
     head: Head = field(default_factory=Head)
     bundle: str | None = None
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How a stage steps.
+
+    Args:
+        name: sgd, adam or adamw.
+        lr: learning rate; for one_cycle the highest one.
+        momentum: of sgd; the first beta of adam and adamw is 0.9.
+        weight_decay: L2 penalty (decoupled with adamw).
+        schedule: constant, one_cycle, or poly (power 0.9).
+        warmup: share of the steps in which one_cycle rises.
+    """
+
+    name: Literal["sgd", "adam", "adamw"] = "adamw"
+    lr: float = 2e-3
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "one_cycle", "poly"] = "one_cycle"
+    warmup: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -219,12 +248,90 @@ class Mimicry:
             channel, computed once over the training images.
         centre: subtract their mean per channel as well; for a student that ends
             linearly. It needs normalise.
+        layers: which layer of the student mimics which of the teacher, as module paths
+            (extractor.module.stages.1); features is the extractor's output, and the
+            default. Several pairs are averaged. Where channels differ, a 1x1 adapter is
+            trained beside the student and dropped afterwards.
     """
 
     weight: float = 1.0
     reduction: Literal["channel_sum", "mean"] = "channel_sum"
     normalise: bool = False
     centre: bool = False
+    layers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pixelwise:
+    """Divergence between the class distributions of each pixel (SKD, eq. 1).
+
+    Args:
+        weight: factor of the loss in the stage's sum.
+        temperature: divides the logits of both.
+        direction: teacher_student for KL(teacher || student), or student_teacher, the
+            paper's letter.
+        reduction: mean over pixels and images, or batch_sum: summed over the batch,
+            divided by the pixels of one image (the released code).
+    """
+
+    weight: float = 1.0
+    temperature: float = 1.0
+    direction: Literal["teacher_student", "student_teacher"] = "teacher_student"
+    reduction: Literal["mean", "batch_sum"] = "mean"
+
+
+@dataclass(frozen=True)
+class Pairwise:
+    """Difference between the similarities of nodes (SKD, eqs. 2 and 3).
+
+    Args:
+        weight: factor of the loss in the stage's sum.
+        node_size: side of a node in positions of the teacher's grid; below 1, its share
+            of the grid's sides.
+        connection_range: how many nearest nodes each node is compared with; 0 for all.
+        form: direct, linear, or auto: the cheaper one.
+        pooling: average (the paper) or max (the released code) over a node's positions.
+        detach_norms: keep the gradient out of the norms (the released code).
+        layers: which layer of the student is compared with which of the teacher, as
+            module paths; features is the extractor's output, and the default.
+    """
+
+    weight: float = 1.0
+    node_size: float = 1.0
+    connection_range: int = 0
+    form: Literal["auto", "direct", "linear"] = "auto"
+    pooling: Literal["average", "max"] = "average"
+    detach_norms: bool = False
+    layers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Holistic:
+    """A critic that tells the student's segmentation maps from the teacher's (SKD, eq. 4).
+
+    Args:
+        weight: factor of the loss in the stage's sum.
+        kind: wgan-gp (the paper) or hinge.
+        maps: what the critic sees: probabilities or logits (the released code).
+        conditioned: whether it sees the image too (the paper).
+        spectral_norm: normalise the critic's weights (the released code).
+        width: channels of its first convolution.
+        gradient_penalty: factor of the penalty on the critic's slope; 0 leaves it out.
+        limit: size of the critic's loss at which it counts as diverged.
+        optimizer: how the critic steps, once a step of the student.
+    """
+
+    weight: float = 0.1
+    kind: Literal["wgan-gp", "hinge"] = "wgan-gp"
+    maps: Literal["probabilities", "logits"] = "probabilities"
+    conditioned: bool = True
+    spectral_norm: bool = False
+    width: int = 64
+    gradient_penalty: float = 10.0
+    limit: float = 1e4
+    optimizer: Optimizer = field(
+        default_factory=lambda: Optimizer("adam", lr=4e-4, schedule="constant")
+    )
 
 
 @dataclass(frozen=True)
@@ -234,31 +341,16 @@ class Losses:
     Args:
         cross_entropy: against the labels.
         mimicry: against the teacher's features.
+        pixelwise: against the teacher's class distributions.
+        pairwise: against the similarities between the teacher's features.
+        holistic: against the teacher's segmentation maps, as a critic sees them.
     """
 
     cross_entropy: CrossEntropy | None = None
     mimicry: Mimicry | None = None
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """How a stage steps.
-
-    Args:
-        name: sgd, adam or adamw.
-        lr: learning rate; for one_cycle the highest one.
-        momentum: of sgd; the first beta of adam and adamw is 0.9.
-        weight_decay: L2 penalty (decoupled with adamw).
-        schedule: constant, one_cycle, or poly (power 0.9).
-        warmup: share of the steps in which one_cycle rises.
-    """
-
-    name: Literal["sgd", "adam", "adamw"] = "adamw"
-    lr: float = 2e-3
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    schedule: Literal["constant", "one_cycle", "poly"] = "one_cycle"
-    warmup: float = 0.3
+    pixelwise: Pixelwise | None = None
+    pairwise: Pairwise | None = None
+    holistic: Holistic | None = None
 
 
 @dataclass(frozen=True)

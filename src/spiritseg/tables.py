@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["Table", "class_table", "markdown", "metrics_table", "print_table"]
+__all__ = ["Table", "class_table", "markdown", "metrics_table", "print_skipped", "print_table"]
 
 Table = list[list[str]]  # the header first
 
@@ -66,6 +66,18 @@ def print_table(table: Table) -> None:
     for row in table[1:]:
         drawn.add_row(*row)
     Console().print(drawn)
+
+
+def print_skipped(metrics: Mapping[str, Any]) -> None:
+    """Print which unreadable images were left out, if any.
+
+    Args:
+        metrics: of `Result`, or as `evaluate` returns them.
+    """
+    if metrics.get("skipped"):
+        print(f"{len(metrics['skipped'])} unreadable images were left out:")
+        for path in metrics["skipped"]:
+            print(f"  {path}")
 
 
 def markdown(table: Table) -> str:

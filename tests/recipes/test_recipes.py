@@ -24,9 +24,16 @@ from spiritseg.recipes import (
 ROOTS = {"target.root": "labelled", "proximity.root": "unlabelled"}
 
 
+def _whole(name: str) -> Experiment:
+    """Load a recipe with what a user has to give."""
+    needs_bundle = name.startswith("skd")
+    bundle = {"networks.teacher.bundle": "runs/teacher/student"} if needs_bundle else {}
+    return load_experiment(name, {**ROOTS, **bundle})
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_survives_a_round_trip(name: str, tmp_path: Path) -> None:
-    experiment = load_experiment(name, ROOTS)
+    experiment = _whole(name)
     path = tmp_path / "copy.yaml"
     path.write_text(to_yaml(experiment))
     again = load_experiment(path)
@@ -38,7 +45,42 @@ def test_every_recipe_survives_a_round_trip(name: str, tmp_path: Path) -> None:
 def test_the_recipes_of_the_design_are_there() -> None:
     wanted = {"baseline", "finetune-pretrained", "ct", "sd", "esd", "demo"}
     wanted |= {"paper-baseline", "paper-ct", "paper-sd", "paper-esd"}
+    wanted |= {"teacher", "skd-paper", "skd-released", "sd-skd"}
+    variants = ("skd-paper", "skd-released")
+    wanted |= {f"{name}{more}" for name in variants for more in ("-pixel", "-pixel-pair")}
     assert wanted <= set(recipe_names())
+
+
+def test_the_skd_presets_hold_the_papers_and_the_released_constants() -> None:
+    paper = _whole("skd-paper").stages["distil"].losses
+    assert paper.pixelwise is not None
+    assert paper.pairwise is not None
+    assert paper.holistic is not None
+    assert (paper.pixelwise.weight, paper.pairwise.weight, paper.holistic.weight) == (10, 10, 0.1)
+    assert (paper.pixelwise.direction, paper.pixelwise.reduction) == ("student_teacher", "mean")
+    assert (paper.holistic.kind, paper.holistic.gradient_penalty) == ("wgan-gp", 10)
+    assert paper.holistic.conditioned
+    code = _whole("skd-released").stages["distil"].losses
+    assert code.pixelwise is not None
+    assert code.pairwise is not None
+    assert code.holistic is not None
+    assert (code.pixelwise.weight, code.pairwise.weight, code.holistic.weight) == (10, 0.5, 0.1)
+    assert code.pixelwise.reduction == "batch_sum"
+    assert (code.pairwise.pooling, code.pairwise.node_size) == ("max", 0.5)
+    assert code.pairwise.detach_norms
+    assert (code.holistic.maps, code.holistic.conditioned) == ("logits", False)
+    assert code.holistic.spectral_norm
+
+
+@pytest.mark.parametrize("base", ["skd", "skd-paper", "skd-released"])
+def test_the_variants_leave_out_what_their_names_do(base: str) -> None:
+    def used(name: str) -> set[str]:
+        losses = dataclasses.asdict(_whole(name).stages["distil"].losses)
+        return {loss for loss, value in losses.items() if value is not None}
+
+    assert used(base) == {"cross_entropy", "pixelwise", "pairwise", "holistic"}
+    assert used(f"{base}-pixel-pair") == {"cross_entropy", "pixelwise", "pairwise"}
+    assert used(f"{base}-pixel") == {"cross_entropy", "pixelwise"}
 
 
 def test_the_paper_recipes_hold_the_papers_figures() -> None:
@@ -120,6 +162,20 @@ def test_all_problems_are_reported_at_once() -> None:
         ({"result": "studnt"}, "Did you mean student?"),
         ({"stages.mimicry.teacher": "techer"}, "Did you mean teacher?"),
         ({"stages.mimicry.teacher": None}, "mimicry needs a teacher"),
+        ({"stages.all.losses.pairwise.weight": 1}, "pairwise needs a teacher"),
+        (
+            {"stages.all.teacher": "teacher", "stages.all.losses.pixelwise.weight": 1},
+            "pixelwise needs logits, teacher has no head",
+        ),
+        ({"stages.head.losses": {"cross_entropy": None}}, "a stage needs at least one loss"),
+        ({"stages.mimicry.trains": "all"}, "mimicry alone trains an extractor, got 'all'"),
+        (
+            {
+                "stages.head.teacher": "teacher",
+                "stages.head.losses.mimicry.layers": {"extractor.module": "features"},
+            },
+            "extractor.module does not train",
+        ),
         ({"stages.mimicry.teacher": "student"}, "cannot teach itself"),
         ({"stages.head.images": "proximity"}, "needs labels"),
         ({"stages.head.max_steps": 0}, "expected a bound"),
@@ -138,7 +194,7 @@ def test_a_problem_is_said_with_its_field(overrides: dict[str, object], said: st
 
 
 def test_an_unknown_recipe_suggests_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="Did you mean sd or esd"):
+    with pytest.raises(ConfigError, match="Did you mean sd or skd"):
         load_experiment("sdd")
 
 

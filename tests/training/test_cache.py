@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -14,25 +16,30 @@ def _network() -> nn.Module:
     return nn.Conv2d(3, 4, 3, stride=2, padding=1).eval()
 
 
+def _cache(compute: Callable[[Tensor], Tensor], budget_mib: float) -> FrozenOutputs:
+    return FrozenOutputs(lambda images: {"y": compute(images)}, budget_mib)
+
+
 def _images(count: int = 3) -> Tensor:
     return torch.rand(count, 3, 8, 10)
 
 
 def test_kept_outputs_equal_computed_ones_bit_for_bit() -> None:
     network, images = _network(), _images()
-    kept, never = FrozenOutputs(network, 1), FrozenOutputs(network, 0)
-    first = kept(images, KEYS)
+    kept, never = _cache(network, 1), _cache(network, 0)
+    first = kept(images, KEYS)["y"]
     # Another batch composition, all of it kept.
     order = [2, 0]
-    second = kept(images[order], [KEYS[row] for row in order])
+    second = kept(images[order], [KEYS[row] for row in order])["y"]
     assert torch.equal(second, first[order])
-    assert torch.equal(never(images[order], [KEYS[row] for row in order]), first[order])
+    again = never(images[order], [KEYS[row] for row in order])["y"]
+    assert torch.equal(again, first[order])
     assert (kept.computed, never.computed) == (3, 2)
 
 
 def test_outputs_pass_through_half_precision_and_are_close() -> None:
     network, images = _network(), _images()
-    found = FrozenOutputs(network, 1)(images, KEYS)
+    found = _cache(network, 1)(images, KEYS)["y"]
     wanted = network(images)
     assert found.dtype == torch.float32
     assert not found.requires_grad
@@ -42,7 +49,7 @@ def test_outputs_pass_through_half_precision_and_are_close() -> None:
 def test_memory_is_bounded_and_what_came_first_stays() -> None:
     images = torch.rand(3, 3, 512, 512)
     size = 4 * 256 * 256 * 2
-    cache = FrozenOutputs(_network(), budget_mib=1)
+    cache = _cache(_network(), budget_mib=1)
     cache(images, KEYS)
     assert cache.bytes == 2 * size <= 2**20
     assert cache.computed == 3
@@ -51,13 +58,23 @@ def test_memory_is_bounded_and_what_came_first_stays() -> None:
 
 
 def test_large_features_stay_finite_in_half_precision() -> None:
-    cache = FrozenOutputs(lambda images: images * 1e6, 1)
-    assert torch.isfinite(cache(_images(), KEYS)).all()
+    cache = _cache(lambda images: images * 1e6, 1)
+    assert torch.isfinite(cache(_images(), KEYS)["y"]).all()
 
 
 def test_keys_that_differ_in_one_part_are_not_mixed_up() -> None:
-    cache = FrozenOutputs(lambda images: images * 2, 1)
+    cache = _cache(lambda images: images * 2, 1)
     images = _images()
     cache(images, KEYS)
     other = _images(1)
-    assert torch.equal(cache(other, [(0, 0, 1)]), (other * 2).half().float())
+    assert torch.equal(cache(other, [(0, 0, 1)])["y"], (other * 2).half().float())
+
+
+def test_several_outputs_are_kept_together_and_count_towards_the_budget() -> None:
+    cache = FrozenOutputs(lambda images: {"a": images, "b": images.sum((1, 2, 3))}, 1)
+    images = _images()
+    found = cache(images, KEYS)
+    assert set(found) == {"a", "b"}
+    assert torch.equal(found["a"], images.half().float())
+    assert found["b"].shape == (3,)
+    assert cache.bytes == 3 * (3 * 8 * 10 + 1) * 2

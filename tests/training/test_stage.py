@@ -159,7 +159,7 @@ def test_a_cached_stage_ends_with_the_same_weights(tmp_path: Path) -> None:
         module = StageModule("s", stage, network)
         _fit(module, tmp_path, steps=8)
         digests.add(_digest(network))
-        assert module._frozen_features.computed == (32 if cache_mib == 0 else 16)
+        assert module._kept_features.computed == (32 if cache_mib == 0 else 16)
     assert len(digests) == 1
 
 

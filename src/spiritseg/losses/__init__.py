@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from spiritseg.losses.holistic import critic_loss, holistic, maps_of, slope_penalty
 from spiritseg.losses.mimicry import mimicry
 from spiritseg.losses.pairwise import pairwise
 from spiritseg.losses.pixelwise import pixelwise
 from spiritseg.losses.supervised import cross_entropy
 
-__all__ = ["cross_entropy", "mimicry", "pairwise", "pixelwise"]
+__all__ = [
+    "critic_loss",
+    "cross_entropy",
+    "holistic",
+    "maps_of",
+    "mimicry",
+    "pairwise",
+    "pixelwise",
+    "slope_penalty",
+]

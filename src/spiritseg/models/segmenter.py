@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import cast
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spiritseg.errors import ConfigError
+from spiritseg.errors import ConfigError, unknown
 from spiritseg.randomness import seeded
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Extractor", "JoinMaps", "Segmenter", "join_maps"]
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "Extractor",
+    "JoinMaps",
+    "Segmenter",
+    "join_maps",
+    "layer",
+]
 
 RGB = tuple[float, float, float]
 Maps = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
@@ -151,6 +160,29 @@ class Segmenter(nn.Module):
             )
         return cast(Tensor, self.head(features, size))
 
+    def outputs(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+        """Compute several outputs in one pass, and no more of the network than they need.
+
+        Args:
+            images: (B, 3, H, W), RGB in [0, 1].
+            wanted: ``features`` (the extractor's output), ``logits``, or the path of any
+                module inside the network, such as ``head.at_quarter``.
+
+        Returns:
+            The outputs by name. Several maps of one layer are joined (`join_maps`).
+
+        Raises:
+            ConfigError: a layer that is not there, or logits of a network without a head.
+        """
+        layers = [name for name in wanted if name not in ("features", "logits")]
+        with recorded(self, layers) as found:
+            features = self.features(images)
+            if "features" in wanted:
+                found["features"] = features
+            if "logits" in wanted or any(not name.startswith("extractor.") for name in layers):
+                found["logits"] = self.classify(features, images.shape[-2:])
+        return {name: found[name] for name in wanted}
+
 
 class JoinMaps(nn.Module):
     """Several maps as one, as a module; see `join_maps`."""
@@ -179,6 +211,54 @@ def join_maps(maps: Maps) -> Tensor:
         m if m.shape[-2:] == size else F.interpolate(m, size, mode="bilinear") for m in several
     ]
     return torch.cat(resized, dim=1)
+
+
+@contextmanager
+def recorded(network: nn.Module, layers: Collection[str]) -> Iterator[dict[str, Tensor]]:
+    """Note the outputs of layers in whatever runs inside the block.
+
+    Args:
+        network: that has the layers.
+        layers: paths of modules inside it.
+
+    Yields:
+        The outputs by path, as they come.
+
+    Raises:
+        ConfigError: a layer that is not there.
+    """
+    found: dict[str, Tensor] = {}
+    hooks = [layer(network, path).register_forward_hook(_note(found, path)) for path in layers]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def layer(network: nn.Module, path: str) -> nn.Module:
+    """Find a module inside a network by its path.
+
+    Raises:
+        ConfigError: there is none; the message lists what there is at that place.
+    """
+    here = network
+    walked: list[str] = []
+    for name in path.split("."):
+        children = dict(here.named_children())
+        if name not in children:
+            kind = f"layer of {'.'.join(walked) or type(network).__name__}"
+            raise ConfigError(f"layer {path!r}: {unknown(kind, name, children)}")
+        here = children[name]
+        walked.append(name)
+    return here
+
+
+def _note(found: dict[str, Tensor], path: str) -> Any:
+    def hook(module: nn.Module, inputs: Any, output: Maps) -> None:
+        found[path] = join_maps(output)
+
+    return hook
 
 
 def _rgb(name: str, values: Sequence[float]) -> RGB:

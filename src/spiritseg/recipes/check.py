@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
-from spiritseg.config import Experiment, Network, Stage
+from spiritseg.config import Experiment, Network, Optimizer, Stage
 from spiritseg.errors import unknown
 
 __all__ = ["check"]
@@ -25,6 +26,8 @@ def check(experiment: Experiment, complete: bool = True) -> list[str]:
         problems += _check_network(name, network, experiment)
     for name, stage in experiment.stages.items():
         problems += _check_stage(f"stages.{name}", stage, experiment)
+    if complete:
+        problems += _check_taught(experiment)
     if not experiment.stages:
         problems.append("stages: a recipe needs at least one stage")
     if experiment.result not in experiment.networks:
@@ -66,6 +69,24 @@ def _check_roots(experiment: Experiment) -> Iterator[str]:
         )
 
 
+def _check_taught(experiment: Experiment) -> Iterator[str]:
+    """Yield the teachers whose logits would be noise: nothing ever trained their heads."""
+    trained: set[str] = set()
+    for name, stage in experiment.stages.items():
+        teacher = experiment.networks.get(stage.teacher or "")
+        wants_logits = stage.losses.pixelwise or stage.losses.holistic
+        if teacher is not None and wants_logits and stage.teacher not in trained:
+            own = teacher.head.name == "own" and teacher.extractor.weights != "random"
+            if teacher.bundle is None and not own:
+                yield (
+                    f"stages.{name}.teacher: the head of {stage.teacher!r} is untrained. Pass "
+                    f"--networks.{stage.teacher}.bundle RUN/student (train one with: spiritseg "
+                    "distill teacher), or train it in a stage before"
+                )
+        if stage.trains in ("all", "head"):
+            trained.add(stage.network)
+
+
 def _check_network(name: str, network: Network, experiment: Experiment) -> Iterator[str]:
     of = network.extractor.of
     where = f"networks.{name}.extractor.of"
@@ -84,17 +105,7 @@ def _check_stage(where: str, stage: Stage, experiment: Experiment) -> Iterator[s
         yield f"{where}.teacher: {unknown('network', stage.teacher, experiment.networks)}"
     if stage.teacher is not None and stage.teacher == stage.network:
         yield f"{where}.teacher: {stage.teacher} cannot teach itself"
-    losses = stage.losses
-    if losses.cross_entropy is None and losses.mimicry is None:
-        yield f"{where}.losses: a stage needs at least one loss"
-    if losses.mimicry is not None and stage.teacher is None:
-        yield f"{where}.teacher: mimicry needs a teacher, got none"
-    if losses.mimicry is not None and losses.mimicry.centre and not losses.mimicry.normalise:
-        yield f"{where}.losses.mimicry.centre: it needs normalise: true"
-    if losses.mimicry is not None and losses.cross_entropy is None and stage.trains != "extractor":
-        yield f"{where}.trains: mimicry alone trains an extractor, got {stage.trains!r}"
-    if losses.cross_entropy is not None and stage.images == "proximity":
-        yield f"{where}.images: cross-entropy needs labels, which proximity images have not"
+    yield from _check_losses(where, stage, experiment)
     if stage.ratio < 0:
         yield f"{where}.ratio: r = |Dt| : |Dp| is 0 or more, got {stage.ratio}"
     if stage.max_steps <= 0 and stage.max_epochs <= 0:
@@ -104,7 +115,10 @@ def _check_stage(where: str, stage: Stage, experiment: Experiment) -> Iterator[s
             yield f"{where}.{field}: expected 0 or more, got {getattr(stage, field)}"
     if stage.batch_size < 1:
         yield f"{where}.batch_size: expected 1 or more, got {stage.batch_size}"
-    optimizer = stage.optimizer
+    yield from _check_optimizer(where, stage.optimizer)
+
+
+def _check_optimizer(where: str, optimizer: Optimizer) -> Iterator[str]:
     if optimizer.lr <= 0:
         yield f"{where}.optimizer.lr: expected more than 0, got {optimizer.lr}"
     if optimizer.weight_decay < 0:
@@ -113,3 +127,42 @@ def _check_stage(where: str, stage: Stage, experiment: Experiment) -> Iterator[s
         yield f"{where}.optimizer.momentum: expected 0 to below 1, got {optimizer.momentum}"
     if not 0 < optimizer.warmup < 1:
         yield f"{where}.optimizer.warmup: expected between 0 and 1, got {optimizer.warmup}"
+
+
+def _check_losses(where: str, stage: Stage, experiment: Experiment) -> Iterator[str]:
+    losses = stage.losses
+    used = {f.name: v for f in dataclasses.fields(losses) if (v := getattr(losses, f.name))}
+    if not used:
+        yield f"{where}.losses: a stage needs at least one loss"
+    for name in used.keys() - {"cross_entropy"}:
+        if stage.teacher is None:
+            yield f"{where}.teacher: {name} needs a teacher, got none"
+        if used[name].weight < 0:
+            yield f"{where}.losses.{name}.weight: expected 0 or more, got {used[name].weight}"
+    teacher = experiment.networks.get(stage.teacher or "")
+    for name in used.keys() & {"pixelwise", "holistic"}:
+        if teacher is not None and teacher.bundle is None and teacher.head.name == "none":
+            yield f"{where}.teacher: {name} needs logits, {stage.teacher} has no head"
+    whole = used.keys() & {"cross_entropy", "pixelwise", "holistic"}
+    layered = any(getattr(v, "layers", None) for v in used.values())
+    if used and not whole and not layered and stage.trains != "extractor":
+        names = " and ".join(used)
+        yield f"{where}.trains: {names} alone trains an extractor, got {stage.trains!r}"
+    if losses.cross_entropy is not None and stage.images == "proximity":
+        yield f"{where}.images: cross-entropy needs labels, which proximity images have not"
+    if losses.mimicry is not None and losses.mimicry.centre and not losses.mimicry.normalise:
+        yield f"{where}.losses.mimicry.centre: it needs normalise: true"
+    if losses.pixelwise is not None and losses.pixelwise.temperature <= 0:
+        yield f"{where}.losses.pixelwise.temperature: expected more than 0"
+    if losses.pairwise is not None and losses.pairwise.node_size <= 0:
+        yield f"{where}.losses.pairwise.node_size: expected more than 0"
+    if losses.holistic is not None:
+        yield from _check_optimizer(f"{where}.losses.holistic", losses.holistic.optimizer)
+    if stage.trains == "head":
+        for name, loss in used.items():
+            for layer in getattr(loss, "layers", {}):
+                if not layer.startswith("head."):
+                    yield (
+                        f"{where}.losses.{name}.layers: {layer} does not train, since the stage "
+                        "trains the head; expected layers of the head"
+                    )

@@ -1,4 +1,4 @@
-"""Outputs of frozen parts: computed once for each augmented view, kept in bounded memory."""
+"""Outputs of frozen networks: computed once for each augmented view, kept in bounded memory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 __all__ = ["FrozenOutputs", "Key"]
 
 Key = tuple[int, int, int]  # (domain, index, view): what an augmented image is a function of
+Named = dict[str, Tensor]
 
 _HALF_MAX = torch.finfo(torch.float16).max
 
@@ -23,24 +24,24 @@ class FrozenOutputs:
     are missing are computed as one batch, which is faster and may differ in the last bit.
 
     Args:
-        compute: (B, 3, H, W) images to (B, C, h, w); it must not depend on anything that
-            trains, nor keep a graph.
+        compute: (B, 3, H, W) images to outputs by name, (B, ...) each; it must not depend on
+            anything that trains, nor keep a graph.
         budget_mib: memory for what is kept, in MiB; 0 keeps nothing. When it is full, what
             came first stays: views come round in turn, so replacing would never hit.
         device: where kept outputs lie; by default on the CPU.
     """
 
     def __init__(
-        self, compute: Callable[[Tensor], Tensor], budget_mib: int, device: str = "cpu"
+        self, compute: Callable[[Tensor], Named], budget_mib: float, device: str = "cpu"
     ) -> None:
         self._compute = compute
         self._budget = budget_mib * 2**20
         self._device = torch.device(device)
-        self._kept: dict[Key, Tensor] = {}
+        self._kept: dict[Key, Named] = {}
         self.bytes = 0
         self.computed = 0
 
-    def __call__(self, images: Tensor, keys: Sequence[Key]) -> Tensor:
+    def __call__(self, images: Tensor, keys: Sequence[Key]) -> Named:
         """Return the outputs of a batch of augmented images.
 
         Args:
@@ -48,32 +49,37 @@ class FrozenOutputs:
             keys: what each image is a function of, B of them.
 
         Returns:
-            (B, C, h, w) float32, on the images' device.
+            (B, ...) float32 by name, on the images' device.
         """
         missing = [row for row, key in enumerate(keys) if key not in self._kept]
         fresh = dict(zip(missing, self._fresh(images, missing), strict=True))
-        rows = [
-            fresh[row] if row in fresh else self._kept[key].to(images.device)
-            for row, key in enumerate(keys)
-        ]
-        for row, output in fresh.items():
-            self._keep(keys[row], output)
-        return torch.stack(rows).float()
+        rows = [fresh[row] if row in fresh else self._kept[key] for row, key in enumerate(keys)]
+        for row, outputs in fresh.items():
+            self._keep(keys[row], outputs)
+        return {
+            name: torch.stack([row[name].to(images.device) for row in rows]).float()
+            for name in rows[0]
+        }
 
-    def _fresh(self, images: Tensor, rows: list[int]) -> list[Tensor]:
+    def _fresh(self, images: Tensor, rows: list[int]) -> list[Named]:
         if not rows:
             return []
         self.computed += len(rows)
+        found: list[Named] = []
         with torch.no_grad():
-            if images.device.type == "cpu":
-                outputs = [self._compute(images[row : row + 1])[0] for row in rows]
-            else:
-                outputs = list(self._compute(images[rows]))
-        return [output.clamp(-_HALF_MAX, _HALF_MAX).half() for output in outputs]
+            one_by_one = images.device.type == "cpu"
+            for some in [[row] for row in rows] if one_by_one else [rows]:
+                outputs = {name: _half(x) for name, x in self._compute(images[some]).items()}
+                found += [{name: x[i] for name, x in outputs.items()} for i in range(len(some))]
+        return found
 
-    def _keep(self, key: Key, output: Tensor) -> None:
-        size = output.numel() * output.element_size()
+    def _keep(self, key: Key, outputs: Named) -> None:
+        size = sum(x.numel() * x.element_size() for x in outputs.values())
         if key not in self._kept and self.bytes + size <= self._budget:
-            # A clone: a view would hold the whole batch's memory.
-            self._kept[key] = output.clone().to(self._device)
+            # Clones: a view would hold the whole batch's memory.
+            self._kept[key] = {name: x.clone().to(self._device) for name, x in outputs.items()}
             self.bytes += size
+
+
+def _half(values: Tensor) -> Tensor:
+    return values.clamp(-_HALF_MAX, _HALF_MAX).half()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,12 +12,13 @@ from torch.utils.data import DataLoader, Dataset
 from spiritseg.config import Experiment
 from spiritseg.evaluation.evaluate import EvaluationModule, Scores
 from spiritseg.evaluation.explained_variance import ExplainedVariance
-from spiritseg.losses.mimicry import ChannelStatistics, standardise
+from spiritseg.losses.mimicry import ChannelStatistics
 from spiritseg.models import Segmenter
 from spiritseg.training.fit import lightning_trainer, quiet
+from spiritseg.training.stage import StageModule
 from spiritseg.training.terms import Statistics
 
-__all__ = ["explained_variance", "feature_statistics", "score"]
+__all__ = ["explained_variance", "layer_statistics", "score"]
 
 _HELD_OUT = 32  # images a domain; R^2 over their thousands of positions is steady
 
@@ -49,63 +50,61 @@ def score(
     return module.scores
 
 
-def feature_statistics(
-    teacher: Segmenter, data: Sequence[Dataset[Any]], device: torch.device
-) -> Statistics:
-    """Compute mean and standard deviation of a teacher's features, per channel.
+def layer_statistics(
+    teacher: Segmenter, layers: Collection[str], data: Sequence[Dataset[Any]], device: torch.device
+) -> dict[str, Statistics]:
+    """Compute mean and standard deviation of a teacher's layers, per channel.
 
     Args:
         teacher: the network that is distilled from.
+        layers: as for `Segmenter.outputs`.
         data: data sets of prepared training images, not augmented.
         device: where to compute.
 
     Returns:
-        (C,) mean and (C,) standard deviation, over all positions of all images.
+        By layer, (C,) mean and (C,) standard deviation over all positions of all images.
     """
-    statistics = ChannelStatistics()
-    for features in _features(teacher, data, device):
-        statistics.update(features)
-    return statistics.compute()
+    found = {name: ChannelStatistics() for name in layers}
+    for outputs in _outputs(teacher, layers, data, device):
+        for name, statistics in found.items():
+            statistics.update(outputs[name])
+    return {name: statistics.compute() for name, statistics in found.items()}
 
 
-def explained_variance(
-    network: Segmenter,
-    teacher: Segmenter,
-    data: Dataset[Any],
-    device: torch.device,
-    statistics: Statistics | None,
-    centre: bool,
-) -> float:
-    """Say how much of the variance of a teacher's features a network explains, R^2.
+def explained_variance(module: StageModule, data: Dataset[Any], device: torch.device) -> float:
+    """Say how much of the variance of a teacher's layers a mimic explains, R^2.
 
     Args:
-        network: whose extractor mimics.
-        teacher: what is mimicked.
+        module: a stage with mimicry; its adapters and statistics are used as in training.
         data: prepared held-out images of one domain; the first 32 are used.
         device: where to compute.
-        statistics: of the teacher's features, where mimicry standardises them.
-        centre: whether it subtracts their mean.
 
     Returns:
-        1 for a perfect mimic, 0 for one as good as the held-out images' mean features.
+        1 for a perfect mimic, 0 for one as good as the held-out images' mean features; the
+        mean over the pairs of layers, where there are several.
     """
-    metric = ExplainedVariance().to(device)
+    assert module.teacher is not None, "mimicry needs a teacher"
+    pairs = module.mimicked()
+    metrics = {ours: ExplainedVariance().to(device) for ours in pairs}
     count = min(len(data), _HELD_OUT)  # type: ignore[arg-type]  # a map-style data set
     kept = torch.utils.data.Subset(data, range(count))
-    pairs = zip(_features(network, [kept], device), _features(teacher, [kept], device), strict=True)
-    for mimicked, wanted in pairs:
-        if statistics is not None:
-            mean, std = (s.to(device) for s in statistics)
-            wanted = standardise(wanted, mean, std, centre=centre)
-        metric.update(mimicked, wanted)
-    return float(metric.compute())
+    module.to(device).eval()
+    students = _outputs(module.network, pairs.keys(), [kept], device)
+    teachers = _outputs(module.teacher, set(pairs.values()), [kept], device)
+    for found, wanted in zip(students, teachers, strict=True):
+        for ours, theirs in pairs.items():
+            adapted = module.adapter(ours)(found[ours])
+            metrics[ours].update(adapted, module.standardised(theirs, wanted[theirs]))
+    return sum(float(metric.compute()) for metric in metrics.values()) / len(metrics)
 
 
 @torch.inference_mode()
-def _features(network: Segmenter, data: Sequence[Dataset[Any]], device: torch.device) -> Any:
+def _outputs(
+    network: Segmenter, layers: Collection[str], data: Sequence[Dataset[Any]], device: torch.device
+) -> Iterator[dict[str, Tensor]]:
     network.to(device).eval()
     for one in data:
         for row in range(len(one)):  # type: ignore[arg-type]  # a map-style data set
             image: Tensor = one[row]["image"]
             images = image[None].to(device).contiguous(memory_format=torch.channels_last)
-            yield network.extractor(images)
+            yield network.outputs(images, layers)

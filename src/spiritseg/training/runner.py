@@ -23,9 +23,10 @@ from spiritseg.models.build import build_networks
 from spiritseg.models.bundle import BundleInfo, save_bundle
 from spiritseg.recipes import fingerprint
 from spiritseg.training.fit import discard_checkpoints, fit, quiet
-from spiritseg.training.measure import explained_variance, feature_statistics, score
+from spiritseg.training.measure import explained_variance, layer_statistics, score
 from spiritseg.training.rundir import RunDir, is_first_process
 from spiritseg.training.stage import StageModule
+from spiritseg.training.terms import LOGITS, layer_pairs
 
 __all__ = ["Result", "distill", "evaluate"]
 
@@ -123,10 +124,10 @@ class _Run:
         network = self.networks[stage.network]
         teacher = self.networks[stage.teacher] if stage.teacher else None
         data = StageData(self.domains.train(stage), stage, self.experiment, name)
-        mimicry = stage.losses.mimicry
-        statistics = None
+        mimicry, statistics = stage.losses.mimicry, None
         if mimicry is not None and mimicry.normalise and teacher is not None:
-            statistics = feature_statistics(teacher, data.prepared(), self.device)
+            layers = set(layer_pairs(mimicry).values())
+            statistics = layer_statistics(teacher, layers, data.prepared(), self.device)
         trainer = self.experiment.trainer
         module = StageModule(
             name,
@@ -146,14 +147,12 @@ class _Run:
             "converged": bool(lightning.should_stop),
             "loss": float(lightning.callback_metrics["loss_epoch"]),
         }
-        if mimicry is not None and teacher is not None:
+        if mimicry is not None:
             report["explained variance"] = {
-                domain: explained_variance(
-                    network, teacher, held_out, self.device, statistics, mimicry.centre
-                )
+                domain: explained_variance(module, held_out, self.device)
                 for domain, held_out in self.domains.held_out().items()
             }
-        if stage.losses.cross_entropy is not None:
+        if LOGITS in module.needs:
             report["val"] = self._score(network, "val").as_dict()
         return report
 

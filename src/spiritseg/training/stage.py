@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import lightning as L
@@ -11,12 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from spiritseg.config import Stage
-from spiritseg.errors import DivergedError
+from spiritseg.errors import DivergedError, RunError
+from spiritseg.losses.mimicry import standardise
 from spiritseg.models import Segmenter
+from spiritseg.models.adapters import adapter, layer_channels
+from spiritseg.models.segmenter import recorded
 from spiritseg.randomness import derive_seed
 from spiritseg.training.cache import FrozenOutputs, Key
+from spiritseg.training.critic import CriticTraining
 from spiritseg.training.optim import build_optimizer, build_schedule
-from spiritseg.training.terms import Outputs, Statistics, Term, terms
+from spiritseg.training.terms import (
+    FEATURES,
+    LOGITS,
+    Outputs,
+    Statistics,
+    Term,
+    layer_pairs,
+    terms,
+)
 
 __all__ = ["StageModule"]
 
@@ -37,7 +49,7 @@ class StageModule(L.LightningModule):
         stage: what trains, under which losses, how.
         network: the network that trains.
         teacher: the network that is distilled from, if any.
-        statistics: mean and standard deviation of the teacher's features, where a loss
+        statistics: mean and standard deviation of the teacher's layers, where a loss
             standardises them.
         seed: the experiment's seed.
         channels_last: memory format of images and weights.
@@ -50,7 +62,7 @@ class StageModule(L.LightningModule):
         stage: Stage,
         network: Segmenter,
         teacher: Segmenter | None = None,
-        statistics: Statistics | None = None,
+        statistics: Mapping[str, Statistics] | None = None,
         seed: int = 0,
         channels_last: bool = True,
         compile: bool = False,
@@ -60,18 +72,21 @@ class StageModule(L.LightningModule):
         self.stage = stage
         self.seed = seed
         self.network = network
-        self.terms: dict[str, Term] = terms(stage.losses, statistics)
-        self.needs = frozenset().union(*(term.needs for term in self.terms.values()))
-        self.seconds = 0.0
-        self._started = time.monotonic()
         # In a tuple, so that it is no submodule: neither trained, saved nor put in train mode.
         self._teacher = (teacher,)
+        self.adapters = self._make_adapters()
+        self._statistics = dict(statistics or {})
+        adapters = {ours: self.adapter(ours) for ours in self.mimicked()}
+        self.terms: dict[str, Term] = terms(stage.losses, self.standardised, adapters)
+        self.critic = self._make_critic()
+        self.needs = _needs(self.terms, "student", self.critic)
+        self.teacher_needs = _needs(self.terms, "teacher", self.critic)
+        self.seconds = 0.0
+        self._started = time.monotonic()
         self._format = torch.channels_last if channels_last else torch.preserve_format
         budget = stage.cache_mib if stage.views else 0
-        self._frozen_features = FrozenOutputs(network.extractor, budget)
-        if teacher is not None:
-            self._teacher_features = FrozenOutputs(teacher.extractor, budget)
-            self._teacher_logits = FrozenOutputs(teacher, budget)
+        self._kept_features = FrozenOutputs(lambda x: {FEATURES: network.features(x)}, budget)
+        self._kept_teacher = FrozenOutputs(self._teach, budget)
         if channels_last:
             network.to(memory_format=torch.channels_last)
         if compile:
@@ -92,9 +107,10 @@ class StageModule(L.LightningModule):
             yield self.network.head
 
     def trained_parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters that this stage trains."""
+        """Yield the parameters that this stage trains, adapters included."""
         frozen = {id(p) for part in self.frozen_parts() for p in part.parameters()}
         yield from (p for p in self.network.parameters() if id(p) not in frozen)
+        yield from self.adapters.parameters()
 
     def train(self, mode: bool = True) -> StageModule:
         """Set the mode; frozen parts stay in eval mode."""
@@ -129,7 +145,13 @@ class StageModule(L.LightningModule):
         """Compute the weighted sum of the stage's losses on a batch."""
         outputs = self.outputs(batch)
         values = {name: term.compute(outputs) for name, term in self.terms.items()}
-        total = torch.stack([self.terms[name].weight * v for name, v in values.items()]).sum()
+        weights = {name: term.weight for name, term in self.terms.items()}
+        size = len(batch["index"])
+        if self.critic is not None:
+            self._train_critic(self.critic, outputs)
+            values["holistic"] = self.critic(outputs.student[LOGITS], outputs.images)
+            weights["holistic"] = self.critic.config.weight
+        total = torch.stack([weights[name] * value for name, value in values.items()]).sum()
         if not torch.isfinite(total):
             parts = ", ".join(f"{name} {float(value.detach()):g}" for name, value in values.items())
             raise DivergedError(
@@ -138,7 +160,6 @@ class StageModule(L.LightningModule):
                 f"stages.{self.name}.optimizer.lr (now {self.stage.optimizer.lr:g}) or check "
                 "the images."
             )
-        size = len(batch["index"])
         self.log(
             "loss",
             total,
@@ -152,6 +173,12 @@ class StageModule(L.LightningModule):
             self.log_dict({f"loss/{k}": v for k, v in values.items()}, batch_size=size)
         return total
 
+    def _train_critic(self, critic: CriticTraining, outputs: Outputs) -> None:
+        seed = derive_seed(self.seed, self.name, "slope", self.global_step, self.global_rank)
+        student, teacher = outputs.student[LOGITS], outputs.teacher[LOGITS]
+        loss = critic.step(student, teacher, outputs.images, seed)
+        self.log("loss/critic", loss, batch_size=len(student))
+
     def outputs(self, batch: Batch) -> Outputs:
         """Compute what the losses need from a batch, and nothing else.
 
@@ -160,29 +187,93 @@ class StageModule(L.LightningModule):
                 images are a function of: ``domain``, ``index`` and ``view`` (B,).
 
         Returns:
-            The outputs of the network and of the teacher; None for what no loss needs.
+            The outputs of the network and of the teacher that some loss needs.
         """
         images = batch["image"].contiguous(memory_format=self._format)
         columns = (batch[k].tolist() for k in ("domain", "index", "view"))
         keys: list[Key] = list(zip(*columns, strict=True))
-        found: dict[str, Tensor] = {}
-        if self.needs & {"features", "logits"}:
-            frozen = self.stage.trains == "head"
-            extract = self.network.extractor
-            features = self._frozen_features(images, keys) if frozen else extract(images)
-            found["features"] = features
-            if "logits" in self.needs:
-                found["logits"] = self.network.classify(features, images.shape[-2:])
-        if "teacher_features" in self.needs:
-            found["teacher_features"] = self._teacher_features(images, keys)
-        if "teacher_logits" in self.needs:
-            found["teacher_logits"] = self._teacher_logits(images, keys)
-        return Outputs(labels=batch["labels"], valid=batch["valid"], **found)
+        return Outputs(
+            labels=batch["labels"],
+            valid=batch["valid"],
+            images=images,
+            student=self._student_outputs(images, keys),
+            teacher=self._teacher_outputs(images, keys),
+        )
+
+    def _student_outputs(self, images: Tensor, keys: list[Key]) -> dict[str, Tensor]:
+        if self.stage.trains != "head":
+            return self.network.outputs(images, self.needs)
+        if self.stage.views:
+            features = self._kept_features(images, keys)[FEATURES]
+        else:
+            with torch.no_grad():
+                features = self.network.features(images)
+        layers = self.needs - {FEATURES, LOGITS}
+        with recorded(self.network, layers) as found:
+            logits = self.network.classify(features, images.shape[-2:])
+        return {**found, FEATURES: features, LOGITS: logits}
+
+    def _teacher_outputs(self, images: Tensor, keys: list[Key]) -> dict[str, Tensor]:
+        if not self.teacher_needs:
+            return {}
+        if self.stage.views:
+            return self._kept_teacher(images, keys)
+        with torch.no_grad():
+            return self._teach(images)
+
+    def _teach(self, images: Tensor) -> dict[str, Tensor]:
+        assert self.teacher is not None, "a loss that needs a teacher got none"
+        return self.teacher.outputs(images, self.teacher_needs)
+
+    def mimicked(self) -> dict[str, str]:
+        """Return which layer of the network mimics which of the teacher."""
+        mimicry = self.stage.losses.mimicry
+        return layer_pairs(mimicry) if mimicry is not None else {}
+
+    def adapter(self, layer: str) -> nn.Module:
+        """Return what brings a mimicking layer of the network to its teacher's channels."""
+        return self.adapters[str(list(self.mimicked()).index(layer))]
+
+    def standardised(self, layer: str, wanted: Tensor) -> Tensor:
+        """Standardise an output (B, C, h, w) of the teacher's layer, if mimicry asks for it.
+
+        Raises:
+            RunError: the layer's statistics are missing.
+        """
+        mimicry = self.stage.losses.mimicry
+        if mimicry is None or not mimicry.normalise:
+            return wanted
+        if layer not in self._statistics:
+            raise RunError(f"mimicry with normalise: true needs the statistics of {layer!r}.")
+        mean, std = (s.to(wanted.device) for s in self._statistics[layer])
+        return standardise(wanted, mean, std, centre=mimicry.centre)
+
+    def _make_adapters(self) -> nn.ModuleDict:
+        """Make an adapter for each pair of layers, named by its number: paths have dots."""
+        pairs = self.mimicked()
+        if not pairs or self.teacher is None:
+            return nn.ModuleDict()
+        ours = layer_channels(self.network, pairs.keys())
+        theirs = layer_channels(self.teacher, set(pairs.values()))
+        found = nn.ModuleDict()
+        for number, (one, other) in enumerate(pairs.items()):
+            seed = derive_seed(self.seed, self.name, "adapter", number)
+            found[str(number)] = adapter(ours[one], theirs[other], seed)
+        return found
+
+    def _make_critic(self) -> CriticTraining | None:
+        config = self.stage.losses.holistic
+        if config is None:
+            return None
+        num_classes = layer_channels(self.network, {LOGITS})[LOGITS]
+        return CriticTraining(config, num_classes, derive_seed(self.seed, self.name, "critic"))
 
     def configure_optimizers(self) -> Any:
         """Make the optimizer over what trains, and its schedule."""
         optimizer = build_optimizer(self.stage.optimizer, self.trained_parameters())
         steps = int(self.trainer.estimated_stepping_batches)
+        if self.critic is not None:
+            self.critic.start(steps)
         schedule = build_schedule(self.stage.optimizer, optimizer, steps)
         if schedule is None:
             return optimizer
@@ -200,14 +291,23 @@ class StageModule(L.LightningModule):
         self.seconds += time.monotonic() - self._started
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the seconds spent so far."""
+        """Keep the seconds spent so far, and the state of the critic's optimizer."""
         checkpoint["seconds"] = self.seconds
+        if self.critic is not None:
+            checkpoint["critic"] = self.critic.training_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the seconds spent before, and start at the beginning of an epoch."""
         self.seconds = checkpoint["seconds"]
+        if self.critic is not None:
+            self.critic.restore(checkpoint["critic"])
         # Checkpoints are written between two epochs, while Lightning still counts the batches
         # of the one that ended; left as they are, the next epoch would stop after one batch.
         batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         batches["current"] = dict.fromkeys(batches["current"], 0)
         batches["is_last_batch"] = False
+
+
+def _needs(found: Mapping[str, Term], side: str, critic: CriticTraining | None) -> frozenset[str]:
+    names: set[str] = set().union(*(getattr(term, side) for term in found.values()))
+    return frozenset(names | ({LOGITS} if critic is not None else set()))

@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
-from spiritseg.config import CrossEntropy, Losses, Mimicry
-from spiritseg.errors import RunError
-from spiritseg.losses.mimicry import mimicry, standardise
+from spiritseg.config import CrossEntropy, Losses, Mimicry, Pairwise, Pixelwise
+from spiritseg.losses.mimicry import mimicry
+from spiritseg.losses.pairwise import pairwise
+from spiritseg.losses.pixelwise import pixelwise
 from spiritseg.losses.supervised import cross_entropy
 
-__all__ = ["Outputs", "Statistics", "Term", "terms"]
+__all__ = ["FEATURES", "LOGITS", "Outputs", "Statistics", "Term", "layer_pairs", "terms"]
 
 Statistics = tuple[Tensor, Tensor]  # mean and standard deviation per channel, (C,) each
+Adapter = Callable[[Tensor], Tensor]
+
+FEATURES, LOGITS = "features", "logits"
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the losses of a stage see of a batch; None for what none of them needs.
+    """What the losses of a stage see of a batch.
 
     Args:
         labels: (B, H, W) int64, 255 is ignored.
         valid: (B, H, W) bool, False on padding only.
-        features: (B, C, h, w) of the network that trains.
-        logits: (B, K, H', W') of the network that trains.
-        teacher_features: of the teacher.
-        teacher_logits: of the teacher.
+        images: (B, 3, h, w) in [0, 1], as the networks saw them.
+        student: outputs of the network that trains, by the name of the layer; only what
+            some term needs.
+        teacher: the same of the teacher.
     """
 
     labels: Tensor
     valid: Tensor
-    features: Tensor | None = None
-    logits: Tensor | None = None
-    teacher_features: Tensor | None = None
-    teacher_logits: Tensor | None = None
+    images: Tensor
+    student: Mapping[str, Tensor] = field(default_factory=dict)
+    teacher: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,51 +47,106 @@ class Term:
     """One loss of a stage.
 
     Args:
-        needs: names of the `Outputs` that it reads.
+        student: names of the student's outputs that it reads.
+        teacher: names of the teacher's.
         weight: its factor in the stage's sum.
         compute: from the outputs of a batch to a scalar.
     """
 
-    needs: frozenset[str]
+    student: frozenset[str]
+    teacher: frozenset[str]
     weight: float
     compute: Callable[[Outputs], Tensor]
 
 
-def terms(losses: Losses, statistics: Statistics | None = None) -> dict[str, Term]:
-    """Return the losses that a stage asks for, as terms by name.
+def layer_pairs(config: Mimicry | Pairwise) -> dict[str, str]:
+    """Return which layer of the student is compared with which of the teacher."""
+    return config.layers or {FEATURES: FEATURES}
+
+
+def terms(
+    losses: Losses,
+    standardised: Callable[[str, Tensor], Tensor] = lambda layer, wanted: wanted,
+    adapters: Mapping[str, Adapter] | None = None,
+) -> dict[str, Term]:
+    """Return the losses that a stage asks for, as terms by name; all but the holistic one.
 
     Args:
         losses: the stage's losses.
-        statistics: of the teacher's features, for losses that standardise them.
+        standardised: from a layer's name and the teacher's output to what mimicry wants.
+        adapters: from a layer of the student to its teacher's channels, for mimicry.
     """
     found: dict[str, Term] = {}
     if losses.cross_entropy is not None:
         found["cross_entropy"] = _supervised(losses.cross_entropy)
     if losses.mimicry is not None:
-        found["mimicry"] = _mimicry(losses.mimicry, statistics)
+        found["mimicry"] = _mimicry(losses.mimicry, standardised, adapters or {})
+    if losses.pixelwise is not None:
+        found["pixelwise"] = _pixelwise(losses.pixelwise)
+    if losses.pairwise is not None:
+        found["pairwise"] = _pairwise(losses.pairwise)
     return found
-
-
-def _given(value: Tensor | None) -> Tensor:
-    assert value is not None, "a term read an output that it did not declare"
-    return value
 
 
 def _supervised(config: CrossEntropy) -> Term:
     return Term(
-        frozenset({"logits"}), config.weight, lambda o: cross_entropy(_given(o.logits), o.labels)
+        frozenset({LOGITS}),
+        frozenset(),
+        config.weight,
+        lambda o: cross_entropy(o.student[LOGITS], o.labels),
     )
 
 
-def _mimicry(config: Mimicry, statistics: Statistics | None) -> Term:
-    if config.normalise and statistics is None:
-        raise RunError("mimicry with normalise: true needs the statistics of the teacher.")
+def _mimicry(
+    config: Mimicry,
+    standardised: Callable[[str, Tensor], Tensor],
+    adapters: Mapping[str, Adapter],
+) -> Term:
+    pairs = layer_pairs(config)
+
+    def one(outputs: Outputs, ours: str, theirs: str) -> Tensor:
+        found = outputs.student[ours]
+        if ours in adapters:
+            found = adapters[ours](found)
+        wanted = standardised(theirs, outputs.teacher[theirs])
+        return mimicry(found, wanted, reduction=config.reduction)
 
     def compute(outputs: Outputs) -> Tensor:
-        wanted = _given(outputs.teacher_features)
-        if config.normalise and statistics is not None:
-            mean, std = (s.to(wanted.device) for s in statistics)
-            wanted = standardise(wanted, mean, std, centre=config.centre)
-        return mimicry(_given(outputs.features), wanted, reduction=config.reduction)
+        return torch.stack([one(outputs, *pair) for pair in pairs.items()]).mean()
 
-    return Term(frozenset({"features", "teacher_features"}), config.weight, compute)
+    return Term(frozenset(pairs), frozenset(pairs.values()), config.weight, compute)
+
+
+def _pixelwise(config: Pixelwise) -> Term:
+    def compute(outputs: Outputs) -> Tensor:
+        return pixelwise(
+            outputs.student[LOGITS],
+            outputs.teacher[LOGITS],
+            temperature=config.temperature,
+            direction=config.direction,
+            valid=outputs.valid,
+            reduction=config.reduction,
+        )
+
+    return Term(frozenset({LOGITS}), frozenset({LOGITS}), config.weight, compute)
+
+
+def _pairwise(config: Pairwise) -> Term:
+    pairs = layer_pairs(config)
+
+    def one(outputs: Outputs, ours: str, theirs: str) -> Tensor:
+        return pairwise(
+            outputs.student[ours],
+            outputs.teacher[theirs],
+            node_size=config.node_size,
+            connection_range=config.connection_range or None,
+            form=config.form,
+            valid=outputs.valid,
+            pooling=config.pooling,
+            detach_norms=config.detach_norms,
+        )
+
+    def compute(outputs: Outputs) -> Tensor:
+        return torch.stack([one(outputs, *pair) for pair in pairs.items()]).mean()
+
+    return Term(frozenset(pairs), frozenset(pairs.values()), config.weight, compute)

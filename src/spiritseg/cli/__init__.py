@@ -1,0 +1,58 @@
+"""The command line: each command a thin wrapper of the Python function of its name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from spiritseg import __version__
+from spiritseg.errors import ConfigError, SpiritsegError, unknown
+
+__all__ = ["COMMANDS", "main"]
+
+# In the order of a user's way; each is the function `run` of spiritseg.cli.NAME.
+COMMANDS = ("demo", "distill", "evaluate", "compare", "report", "recipes")
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit: 0 done, 2 for a user's mistake, 130 interrupted.
+
+    Args:
+        argv: the words after the program's name; by default those of this process.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _run(words)
+    except SpiritsegError as error:
+        print(f"spiritseg: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nspiritseg: interrupted; the same command continues.", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _run(words: list[str]) -> None:
+    if not words or words[0] in ("-h", "--help"):
+        _print_help()
+    elif words[0] == "--version":
+        print(__version__)
+    elif words[0] in COMMANDS:
+        _command(words[0])(words[1:])
+    else:
+        raise ConfigError(unknown("command", words[0], COMMANDS, "See spiritseg --help."))
+
+
+def _command(name: str) -> Callable[[list[str]], None]:
+    found: Callable[[list[str]], None] = import_module(f"spiritseg.cli.{name}").run
+    return found
+
+
+def _print_help() -> None:
+    print(f"spiritseg {__version__}: distil a compact segmentation network from a bulky one.\n")
+    print("usage: spiritseg COMMAND [OPTION ...]\n\ncommands:")
+    for name in COMMANDS:
+        print(f"  {name:10} {(_command(name).__doc__ or '').splitlines()[0]}")
+    print("\nspiritseg COMMAND --help says more; python -m spiritseg is the same.")

@@ -1,0 +1,47 @@
+"""spiritseg distill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spiritseg.cli.words import FIELDS, make_parser, read_fields
+
+
+def run(words: list[str]) -> None:
+    """Train a recipe, stage by stage, and measure the result; the same command continues.
+
+    RECIPE is a shipped name (see: spiritseg recipes) or a YAML file.
+    """
+    parser = make_parser("distill", run)
+    parser.epilog = FIELDS
+    parser.add_argument("recipe", help="a shipped recipe or a .yaml file")
+    parser.add_argument("--run-dir", help="default: runs/RECIPE-HASH_OF_THE_CONFIG")
+    parser.add_argument("--skip-bad", action="store_true", help="leave unreadable images out")
+    parser.add_argument("--print_config", action="store_true", help="print the recipe and stop")
+    if "-h" in words or "--help" in words:
+        parser.print_help()
+        if words[0] not in ("-h", "--help"):
+            from spiritseg.recipes import load_experiment
+            from spiritseg.recipes.describe import describe
+
+            print(describe(load_experiment(words[0], complete=False)))
+        return
+    options, rest = parser.parse_known_args(words)
+    overrides = read_fields(rest)
+    if options.skip_bad:
+        overrides["input.skip_bad"] = True
+    from spiritseg.recipes import load_experiment, to_yaml
+
+    experiment = load_experiment(options.recipe, overrides, complete=not options.print_config)
+    if options.print_config:
+        print(to_yaml(experiment), end="")
+        return
+    from spiritseg.tables import class_table, metrics_table, print_skipped, print_table
+    from spiritseg.training.runner import distill
+
+    result = distill(experiment, options.run_dir, name=Path(options.recipe).stem)
+    print_table(metrics_table({result.run_dir.name: result.metrics}))
+    if len(result.metrics["test"]["IoU"]) > 2:
+        print_table(class_table(result.metrics["test"]))
+    print_skipped(result.metrics)
+    print(f"student: {result.run_dir / 'student'}")

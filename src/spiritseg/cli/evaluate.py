@@ -1,0 +1,26 @@
+"""spiritseg evaluate."""
+
+from __future__ import annotations
+
+from spiritseg.cli.words import make_parser, read_fields
+
+
+def run(words: list[str]) -> None:
+    """Measure a run's student, or a bundle, on labelled images.
+
+    Fields of its experiment can be set as in distill, such as --target.root DIR.
+    """
+    parser = make_parser("evaluate", run)
+    parser.add_argument("run", help="a run's folder, or a bundle")
+    parser.add_argument("--split", choices=("test", "val"), default="test")
+    parser.add_argument("--skip-bad", action="store_true", help="leave unreadable images out")
+    options, rest = parser.parse_known_args(words)
+    overrides = read_fields(rest)
+    if options.skip_bad:
+        overrides["input.skip_bad"] = True
+    from spiritseg.tables import class_table, print_skipped, print_table
+    from spiritseg.training.runner import evaluate
+
+    scores = evaluate(options.run, overrides, options.split)
+    print_table(class_table(scores))
+    print_skipped(scores)

@@ -1,0 +1,23 @@
+"""spiritseg report."""
+
+from __future__ import annotations
+
+from spiritseg.cli.words import make_parser, read_fields
+
+
+def run(words: list[str]) -> None:
+    """Write report.html, results.json and results.csv from finished runs.
+
+    Fields to open the images with can be set, such as --target.root DIR.
+    """
+    parser = make_parser("report", run)
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders of runs, at any depth")
+    parser.add_argument("--out", help="folder of the report; by default the first of RUNS")
+    parser.add_argument("--baseline", default="baseline", help="recipe to compare with")
+    parser.add_argument("--no-latency", action="store_true", help="do not measure latency")
+    options, rest = parser.parse_known_args(words)
+    overrides = read_fields(rest)
+    from spiritseg.compare.report import report
+
+    page = report(options.runs, options.out, options.baseline, overrides, not options.no_latency)
+    print(f"report: {page}")

@@ -1,0 +1,70 @@
+"""Reading the words of a command: options, and the fields of an experiment."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from spiritseg.errors import ConfigError
+
+__all__ = ["FIELDS", "make_parser", "read_fields"]
+
+FIELDS = """
+Any field of the recipe can be set by its dotted name, such as --seed 1,
+--stages.mimicry.max_steps 500 or --target.subset even:64. All of them, with what the
+recipe sets: spiritseg distill RECIPE --help. As YAML: --print_config.
+"""
+
+
+def make_parser(name: str, command: Callable[..., None]) -> argparse.ArgumentParser:
+    """Make the parser of a command; its description is the command's docstring.
+
+    Args:
+        name: the command's.
+        command: the function behind it.
+
+    Returns:
+        A parser that raises `ConfigError` for a wrong word.
+    """
+    parser = argparse.ArgumentParser(
+        f"spiritseg {name}",
+        description=command.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.error = _usage_error(parser)  # type: ignore[assignment]
+    return parser
+
+
+def read_fields(words: list[str]) -> dict[str, Any]:
+    """Read ``--a.b value``, ``--a.b=value``, ``--a.b one two`` and ``--flag``.
+
+    Args:
+        words: what is left of the command line after its own options.
+
+    Returns:
+        Values by dotted field, for `load_experiment`.
+
+    Raises:
+        ConfigError: for a word that sets no field.
+    """
+    found: dict[str, Any] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or word == "--":
+            raise ConfigError(f"unexpected word {word!r}; a field is set by --its.name VALUE.")
+        name, equals, value = word[2:].partition("=")
+        values = [value] if equals else []
+        while not equals and rest and not rest[0].startswith("--"):
+            values.append(rest.pop(0))
+        found[name.replace("-", "_")] = values[0] if len(values) == 1 else values or "true"
+    return found
+
+
+def _usage_error(parser: argparse.ArgumentParser) -> Callable[[str], NoReturn]:
+    def fail(message: str) -> NoReturn:
+        raise ConfigError(f"{message}. Usage: {' '.join(parser.format_usage().split()[1:])}")
+
+    return fail

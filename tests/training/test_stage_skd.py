@@ -1,0 +1,258 @@
+"""A stage with the losses of structured knowledge distillation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from spiritseg.config import (
+    CrossEntropy,
+    Holistic,
+    Losses,
+    Mimicry,
+    Optimizer,
+    Pairwise,
+    Pixelwise,
+    Stage,
+)
+from spiritseg.errors import DivergedError
+from spiritseg.losses import cross_entropy, mimicry, pairwise, pixelwise
+from spiritseg.models import Segmenter
+from spiritseg.training.fit import quiet
+from spiritseg.training.stage import StageModule
+
+
+class Trunk(nn.Sequential):
+    """A small extractor with two convolutions."""
+
+    def __init__(self, channels: int, stride: int = 2) -> None:
+        super().__init__(
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(4, channels, 3, stride=stride, padding=1),
+        )
+        self.channels, self.stride = channels, stride
+
+
+class Classifier(nn.Module):
+    """A small head."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(channels, 4, 1)
+        self.classifier = nn.Conv2d(4, 3, 1)
+
+    def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
+        logits = self.classifier(self.body(features).relu())
+        return nn.functional.interpolate(logits, size=size, mode="bilinear")
+
+
+def _network(channels: int, seed: int, stride: int = 2) -> Segmenter:
+    torch.manual_seed(seed)
+    return Segmenter(Trunk(channels, stride), Classifier(channels))
+
+
+def _batches(count: int = 4, size: int = 4) -> list[dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    found = []
+    for number in range(count):
+        labels = torch.randint(0, 3, (size, 16, 16), generator=generator)
+        labels[1] = 255  # an unlabelled image
+        found.append(
+            {
+                "image": torch.rand(size, 3, 16, 16, generator=generator),
+                "labels": labels,
+                "valid": torch.ones_like(labels, dtype=torch.bool),
+                "domain": torch.tensor([0, 1, 0, 0]),
+                "index": torch.arange(size) + size * number,
+                "view": torch.zeros(size, dtype=torch.int64),
+            }
+        )
+    return found
+
+
+def _fit(module: StageModule, folder: Path, steps: int = 4, **further: Any) -> Trainer:
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        **{"precision": "32-true", **further},
+    )
+    batches: Any = DataLoader(_batches(), batch_size=None)  # type: ignore[arg-type]
+    with quiet():
+        trainer.fit(module, batches)
+    return trainer
+
+
+ALL_THREE = Losses(
+    cross_entropy=CrossEntropy(),
+    pixelwise=Pixelwise(weight=10),
+    pairwise=Pairwise(weight=10),
+    holistic=Holistic(weight=0.1, width=4),
+)
+
+
+def _stage(losses: Losses, **further: Any) -> Stage:
+    rate = Optimizer("sgd", lr=1e-2, schedule="constant")
+    return Stage(teacher="t", losses=losses, optimizer=rate, **further)
+
+
+def test_the_sum_is_that_of_the_losses_by_their_weights(tmp_path: Path) -> None:
+    network, teacher = _network(5, 0), _network(6, 1, stride=4)
+    losses = Losses(
+        cross_entropy=CrossEntropy(weight=0.5),
+        pixelwise=Pixelwise(weight=10, temperature=2),
+        pairwise=Pairwise(weight=3, layers={"head.body": "extractor.0"}),
+    )
+    module = StageModule("s", _stage(losses), network, teacher)
+    batch = _batches(1)[0]
+    student, taught = network.features(batch["image"]), teacher.features(batch["image"])
+    logits = network.classify(student, (16, 16))
+    wanted = (
+        0.5 * cross_entropy(logits, batch["labels"])
+        + 10 * pixelwise(logits, teacher.classify(taught, (16, 16)), temperature=2)
+        + 3 * pairwise(network.head.body(student), teacher.extractor[0](batch["image"]))  # type: ignore[union-attr, operator, index]
+    )
+    outputs = module.outputs(batch)
+    found = sum(term.weight * term.compute(outputs) for term in module.terms.values())
+    assert torch.isclose(torch.as_tensor(found), wanted, rtol=1e-5)
+
+
+def test_teacher_and_student_run_once_a_step() -> None:
+    network, teacher = _network(5, 0), _network(5, 1)
+    counts = {"student": 0, "teacher": 0}
+    for name, one in (("student", network), ("teacher", teacher)):
+
+        def count(*_: Any, name: str = name) -> None:
+            counts[name] += 1
+
+        one.extractor.register_forward_hook(count)
+    module = StageModule("s", _stage(ALL_THREE), network, teacher)
+    counts.update(student=0, teacher=0)
+    module.outputs(_batches(1)[0])
+    assert counts == {"student": 1, "teacher": 1}
+
+
+def test_no_gradient_reaches_the_teacher_and_nothing_of_it_is_saved(tmp_path: Path) -> None:
+    network, teacher = _network(5, 0), _network(5, 1)
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    module = StageModule("s", _stage(ALL_THREE), network, teacher)
+    _fit(module, tmp_path)
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+    assert all(p.grad is None for p in teacher.parameters())
+    kinds = {key.split(".")[0] for key in module.state_dict()}
+    assert kinds == {"network", "critic"}
+
+
+def test_kept_teacher_outputs_change_nothing(tmp_path: Path) -> None:
+    weights = []
+    for cache_mib in (0, 16):
+        network, teacher = _network(5, 0), _network(5, 1)
+        module = StageModule("s", _stage(ALL_THREE, views=1, cache_mib=cache_mib), network, teacher)
+        _fit(module, tmp_path, steps=8)
+        assert module._kept_teacher.computed == (32 if cache_mib == 0 else 16)
+        weights.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
+    assert torch.equal(*weights)
+
+
+def test_an_adapter_bridges_channels_and_stays_behind(tmp_path: Path) -> None:
+    network, teacher = _network(5, 0), _network(7, 1, stride=4)
+    losses = Losses(mimicry=Mimicry(reduction="mean", layers={"features": "features"}))
+    module = StageModule("s", _stage(losses, trains="extractor"), network, teacher)
+    keys = set(network.state_dict())
+    adapter = module.adapter("features")
+    assert isinstance(adapter, nn.Conv2d)
+    assert (adapter.in_channels, adapter.out_channels) == (5, 7)
+    before = adapter.weight.detach().clone()
+    batch = _batches(1)[0]
+    value = module.terms["mimicry"].compute(module.outputs(batch))
+    adapted = adapter(network.features(batch["image"]))
+    assert torch.isclose(value, mimicry(adapted, teacher.features(batch["image"]), "mean"))
+    _fit(module, tmp_path)
+    assert not torch.equal(adapter.weight, before)
+    assert set(network.state_dict()) == keys
+
+
+def test_several_depths_are_averaged() -> None:
+    network, teacher = _network(5, 0), _network(5, 1)
+    pairs = {"features": "features", "extractor.0": "extractor.0"}
+    module = StageModule(
+        "s",
+        _stage(Losses(mimicry=Mimicry(layers=pairs)), trains="extractor"),
+        network,
+        teacher,
+    )
+    images = _batches(1)[0]["image"]
+    ours, theirs = network.outputs(images, pairs), teacher.outputs(images, pairs)
+    wanted = torch.stack([mimicry(ours[k], theirs[k]) for k in pairs]).mean()
+    value = module.terms["mimicry"].compute(module.outputs(_batches(1)[0]))
+    assert torch.isclose(value, wanted)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_critic_steps_beside_the_student(precision: str, tmp_path: Path) -> None:
+    network, teacher = _network(5, 0), _network(5, 1)
+    module = StageModule("s", _stage(ALL_THREE), network, teacher)
+    assert module.critic is not None
+    before = {k: v.clone() for k, v in module.critic.state_dict().items()}
+    trainer = _fit(module, tmp_path, precision=precision)
+    after = module.critic.state_dict()
+    assert any(not torch.equal(after[k], v) for k, v in before.items())
+    assert trainer.global_step == 4  # the critic's steps do not count
+    assert all(not p.requires_grad and p.grad is None for p in module.critic.parameters())
+    assert {"loss/holistic", "loss/critic"} <= trainer.callback_metrics.keys()
+    assert torch.isfinite(torch.cat([p.flatten() for p in network.parameters()])).all()
+
+
+def test_the_student_follows_the_critic_of_its_own_step(tmp_path: Path) -> None:
+    network, teacher = _network(5, 0), _network(5, 1)
+    stage = _stage(Losses(holistic=Holistic(weight=1.0, width=4)))
+    module = StageModule("s", stage, network, teacher)
+    _fit(module, tmp_path, steps=1)
+    moved = _network(5, 0)
+    different = [
+        not torch.equal(a, b) for a, b in zip(network.parameters(), moved.parameters(), strict=True)
+    ]
+    assert any(different)
+
+
+def test_a_resumed_critic_ends_where_one_that_was_not_interrupted_does(tmp_path: Path) -> None:
+    def run(steps: list[int]) -> list[Tensor]:
+        path: Path | None = None
+        for count in steps:
+            module = StageModule("s", _stage(ALL_THREE), _network(5, 0), _network(5, 1))
+            trainer = Trainer(
+                accelerator="cpu",
+                max_epochs=count,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+            batches: Any = DataLoader(_batches(), batch_size=None)  # type: ignore[arg-type]
+            with quiet():
+                trainer.fit(module, batches, ckpt_path=path, weights_only=True)
+            path = tmp_path / f"{len(steps)}-{count}.ckpt"
+            with quiet():
+                trainer.save_checkpoint(path)
+        return list(module.state_dict().values())
+
+    for one, other in zip(run([3]), run([1, 3]), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_diverging_critic_stops_the_run_and_says_what_to_do(tmp_path: Path) -> None:
+    losses = Losses(holistic=Holistic(width=4, limit=1e-6))
+    module = StageModule("s", _stage(losses), _network(5, 0), _network(5, 1))
+    with pytest.raises(DivergedError, match=r"critic .* has diverged.*limit 1e-06.*optimizer\.lr"):
+        _fit(module, tmp_path)
