@@ -126,6 +126,77 @@ def test_a_bundle_imports_nothing_unless_it_is_trusted(network: Segmenter, tmp_p
         load_bundle(tmp_path / "own")
 
 
+LIBRARIES = {
+    "torchvision": Extractor(
+        "torchvision.models.segmentation.lraspp_mobilenet_v3_large", split="backbone"
+    ),
+    "segmentation_models_pytorch": Extractor(
+        "segmentation_models_pytorch.FPN",
+        args={"encoder_name": "mobilenet_v2", "encoder_weights": None},
+    ),
+}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_networks_of_known_libraries_come_back_without_trust(library: str, tmp_path: Path) -> None:
+    pytest.importorskip(library)
+    networks = {"student": Network(LIBRARIES[library], Head("own"))}
+    network = build_networks(networks, 2, seed=1)["student"].eval()
+    info = BundleInfo(networks, "student", INFO.classes, INFO.colours, 2)
+    save_bundle(tmp_path / "student", network, info)
+    again, _ = load_bundle(tmp_path / "student")
+    images = torch.rand(1, 3, 50, 70)
+    wanted = ("features", "logits")
+    with torch.no_grad():
+        one, two = again.outputs(images, wanted), network.outputs(images, wanted)
+    assert all(torch.equal(one[name], two[name]) for name in wanted)
+
+
+def test_a_pyramid_comes_back(tmp_path: Path) -> None:
+    networks = {
+        "teacher": NETWORKS["teacher"],
+        "student": Network(Extractor("separable", of="teacher"), Head("pyramid", channels=8)),
+    }
+    network = build_networks(networks, 2, seed=1)["student"].eval()
+    info = BundleInfo(networks, "student", INFO.classes, INFO.colours, 2)
+    save_bundle(tmp_path / "student", network, info)
+    images = torch.rand(1, 3, 50, 70)
+    assert torch.equal(load_bundle(tmp_path / "student")[0](images), network(images))
+
+
+@pytest.mark.parametrize(
+    ("path", "args"),
+    [
+        ("torchvision.datasets.utils.download_url", {"url": "x", "root": "y"}),
+        ("torchvision.io.write_file", {"filename": "x"}),
+        ("timm.create_model", {"model_name": "resnet18", "checkpoint_path": "x"}),
+        ("timm.models.resnet18", {"cache_dir": [{"x": "local-dir:/x"}]}),
+        ("torchvision.models.segmentation", {}),
+    ],
+)
+def test_the_rest_of_these_libraries_needs_trust(
+    network: Segmenter, tmp_path: Path, path: str, args: dict[str, object]
+) -> None:
+    own = {"student": Network(Extractor(path, args=args), Head("own"))}
+    info = BundleInfo(own, "student", INFO.classes, INFO.colours, 2)
+    save_bundle(tmp_path / "own", network, info)
+    with pytest.raises(BundleError, match="trust=True"):
+        load_bundle(tmp_path / "own")
+
+
+def test_no_bundle_asks_for_weights(network: Segmenter, tmp_path: Path) -> None:
+    asks = {"weights_backbone": "IMAGENET1K_V1", "pretrained": True, "encoder_weights": "imagenet"}
+    names = ["timm:resnet18", "torchvision.models.segmentation.fcn_resnet50"]
+    given = [Extractor(name, weights="pretrained", args={**asks, "width": 3}) for name in names]
+    networks = {extractor.name: Network(extractor, Head("none")) for extractor in given}
+    info = BundleInfo(networks, names[0], INFO.classes, INFO.colours, 2)
+    save_bundle(tmp_path / "own", network, info)
+    card = json.loads((tmp_path / "own" / "student.json").read_text())
+    for name in names:
+        extractor = card["networks"][name]["extractor"]
+        assert (extractor["weights"], extractor["args"]) == ("random", {"width": 3})
+
+
 def test_the_description_is_valid_json_with_nan_as_null(bundle: Path) -> None:
     def refuse(name: str) -> None:
         raise AssertionError(name)

@@ -197,11 +197,13 @@ class Network:
         extractor: where its features come from.
         head: where its logits come from.
         bundle: folder of a saved network, taken instead of both.
+        trust: import your own classes that the bundle names, which runs their code.
     """
 
     extractor: Extractor = field(default_factory=Extractor)
     head: Head = field(default_factory=Head)
     bundle: str | None = None
+    trust: bool = False
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,15 @@ def test_both_forms_agree_on_any_shape(
     assert single == pytest.approx(direct, abs=1e-5)
 
 
+def test_the_symmetric_products_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["spiritseg.losses.pairwise"], "BLOCK_CHANNELS", 3)
+    student, teacher = drawn(channels=(4, 8))  # two and three blocks, the last ones smaller
+    direct, by_direct = value_and_gradient(student, teacher, "direct")
+    linear, by_linear = value_and_gradient(student, teacher, "linear")
+    assert linear == pytest.approx(direct, rel=1e-10)
+    torch.testing.assert_close(by_linear, by_direct, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("form", "alpha"), [("direct", None), ("linear", None), ("auto", None), ("direct", 4)]
 )

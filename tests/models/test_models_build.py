@@ -112,7 +112,7 @@ def test_errors_name_the_network_and_the_way_out(
 
 def test_own_head_errors() -> None:
     with pytest.raises(ConfigError, match="no head of its own"):
-        build_network(Network(own(), Head(name="own")), 2, {}, 0)
+        build_network(Network(Extractor("vgg16"), Head(name="own")), 2, {}, 0)
     classes = Extractor("deeplabv3_resnet50", args={"num_classes": 21})
     with pytest.raises(ConfigError, match="21 classes, the data set has 2"):
         build_network(Network(classes, Head(name="own")), 2, {}, 0)

@@ -305,7 +305,7 @@ def test_splits() -> None:
             ),
             "expected the path",
         ),
-        (lambda: teacher("torch.nn.Conv2d", split="x"), "takes no split"),
+        (lambda: teacher("torch.nn.Flatten", strides=(8,)), "takes no strides"),
         (lambda: teacher("collections.OrderedDict"), "expected an nn.Module"),
     ],
 )

@@ -106,3 +106,38 @@ def pairwise(
         if terms:
             losses.append(torch.stack(terms).mean())
     return torch.stack(losses).mean()
+
+
+def released_pixelwise(student: Tensor, teacher: Tensor) -> Tensor:
+    """SKD's released code: cross-entropy summed over the batch, divided by one image's pixels."""
+    batch, classes, h, w = teacher.shape
+    terms = []
+    for b in range(batch):
+        for y in range(h):
+            for x in range(w):
+                p = [math.exp(float(teacher[b, k, y, x])) for k in range(classes)]
+                log_sum = torch.stack([student[b, k, y, x].exp() for k in range(classes)]).sum()
+                for k in range(classes):
+                    terms.append(-p[k] / sum(p) * (student[b, k, y, x] - log_sum.log()))
+    return torch.stack(terms).sum() / (h * w)
+
+
+def released_pairwise(student: Tensor, teacher: Tensor, scale: float = 0.5) -> Tensor:
+    """SKD's released code: windows of a share of the map, max-pooled; norms are constants."""
+    h, w = teacher.shape[2:]
+    tall, wide = int(h * scale), int(w * scale)
+
+    def similarities(features: Tensor) -> list[Tensor]:
+        found = [
+            features[:, y : y + tall, x : x + wide].amax((1, 2))
+            for y in range(0, h, tall)
+            for x in range(0, w, wide)
+        ]
+        directions = [f / f.detach().square().sum().sqrt() for f in found]
+        return [f @ g for f in directions for g in directions]
+
+    total = torch.zeros((), dtype=teacher.dtype)
+    for s, t in zip(student, teacher, strict=True):
+        pairs = list(zip(similarities(s), similarities(t), strict=True))
+        total = total + torch.stack([(a - b) ** 2 for a, b in pairs]).sum() / len(pairs)
+    return total / len(teacher)

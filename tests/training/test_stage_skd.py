@@ -21,10 +21,11 @@ from spiritseg.config import (
     Pixelwise,
     Stage,
 )
-from spiritseg.errors import DivergedError
+from spiritseg.errors import ConfigError, DivergedError
 from spiritseg.losses import cross_entropy, mimicry, pairwise, pixelwise
 from spiritseg.models import Segmenter
 from spiritseg.training.fit import quiet
+from spiritseg.training.measure import explained_variance
 from spiritseg.training.stage import StageModule
 
 
@@ -256,3 +257,40 @@ def test_a_diverging_critic_stops_the_run_and_says_what_to_do(tmp_path: Path) ->
     module = StageModule("s", _stage(losses), _network(5, 0), _network(5, 1))
     with pytest.raises(DivergedError, match=r"critic .* has diverged.*limit 1e-06.*optimizer\.lr"):
         _fit(module, tmp_path)
+
+
+def test_a_network_without_a_head_has_none_to_train() -> None:
+    stage = Stage(trains="head", losses=Losses(cross_entropy=CrossEntropy()))
+    with pytest.raises(ConfigError, match="no head that could be trained apart"):
+        StageModule("s", stage, Segmenter(Trunk(4), None))
+
+
+def test_explained_variance_goes_through_the_adapter() -> None:
+    class Identity(nn.Module):
+        channels, stride = 3, 1
+
+        def forward(self, images: Tensor) -> Tensor:
+            return images
+
+    teacher, network = Segmenter(Trunk(5, stride=1), None), Segmenter(Identity(), None)
+    losses = Losses(mimicry=Mimicry())
+    module = StageModule("s", _stage(losses, trains="extractor"), network, teacher)
+    adapter = module.adapter("features")
+    assert isinstance(adapter, nn.Conv2d)
+    data: Any = [{"image": image} for image in _batches(1)[0]["image"]]
+    low = explained_variance(module, data, torch.device("cpu"))
+    # The best linear map of the images, by least squares, is what a trained adapter would be.
+    inputs = torch.stack([d["image"] for d in data]).movedim(1, -1).reshape(-1, 3)
+    with torch.no_grad():
+        wanted = teacher.features(_batches(1)[0]["image"]).movedim(1, -1).reshape(-1, 5)
+    with_bias = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1)
+    solution = torch.linalg.lstsq(with_bias, wanted).solution
+    residual = (wanted - with_bias @ solution).square().sum()
+    best = 1 - residual / (wanted - wanted.mean(0)).square().sum()
+    with torch.no_grad():
+        adapter.weight.copy_(solution[:3].T[..., None, None])
+        assert adapter.bias is not None
+        adapter.bias.copy_(solution[3])
+    found = explained_variance(module, data, torch.device("cpu"))
+    assert low < found
+    assert found == pytest.approx(float(best), abs=1e-4)

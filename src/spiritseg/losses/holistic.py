@@ -168,7 +168,8 @@ def slope_penalty(
         scores = _scores(critic, points, images)
         (slopes,) = torch.autograd.grad(scores.sum(), points, create_graph=True)
         # vector_norm has a gradient (0) where the slope is 0; the root of a sum has none
-        return (torch.linalg.vector_norm(slopes.flatten(1), dim=1) - 1).square().mean()
+        lengths: Tensor = torch.linalg.vector_norm(slopes.flatten(1), dim=1)
+        return (lengths - 1).square().mean()
 
 
 def _comparable(student_maps: Tensor, teacher_maps: Tensor) -> tuple[Tensor, Tensor]:

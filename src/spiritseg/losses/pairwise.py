@@ -19,6 +19,7 @@ Pooling = Literal["average", "max"]
 
 SMALLEST_NORM = 1e-8  # a node below it has no direction: similarity 0, no gradient
 DIRECT_NODES = 8192  # above it an N x N matrix of float32 takes more than 256 MiB
+BLOCK_CHANNELS = 256  # of the symmetric products: small enough to save, large enough to be fast
 CHUNK_ENTRIES = 2**24  # similarities held at once with a connection range
 
 
@@ -132,9 +133,8 @@ def _pool_mask(mask: Tensor, kernel: tuple[int, int]) -> Tensor:
 def _unit(x: Tensor, detach_norms: bool) -> Tensor:
     """Scale each node of (B, C, rows, columns) to length 1."""
     norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    directed = norm > SMALLEST_NORM
-    norm = torch.where(directed, norm, 1)
-    return torch.where(directed, x / (norm.detach() if detach_norms else norm), 0)
+    norm = torch.where(norm > SMALLEST_NORM, norm, torch.inf)  # x / inf: no value, no gradient
+    return x / (norm.detach() if detach_norms else norm)
 
 
 def _of_image(
@@ -164,17 +164,34 @@ def _of_image(
 
 
 def _cheaper(n: int, student_channels: int, teacher_channels: int) -> str:
-    """The form with fewer multiply-adds, unless its matrices would fill the memory."""
+    """The form with fewer multiply-adds forward and backward, unless the memory would fill."""
     s, t = student_channels, teacher_channels
-    direct, linear = n * n * (s + t), n * (s * s + s * t + t * t)
+    half = 1 if s == t else 0.5  # of the symmetric products, see _linear
+    direct, linear = n * n * (3 * s + t), n * (half * (3 * s * s + t * t) + 2 * s * t)
     return "direct" if direct <= linear and n <= DIRECT_NODES else "linear"
 
 
 def _linear(fs: Tensor, ft: Tensor) -> Tensor:
-    ss, st, tt = fs.T @ fs, fs.T @ ft, ft.T @ ft
-    # summed in float64, for the three nearly cancel
-    a, b, c = (m.square().sum(dtype=torch.float64) for m in (ss, st, tt))
+    # With as many channels the products of equal features must be the same computation, for
+    # the loss to be exactly 0; with other numbers half of each symmetric one is enough.
+    width = BLOCK_CHANNELS if fs.shape[1] != ft.shape[1] else fs.shape[1]
+    a, b, c = _gram_square(fs, width), _square(fs.T @ ft), _gram_square(ft, width)
     return never_negative(a - 2 * b + c).to(ft.dtype)
+
+
+def _gram_square(f: Tensor, width: int) -> Tensor:
+    """||F'F||^2 from the blocks on and above the diagonal."""
+    blocks = torch.split(f, width, dim=1)
+    terms = [
+        _square(left.T @ right) * (1 if i == j else 2)
+        for i, left in enumerate(blocks)
+        for j, right in enumerate(blocks[i:], start=i)
+    ]
+    return torch.stack(terms).sum()
+
+
+def _square(m: Tensor) -> Tensor:
+    return m.square().sum(dtype=torch.float64)  # in float64, for the three nearly cancel
 
 
 def _ranged(fs: Tensor, ft: Tensor, near: Tensor) -> Tensor:

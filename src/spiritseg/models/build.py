@@ -12,11 +12,14 @@ from torch import nn
 
 from spiritseg import config
 from spiritseg.errors import ConfigError, MissingExtraError, WeightsError, unknown
+from spiritseg.models.class_path import is_class_path
 from spiritseg.models.compact import compact
 from spiritseg.models.extractors import project, separable
 from spiritseg.models.heads import student_head
+from spiritseg.models.pyramid import pyramid_head
 from spiritseg.models.segmenter import Segmenter
 from spiritseg.models.teachers import TEACHERS, teacher
+from spiritseg.models.whole import WholeExtractor, WholeNetwork, whole_network
 from spiritseg.randomness import derive_seed
 
 __all__ = ["build_network", "build_networks", "network_from_dict"]
@@ -84,9 +87,16 @@ def build_network(
         WeightsError: pretrained weights that do not fit, or cannot be had.
     """
     if network.bundle is not None:
-        from spiritseg.models.bundle import load_segmenter  # it imports this module
+        from spiritseg.models.bundle import load_bundle  # it imports this module
 
-        return load_segmenter(network.bundle).requires_grad_(True).train()
+        saved, info = load_bundle(network.bundle, trust=network.trust)
+        if len(info.classes) != num_classes:
+            raise ConfigError(
+                f"bundle: {network.bundle} knows {len(info.classes)} classes "
+                f"({', '.join(info.classes[:12])}), the data set has {num_classes}. Choose the "
+                "same target.classes for both."
+            )
+        return saved.requires_grad_(True).train()
     whole = _pretrained_or_made(network, num_classes, others, derive_seed(seed, "extractor"))
     if network.head.name == "own":
         _check_own_head(whole, num_classes, network)
@@ -94,16 +104,16 @@ def build_network(
     extractor, channels = whole.extractor, network.extractor.project
     if channels and network.extractor.name != "separable":
         extractor = project(extractor, channels, derive_seed(seed, "projection"))
-    head = None
-    if (given := network.head).name == "student":
-        head = student_head(
-            extractor.channels,
-            num_classes,
-            given.channels,
-            given.convolution,
-            derive_seed(seed, "head"),
-        )
+    head = _head(network.head, extractor.channels, num_classes, derive_seed(seed, "head"))
     return Segmenter(extractor, head).requires_grad_(True).train()
+
+
+def _head(given: config.Head, in_channels: int, num_classes: int, seed: int) -> nn.Module | None:
+    if given.name == "student":
+        return student_head(in_channels, num_classes, given.channels, given.convolution, seed)
+    if given.name == "pyramid":
+        return pyramid_head(in_channels, num_classes, given.channels, seed)
+    return None
 
 
 def network_from_dict(fields: Mapping[str, Any]) -> config.Network:
@@ -116,7 +126,8 @@ def network_from_dict(fields: Mapping[str, Any]) -> config.Network:
     head = _fields(config.Head, fields["head"], "head")
     if "strides" in extractor:
         extractor["strides"] = tuple(extractor["strides"])
-    return config.Network(config.Extractor(**extractor), config.Head(**head), fields.get("bundle"))
+    bundle, trust = fields.get("bundle"), bool(fields.get("trust"))
+    return config.Network(config.Extractor(**extractor), config.Head(**head), bundle, trust)
 
 
 def _fields(kind: type, values: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -145,9 +156,14 @@ def _pretrained_or_made(
     if given.name == "separable":
         return _separable(given, others, seed)
     source = _other(given, others)
-    if given.name == "copy":
+    if given.name == "copy" and network.head.name == "own":
         return copy.deepcopy(source)
-    return Segmenter(compact(source.extractor, given.policy, seed), None)
+    extractor = copy.deepcopy(source.extractor)
+    if isinstance(extractor, WholeExtractor):
+        extractor.drop_rest()
+    if given.name == "compact":
+        extractor = compact(extractor, given.policy, seed)
+    return Segmenter(extractor, None)
 
 
 def _pretrained(network: config.Network, num_classes: int, seed: int) -> Segmenter:
@@ -156,15 +172,22 @@ def _pretrained(network: config.Network, num_classes: int, seed: int) -> Segment
         raise ConfigError(
             f"extractor.of is for {', '.join(_MADE)}; {given.name} is made of no other network."
         )
-    if given.name not in TEACHERS and ":" not in given.name and "." not in given.name:
+    if given.name not in TEACHERS and ":" not in given.name and not is_class_path(given.name):
         choices = [*TEACHERS, *_MADE, "timm:MODEL"]
         hint = "Or a class path such as package.module.Class."
         raise ConfigError(unknown("network", given.name, choices, hint))
+    weights = None if given.weights == "random" else given.weights
     args = dict(given.args)
+    if network.head.name == "own" and is_class_path(given.name):
+        if given.strides:
+            raise ConfigError(
+                f"extractor.strides: {given.name} is taken whole and joins no maps by stride, "
+                f"got {list(given.strides)}. Name a layer in extractor.split."
+            )
+        return whole_network(given.name, num_classes, weights, given.split, args, seed)
     if given.name == "deeplabv3_resnet50" and network.head.name == "own":
         trained = given.weights in ("pretrained", "COCO_WITH_VOC_LABELS_V1")
         args.setdefault("num_classes", 21 if trained else num_classes)
-    weights = None if given.weights == "random" else given.weights
     return teacher(
         given.name, weights, split=given.split, strides=given.strides, seed=seed, args=args
     )
@@ -204,11 +227,20 @@ def _check_own_head(whole: Segmenter, num_classes: int, network: config.Network)
             f"extractor.project: the own head of {name} takes its own channels, got a projection "
             f"to {network.extractor.project}. Use 0, or head.name: student."
         )
+    if isinstance(whole, WholeNetwork):
+        _check_classes(name, whole.num_classes, num_classes)
+        return
     if whole.head is None:
         raise ConfigError(f"head.name: {name} has no head of its own. Use student, or none.")
     convs = [m for m in whole.head.modules() if isinstance(m, nn.Conv2d)]
-    if convs and convs[-1].out_channels != num_classes:
+    if convs:
+        _check_classes(name, convs[-1].out_channels, num_classes)
+
+
+def _check_classes(name: str, found: int, num_classes: int) -> None:
+    if found != num_classes:
         raise ConfigError(
-            f"head.name: the own head of {name} has {convs[-1].out_channels} classes, the data "
-            f"set has {num_classes}. Use student, or none where only its features are used."
+            f"head.name: the own head of {name} has {found} classes, the data set has "
+            f"{num_classes}. Give it the right number in extractor.args, or use student, or none "
+            "where only its features are used."
         )

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spiritseg.config import Network
+from spiritseg.config import Extractor, Network
 from spiritseg.errors import BundleError
 from spiritseg.files import json_bytes, write_atomically
 from spiritseg.models.build import build_network, network_from_dict
+from spiritseg.models.class_path import DOWNLOADS, is_class_path, is_library_network
 from spiritseg.models.segmenter import Segmenter
 
-__all__ = ["BundleInfo", "load_bundle", "load_segmenter", "save_bundle"]
+__all__ = ["BundleInfo", "bundle_info", "load_bundle", "save_bundle"]
 
 _FORMAT = 1
 _CARD, _WEIGHTS = "student.json", "student.safetensors"
@@ -72,13 +73,17 @@ def load_bundle(folder: Path | str, trust: bool = False) -> tuple[Segmenter, Bun
     Args:
         folder: as `save_bundle` wrote it.
         trust: import the classes that the bundle names, where its network is one of your
-            own (class path). Importing runs code: only for bundles that you made.
+            own (class path). Importing runs code: only for bundles that you made. Networks of
+            torchvision, timm and segmentation-models-pytorch need no trust
+            (`is_library_network`), unless their arguments hold a string with a colon, which
+            could make these libraries fetch or read something.
 
     Returns:
         The network in eval mode, and its description.
 
     Raises:
         BundleError: a file is missing, altered, or of another format.
+        MissingExtraError: the library that the network comes from is not installed.
     """
     folder = Path(folder)
     card = _read_card(folder)
@@ -89,8 +94,8 @@ def load_bundle(folder: Path | str, trust: bool = False) -> tuple[Segmenter, Bun
             f"{folder / _WEIGHTS} is not the file that was saved: its SHA-256 differs from the "
             f"one in {_CARD}. Copy the bundle again, or save it anew from its run."
         )
-    foreign = sorted({n.extractor.name for n in info.networks.values() if _is_path(n)})
-    if foreign and not trust:
+    foreign = [] if trust else sorted(filter(None, map(_foreign, info.networks.values())))
+    if foreign:
         raise BundleError(
             f"{folder} is built from your own classes ({', '.join(foreign)}); loading it imports "
             "them, which runs their code. Pass trust=True if the bundle is yours."
@@ -98,9 +103,13 @@ def load_bundle(folder: Path | str, trust: bool = False) -> tuple[Segmenter, Bun
     return _restore(folder, info, weights), info
 
 
-def load_segmenter(folder: Path | str) -> Segmenter:
-    """Read the network of a bundle; see `load_bundle`."""
-    return load_bundle(folder)[0]
+def bundle_info(folder: Path | str) -> BundleInfo:
+    """Read what a bundle says of its network, and nothing else of it.
+
+    Raises:
+        BundleError: the description is missing, altered, or of another format.
+    """
+    return _info(_read_card(Path(folder)))
 
 
 def _restore(folder: Path, info: BundleInfo, weights: bytes) -> Segmenter:
@@ -146,7 +155,7 @@ def _read_card(folder: Path) -> dict[str, Any]:
 
 
 def _info(card: Mapping[str, Any]) -> BundleInfo:
-    return BundleInfo(
+    info = BundleInfo(
         networks={name: network_from_dict(n) for name, n in card["networks"].items()},
         network=card["network"],
         classes=tuple(card["classes"]),
@@ -155,21 +164,39 @@ def _info(card: Mapping[str, Any]) -> BundleInfo:
         metrics=card["metrics"],
         training=card["training"],
     )
+    return _without_weights(info)
 
 
-def _is_path(network: Network) -> bool:
-    return "." in network.extractor.name and ":" not in network.extractor.name
+def _foreign(network: Network) -> str:
+    """Return the class path whose import needs trust; nothing where there is none."""
+    given = network.extractor
+    if not is_class_path(given.name):
+        return ""
+    return "" if is_library_network(given.name) and not _has_colon(given.args) else given.name
+
+
+def _has_colon(value: Any) -> bool:
+    if isinstance(value, str):
+        return ":" in value  # URLs, and timm's hf-hub: and local-dir:
+    if isinstance(value, Mapping):
+        return any(map(_has_colon, (*value, *value.values())))
+    return isinstance(value, list | tuple) and any(map(_has_colon, value))
 
 
 def _without_weights(info: BundleInfo) -> BundleInfo:
     # The weights come from the bundle; nothing is fetched to build the architecture.
     networks = {
-        name: dataclasses.replace(
-            n, extractor=dataclasses.replace(n.extractor, weights="random"), bundle=None
-        )
+        name: dataclasses.replace(n, extractor=_bare(n.extractor), bundle=None)
         for name, n in info.networks.items()
     }
     return dataclasses.replace(info, networks=networks)
+
+
+def _bare(extractor: Extractor) -> Extractor:
+    args = extractor.args
+    if not is_class_path(extractor.name) or is_library_network(extractor.name):
+        args = {key: value for key, value in args.items() if key not in DOWNLOADS}
+    return dataclasses.replace(extractor, weights="random", args=args)
 
 
 def _digest(data: bytes) -> str:

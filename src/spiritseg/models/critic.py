@@ -46,7 +46,7 @@ class SelfAttention(nn.Module):
         # written out, since torch's fused attention cannot be differentiated twice
         weights = (query.transpose(1, 2) @ key).softmax(dim=-1)
         attended = value @ weights.transpose(1, 2)
-        return x + self.gamma * attended.view_as(x)
+        return cast(Tensor, x + self.gamma * attended.view_as(x))
 
 
 class Critic(nn.Module):

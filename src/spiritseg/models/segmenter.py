@@ -256,7 +256,8 @@ def layer(network: nn.Module, path: str) -> nn.Module:
 
 def _note(found: dict[str, Tensor], path: str) -> Any:
     def hook(module: nn.Module, inputs: Any, output: Maps) -> None:
-        found[path] = join_maps(output)
+        # A copy: an in-place activation behind the layer would change what was noted.
+        found[path] = join_maps(output).clone()
 
     return hook
 

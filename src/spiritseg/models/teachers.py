@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +10,9 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from spiritseg.errors import ConfigError, WeightsError, unknown
+from spiritseg.errors import ConfigError, unknown
 from spiritseg.models.backbones import LITES, backbone, backbone_splits, lite
+from spiritseg.models.class_path import construct, load_file
 from spiritseg.models.heads import ResizedHead
 from spiritseg.models.segmenter import Extractor, Segmenter
 from spiritseg.models.weights import (
@@ -23,6 +22,7 @@ from spiritseg.models.weights import (
     is_file,
     read_weights,
 )
+from spiritseg.models.whole import trunk_of
 from spiritseg.randomness import seeded
 
 __all__ = ["TEACHERS", "Teacher", "splits", "teacher"]
@@ -57,12 +57,13 @@ def teacher(
 
     Args:
         name: deeplabv3_resnet50, vgg16, efficientnet_lite0 to 2, ``timm:MODEL``, or the class
-            path of your own module (``package.module.Class``).
+            path of a module, your own or a library's (``package.module.Class``).
         weights: None for fresh ones; "pretrained" for the network's usual ones; a name of the
             library's (``COCO_WITH_VOC_LABELS_V1``); or a .pth or .safetensors file, whose keys
             must fit exactly (DeepLab's ``aux_classifier.*`` and layers after the split may be
             there beyond).
         split: where extractor and head part; empty for the usual place. `splits` lists them.
+            For a class path: the layer whose output is the feature map, if not the module's.
         strides: strides of the maps that a timm backbone joins; empty for 8 and 16.
         seed: of fresh weights.
         args: arguments of the network's constructor, such as num_classes of DeepLab.
@@ -218,41 +219,22 @@ def _timm(
 def _own(
     path: str, weights: str | None, split: str, strides: Sequence[int], args: dict[str, Any]
 ) -> Segmenter:
-    if split or strides:
+    if strides:
         raise ConfigError(
-            f"{path} is your own module and takes no split or strides, got {split or strides!r}. "
-            "Cut it in its constructor, through args."
+            f"{path} is given by its class and takes no strides, got {list(strides)}. Cut it at a "
+            "layer (split), or in its constructor (args)."
         )
-    module = _construct(path, args)
+    module = construct(path, args)
     if weights is not None:
-        if not is_file(weights):
-            raise WeightsError(
-                f"{path} is your own module: expected the path of a .pth or .safetensors file as "
-                f"weights, or none, got {weights!r}."
+        load_file(module, path, weights)
+    if isinstance(module, Segmenter):
+        if split:
+            raise ConfigError(
+                f"{path} is a Segmenter and says itself where its features come from, got the "
+                f"split {split!r}. Leave it empty."
             )
-        fit_weights(module, read_weights(weights), weights)
-    return module if isinstance(module, Segmenter) else Segmenter(module, None)
-
-
-def _construct(path: str, args: dict[str, Any]) -> nn.Module:
-    module_name, _, class_name = path.rpartition(".")
-    try:
-        factory = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"cannot import the network {path!r}: {error}. Expected package.module.Class, "
-            "importable from where Python runs (PYTHONPATH)."
-        ) from error
-    try:
-        inspect.signature(factory).bind(**args)
-    except ValueError:
-        pass  # a builtin that tells no signature
-    except TypeError as error:
-        raise ConfigError(f"{path} does not take the arguments {args}: {error}.") from error
-    module = factory(**args)
-    if not isinstance(module, nn.Module):
-        raise ConfigError(f"{path}: expected an nn.Module, got {type(module).__name__}.")
-    return module
+        return module
+    return Segmenter(trunk_of(module, split) if split else module, None)
 
 
 def _at(name: str, split: str, strides: Sequence[int], places: Mapping[str, T]) -> T:

@@ -76,7 +76,9 @@ def _check_taught(experiment: Experiment) -> Iterator[str]:
         teacher = experiment.networks.get(stage.teacher or "")
         wants_logits = stage.losses.pixelwise or stage.losses.holistic
         if teacher is not None and wants_logits and stage.teacher not in trained:
-            own = teacher.head.name == "own" and teacher.extractor.weights != "random"
+            extractor = teacher.extractor
+            asked = any("weights" in k or k == "pretrained" for k, v in extractor.args.items() if v)
+            own = teacher.head.name == "own" and (extractor.weights != "random" or asked)
             if teacher.bundle is None and not own:
                 yield (
                     f"stages.{name}.teacher: the head of {stage.teacher!r} is untrained. Pass "

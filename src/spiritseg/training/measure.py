@@ -71,6 +71,7 @@ def layer_statistics(
     return {name: statistics.compute() for name, statistics in found.items()}
 
 
+@torch.inference_mode()
 def explained_variance(module: StageModule, data: Dataset[Any], device: torch.device) -> float:
     """Say how much of the variance of a teacher's layers a mimic explains, R^2.
 

@@ -20,7 +20,7 @@ from spiritseg.files import write_atomically
 from spiritseg.inference import Student, load
 from spiritseg.models import Segmenter
 from spiritseg.models.build import build_networks
-from spiritseg.models.bundle import BundleInfo, save_bundle
+from spiritseg.models.bundle import BundleInfo, bundle_info, save_bundle
 from spiritseg.recipes import fingerprint
 from spiritseg.training.fit import discard_checkpoints, fit, quiet
 from spiritseg.training.measure import explained_variance, layer_statistics, score
@@ -234,9 +234,25 @@ def evaluate(
 
 
 def _made_from(networks: dict[str, Network], name: str) -> dict[str, Network]:
-    """Return a network and those that its extractor is made from, the sources first."""
-    of = networks[name].extractor.of
+    """Return a network and those that its extractor is made from, the sources first.
+
+    A network from a bundle stands for the networks that the bundle names, under its own name.
+    """
+    bundle, of = networks[name].bundle, networks[name].extractor.of
+    if bundle is not None:
+        info = bundle_info(bundle)
+        names = {k: name if k == info.network else f"{name}/{k}" for k in info.networks}
+        return {names[k]: _renamed(n, names) for k, n in info.networks.items()}
     return {**(_made_from(networks, of) if of else {}), name: networks[name]}
+
+
+def _renamed(network: Network, names: dict[str, str]) -> Network:
+    extractor = network.extractor
+    if extractor.of is None:
+        return network
+    return dataclasses.replace(
+        network, extractor=dataclasses.replace(extractor, of=names[extractor.of])
+    )
 
 
 def _device(experiment: Experiment) -> torch.device:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spiritseg.config import Stage
-from spiritseg.errors import DivergedError, RunError
+from spiritseg.errors import ConfigError, DivergedError, RunError
 from spiritseg.losses.mimicry import standardise
 from spiritseg.models import Segmenter
 from spiritseg.models.adapters import adapter, layer_channels
@@ -68,6 +68,11 @@ class StageModule(L.LightningModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
+        if stage.trains == "head" and network.head is None:
+            raise ConfigError(
+                f"stages.{name}.trains: {stage.network} has no head that could be trained apart; "
+                "expected all."
+            )
         self.name = name
         self.stage = stage
         self.seed = seed
@@ -89,7 +94,7 @@ class StageModule(L.LightningModule):
         self._kept_teacher = FrozenOutputs(self._teach, budget)
         if channels_last:
             network.to(memory_format=torch.channels_last)
-        if compile:
+        if compile and self.needs <= {FEATURES, LOGITS}:  # a compiled module calls no hooks
             network.extractor.compile()
             if isinstance(network.head, nn.Module):
                 network.head.compile()

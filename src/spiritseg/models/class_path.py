@@ -1,0 +1,180 @@
+"""Networks by class path: what is imported, what it is given, whom it is trusted from."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from spiritseg.errors import (
+    ConfigError,
+    MissingExtraError,
+    SpiritsegError,
+    WeightsError,
+    unknown,
+)
+from spiritseg.models.weights import fit_weights, is_file, read_weights
+
+__all__ = [
+    "DOWNLOADS",
+    "construct",
+    "is_class_path",
+    "is_library_network",
+    "load_file",
+]
+
+_SMP = "segmentation_models_pytorch"
+_LIBRARIES = ("torchvision", "timm", _SMP)
+
+# What these libraries' constructors call weights that they fetch, and the value that fetches none.
+DOWNLOADS: dict[str, Any] = {
+    "weights": None,
+    "weights_backbone": None,
+    "encoder_weights": None,
+    "pretrained": False,
+}
+
+_CLASSES = ("num_classes", "classes")
+
+
+def is_class_path(name: str) -> bool:
+    """Say whether an extractor's name is a class path, such as ``package.module.Class``."""
+    return "." in name and ":" not in name
+
+
+def construct(path: str, args: Mapping[str, Any], num_classes: int | None = None) -> nn.Module:
+    """Make a module from the path of its class, or of a function that makes it.
+
+    Args:
+        path: ``package.module.Class``.
+        args: of the constructor. For torchvision, timm and segmentation-models-pytorch, no
+            weights are fetched unless these say so.
+        num_classes: fills a parameter of this meaning that `args` leave out.
+
+    Raises:
+        ConfigError: it cannot be imported, does not take the arguments, or makes no module.
+        WeightsError: weights that `args` ask for cannot be fetched.
+    """
+    factory = _import(path)
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):
+        filled = dict(args)  # a builtin that tells no signature
+    else:
+        filled = {**_defaults(path, signature, num_classes), **args}
+        if num_classes is not None and any(name in args for name in _CLASSES):
+            filled = {k: v for k, v in filled.items() if k in args or k not in _CLASSES}
+        try:
+            signature.bind(**filled)
+        except TypeError as error:
+            raise ConfigError(f"{path} does not take the arguments {filled}: {error}.") from error
+    try:
+        module = factory(**filled)
+    except SpiritsegError:
+        raise
+    except OSError as error:
+        raise WeightsError(
+            f"{path} cannot get the weights that its args ask for ({filled}): {error}. Leave "
+            "them out of args, and pass a file's path as extractor.weights."
+        ) from error
+    except Exception as error:
+        raise ConfigError(
+            f"{path} cannot be made with {filled}: {type(error).__name__}: {error}."
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"{path}: expected an nn.Module, got {type(module).__name__}.")
+    return module
+
+
+def is_library_network(path: str) -> bool:
+    """Say whether a class path names a network that may be made without trust.
+
+    These are torchvision's and timm's registered models, by ``torchvision.models.NAME``,
+    ``torchvision.models.segmentation.NAME`` and ``timm.models.NAME``, and the classes of
+    ``segmentation_models_pytorch.NAME``. Anything else in these packages is not: they hold
+    functions that download, write and unpickle files. No other package is imported.
+
+    Args:
+        path: a class path, from anywhere.
+
+    Raises:
+        MissingExtraError: the path belongs to a package that is not installed.
+    """
+    module, _, name = path.rpartition(".")
+    if module in ("torchvision.models", "torchvision.models.segmentation"):
+        from torchvision.models import list_models
+
+        return name in list_models(_module(module, path))
+    if module == "timm.models":
+        import timm
+
+        return bool(timm.is_model(name))
+    if module == _SMP:
+        found = getattr(_module(_SMP, path), name, None)
+        return isinstance(found, type) and issubclass(found, nn.Module)
+    return False
+
+
+def _import(path: str) -> Any:
+    module_name, _, name = path.rpartition(".")
+    try:
+        module = _module(module_name, path)
+        return getattr(module, name)
+    except (ImportError, AttributeError, ValueError) as error:
+        choices = ""
+        if isinstance(error, AttributeError) and module_name.split(".")[0] in _LIBRARIES:
+            names = [n for n in dir(module) if not n.startswith("_")]
+            choices = " " + unknown("name", name, names)
+        raise ConfigError(
+            f"cannot import the network {path!r}: {error}.{choices} Expected "
+            "package.module.Class, importable from where Python runs (PYTHONPATH)."
+        ) from error
+
+
+def _module(name: str, path: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name == _SMP:
+            raise MissingExtraError(
+                f"{path} comes from segmentation-models-pytorch, which is not installed. "
+                "Run: pip install 'spiritseg[smp]'"
+            ) from error
+        raise
+
+
+def _defaults(path: str, signature: inspect.Signature, num_classes: int | None) -> dict[str, Any]:
+    wanted: dict[str, Any] = {}
+    if path.split(".")[0] in _LIBRARIES:
+        # torchvision adds a second classifier on its own where it fetches weights.
+        wanted |= {**DOWNLOADS, "aux_loss": False}
+    if num_classes is not None:
+        wanted |= dict.fromkeys(_CLASSES, num_classes)
+    return {name: value for name, value in wanted.items() if name in signature.parameters}
+
+
+def load_file(module: nn.Module, path: str, weights: str) -> None:
+    """Load a network's weights from a file.
+
+    Args:
+        module: takes them.
+        path: its class path, for error messages.
+        weights: a .pth or .safetensors file; a second classifier in it (``aux_classifier.*`` of
+            torchvision's training) may be there beyond the module's keys.
+
+    Raises:
+        WeightsError: no file, or one that does not fit.
+    """
+    if not is_file(weights):
+        raise WeightsError(
+            f"{path}: expected the path of a .pth or .safetensors file as weights, or random, "
+            f"got {weights!r}. A library's own weights go into args: weights_backbone of "
+            "torchvision, encoder_weights of segmentation-models-pytorch."
+        )
+    fit_weights(
+        module, read_weights(weights), weights, lambda key: key.startswith("aux_classifier.")
+    )
