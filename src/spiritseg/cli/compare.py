@@ -10,7 +10,8 @@ def run(words: list[str]) -> None:
 
     Each run has a folder of its own below --out; spiritseg report writes them up. Any field can
     be set for all recipes, such as --target.root DIR; a field of a stage or a network goes to
-    the recipes that have it.
+    the recipes that have it, and one that begins with a recipe's name to that recipe alone,
+    such as --skd.networks.teacher.bundle DIR.
     """
     parser = make_parser("compare", run)
     parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="shipped names or .yaml files")

@@ -1,0 +1,288 @@
+"""Finished runs as tidy rows: one a run, whatever command made it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spiritseg.compare.matrix import MANIFEST, Cell, labels_of, ratio_of
+from spiritseg.config import Experiment
+from spiritseg.errors import RunError
+from spiritseg.files import write_atomically
+from spiritseg.recipes import fingerprint, load_experiment
+
+__all__ = ["Row", "Run", "read_runs", "rows_of", "settings_of", "title_of", "write_results"]
+
+# How the papers call a recipe.
+_TITLES = {
+    "baseline": "S",
+    "ct": "CT",
+    "sd": "SD",
+    "esd": "ESD",
+    "finetune-pretrained": "fine-tuned pretrained",
+    "skd-pixel": "pixel-wise distillation only",
+    "skd-pixel-pair": "SKD without holistic",
+    "skd": "SKD",
+    "skd-alone": "SKD's student alone",
+    "skd-paper": "SKD (paper's networks)",
+    "skd-released": "SKD (released code)",
+    "sd-skd": "SD then SKD",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    Args:
+        folder: where it is.
+        recipe: what it ran; runs of one recipe that differ in more than seed, ratio and labels
+            have the hash of their config behind it.
+        experiment: everything that decided its result.
+        metrics: its metrics.json.
+        about: its run.json: versions and machine.
+    """
+
+    folder: Path
+    recipe: str
+    experiment: Experiment
+    metrics: dict[str, Any]
+    about: dict[str, Any]
+
+    @property
+    def seed(self) -> int:
+        """The seed of its draws."""
+        return self.experiment.seed
+
+    @property
+    def ratio(self) -> float | None:
+        """Target images to proximity images, where a stage mixes them."""
+        return ratio_of(self.experiment)
+
+    @property
+    def labels(self) -> str:
+        """Which training images are labelled, such as 64, even:64 or all."""
+        return labels_of(self.experiment)
+
+    @property
+    def title(self) -> str:
+        """The recipe as the papers call it, with its ratio."""
+        return title_of(self.recipe, self.ratio)
+
+    @cached_property
+    def per_image(self) -> dict[str, float]:
+        """The mIOU of each test image, by name."""
+        with (self.folder / "per_image.csv").open(newline="") as file:
+            lines = list(csv.reader(file))[1:]
+        return {",".join(line[:-1]): float(line[-1]) for line in lines}
+
+    def explained(self) -> dict[str, float]:
+        """R^2 of the mimicry's features by domain, of the first stage that mimics."""
+        stages = self.metrics.get("stages", {}).values()
+        found = (s["explained variance"] for s in stages if s.get("explained variance"))
+        return dict(next(found, {}))
+
+    def seconds(self) -> dict[str, float]:
+        """Training seconds by stage."""
+        return {n: s["seconds"] for n, s in self.metrics.get("stages", {}).items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the run as one flat row of plain values."""
+        test, cost = self.metrics["test"], self.metrics["cost"]
+        shared = {
+            n: s["shared with"] for n, s in self.metrics["stages"].items() if "shared with" in s
+        }
+        return {
+            "run": self.folder.name,
+            "recipe": self.recipe,
+            "ratio": self.ratio,
+            "labels": self.labels,
+            "seed": self.seed,
+            "fingerprint": fingerprint(self.experiment),
+            **{name: test[name] for name in ("mIOU", "HP-Acc", "Var", "dataset mIoU", "images")},
+            "val mIOU": self.metrics["val"]["mIOU"],
+            **{f"IoU {name}": value for name, value in test["IoU"].items()},
+            "params": cost["params"],
+            "gflops": cost["gflops"],
+            "latency_ms": cost.get("latency_ms"),
+            **{f"R2 {domain}": value for domain, value in self.explained().items()},
+            **{f"seconds {stage}": value for stage, value in self.seconds().items()},
+            **{f"shared {stage}": run for stage, run in shared.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs of one recipe, ratio and label count: its seeds.
+
+    Args:
+        title: such as S, SD or ESD r=0.5.
+        runs: by seed.
+    """
+
+    title: str
+    runs: Mapping[int, Run]
+
+    @property
+    def first(self) -> Run:
+        """The run of the lowest seed."""
+        return self.runs[min(self.runs)]
+
+    def values(self, name: str) -> list[float]:
+        """Return a test figure under each seed; the IoU of a class as ``IoU road``."""
+        tests = [run.metrics["test"] for _, run in sorted(self.runs.items())]
+        if name.startswith("IoU "):
+            found = [test["IoU"].get(name.removeprefix("IoU ")) for test in tests]
+        else:
+            found = [test[name] for test in tests]
+        return [float("nan") if value is None else float(value) for value in found]
+
+    def mean(self, name: str) -> float:
+        """Return the mean over seeds of a test figure."""
+        return float(np.mean(self.values(name)))
+
+    def std(self, name: str) -> float:
+        """Return the standard deviation over seeds (n - 1); NaN for one seed."""
+        values = self.values(name)
+        return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+
+    def per_image(self) -> dict[int, dict[str, float]]:
+        """Return the mIOU of each image, by seed and name."""
+        return {seed: run.per_image for seed, run in self.runs.items()}
+
+
+def title_of(recipe: str, ratio: float | None) -> str:
+    """Return how tables call a recipe at a ratio, such as ``ESD r=0.5``."""
+    name, tilde, variant = recipe.partition("~")
+    title = _TITLES.get(name, name) + (f" ({variant})" if tilde else "")
+    return title if ratio is None else f"{title} r={ratio:g}"
+
+
+def read_runs(folders: Sequence[str | Path]) -> list[Run]:
+    """Read the finished runs in folders, at any depth.
+
+    A run's recipe is what a ``matrix.json`` above it says, else its folder's name without the
+    seed and the hash at the end.
+
+    Args:
+        folders: runs, or folders of them.
+
+    Returns:
+        The runs, sorted by recipe, ratio, labels and seed; of two equal ones the first.
+
+    Raises:
+        RunError: there is no finished run, or one cannot be read.
+    """
+    paths = {
+        path.parent.resolve(): None
+        for folder in folders
+        for path in sorted(Path(folder).expanduser().rglob("metrics.json"))
+        if (path.parent / "config.yaml").is_file()
+    }
+    if not paths:
+        said = ", ".join(map(str, folders))
+        raise RunError(
+            f"no finished run in {said}: expected folders with metrics.json and config.yaml, as "
+            "spiritseg compare and spiritseg distill write them."
+        )
+    found = _apart([_read(path) for path in paths])
+    unique = {(run.recipe, run.ratio, run.labels, run.seed): run for run in reversed(found)}
+    return sorted(
+        unique.values(), key=lambda r: (r.recipe, -(r.ratio or 0), _order(r.labels), r.seed)
+    )
+
+
+def _read(folder: Path) -> Run:
+    try:
+        experiment = load_experiment(folder / "config.yaml")
+        metrics = json.loads((folder / "metrics.json").read_text())
+        about = folder / "run.json"
+        said = json.loads(about.read_text()) if about.exists() else {}
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read the run {folder}: {error}") from None
+    return Run(folder, _recipe_of(folder, experiment), experiment, metrics, said)
+
+
+def _recipe_of(folder: Path, experiment: Experiment) -> str:
+    manifest = folder.parent / MANIFEST
+    if manifest.is_file():
+        runs = json.loads(manifest.read_text()).get("runs", {})
+        if folder.name in runs:
+            return str(runs[folder.name]["recipe"])
+    name = folder.name.removesuffix(Cell("", experiment).folder)
+    name = re.sub(r"-[0-9a-f]{10}$", "", name)
+    return re.sub(rf"-s?{experiment.seed}$", "", name)
+
+
+def _apart(runs: list[Run]) -> list[Run]:
+    """Tell runs apart that are called alike but differ in more than their seed."""
+    configs: dict[tuple[str, float | None, str], dict[str, None]] = {}
+    prints = [fingerprint(replace(run.experiment, seed=0)) for run in runs]
+    for run, found in zip(runs, prints, strict=True):
+        configs.setdefault((run.recipe, run.ratio, run.labels), {})[found] = None
+    return [
+        replace(run, recipe=f"{run.recipe}~{found[:4]}")
+        if len(configs[run.recipe, run.ratio, run.labels]) > 1
+        else run
+        for run, found in zip(runs, prints, strict=True)
+    ]
+
+
+def rows_of(runs: Iterable[Run], labels: str) -> dict[str, Row]:
+    """Group the runs of one label count by recipe and ratio.
+
+    Args:
+        runs: finished runs.
+        labels: such as 64 or all.
+
+    Returns:
+        Rows by title, in the papers' order: S, CT, SD, ESD by falling r, then the others.
+    """
+    groups: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        if run.labels == labels:
+            groups.setdefault(run.title, {})[run.seed] = run
+    rows = [Row(title, group) for title, group in groups.items()]
+    names = list(_TITLES)
+
+    def order(row: Row) -> tuple[int, str, float]:
+        name = row.first.recipe
+        place = names.index(name) if name in names else len(names)
+        return place, name, -(row.first.ratio or 0)
+
+    return {row.title: row for row in sorted(rows, key=order)}
+
+
+def settings_of(runs: Sequence[Run]) -> list[str]:
+    """Return the label counts, the one with the most runs first."""
+    counts = [run.labels for run in runs]
+    return sorted(dict.fromkeys(counts), key=lambda one: (-counts.count(one), _order(one)))
+
+
+def _order(labels: str) -> tuple[float, str]:
+    return (float(labels), "") if labels.isdecimal() else (float("inf"), labels)
+
+
+def write_results(runs: Sequence[Run], folder: Path) -> None:
+    """Write ``results.csv``: one row a run, a column a figure.
+
+    Args:
+        runs: finished runs.
+        folder: where; it exists.
+    """
+    rows = [run.as_dict() for run in runs]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(folder / "results.csv", text.getvalue().encode())

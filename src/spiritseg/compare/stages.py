@@ -1,0 +1,134 @@
+"""Stages that several runs share: known by everything that they depend on, run once."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from spiritseg.config import Experiment, Stage
+from spiritseg.errors import ConfigError, unknown
+from spiritseg.files import json_bytes, write_atomically
+from spiritseg.recipes import fingerprint
+from spiritseg.training.rundir import RunDir
+
+__all__ = ["share_stages", "stage_folders", "stage_key", "stage_keys"]
+
+_FILES = ("network.safetensors", "stage.json")  # the second says that the stage is finished
+
+
+def stage_key(experiment: Experiment, name: str) -> str:
+    """Return a hash of everything that a stage's weights and measurements depend on.
+
+    That is: the seed; the stage and its name, which enters every random draw; the labelled
+    images and the input; the proximity images, where it trains on them or is measured on them
+    (mimicry); the networks that it trains and distils from, with those that they are made of,
+    by name, since a name enters a network's fresh weights; the stages before it that trained
+    any of these, the same way; and what of the trainer decides numbers.
+
+    Args:
+        experiment: networks, images and stages.
+        name: a stage's.
+
+    Returns:
+        Sixteen hexadecimal digits; stages with equal ones end in equal weights.
+
+    Raises:
+        ConfigError: there is no such stage.
+    """
+    if name not in experiment.stages:
+        raise ConfigError(unknown("stage", name, experiment.stages))
+    return stage_keys(experiment)[name]
+
+
+def stage_keys(experiment: Experiment) -> dict[str, str]:
+    """Return `stage_key` of every stage, by name, in their order."""
+    before: dict[str, str] = {}
+    for name, stage in experiment.stages.items():
+        before[name] = _key(experiment, name, stage, before)
+    return before
+
+
+def _key(experiment: Experiment, name: str, stage: Stage, before: dict[str, str]) -> str:
+    involved = _closure(experiment, {stage.network, *([stage.teacher] if stage.teacher else [])})
+    history = {
+        earlier: key
+        for earlier, key in before.items()
+        if experiment.stages[earlier].network in involved
+    }
+    # An experiment of this stage alone: its fingerprint leaves out what has no effect.
+    alone = dataclasses.replace(
+        experiment,
+        networks={network: experiment.networks[network] for network in sorted(involved)},
+        stages={name: stage},
+        result=stage.network,
+    )
+    if stage.images == "target" and stage.losses.mimicry is None:
+        alone = dataclasses.replace(alone, proximity=Experiment().proximity)
+    said = json.dumps([fingerprint(alone), list(history.items())])
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def _closure(experiment: Experiment, names: set[str]) -> set[str]:
+    """Add the networks that these are made of."""
+    found, rest = set[str](), list(names)
+    while rest:
+        name = rest.pop()
+        if name not in found:
+            found.add(name)
+            of = experiment.networks[name].extractor.of
+            rest += [of] if of else []
+    return found
+
+
+def stage_folders(experiment: Experiment, run_dir: Path) -> dict[str, Path]:
+    """Return the folder of each stage in a run's folder, by the stage's name."""
+    run = RunDir(run_dir)
+    return {name: run.stage(number, name) for number, name in enumerate(experiment.stages, 1)}
+
+
+def share_stages(
+    experiment: Experiment, run_dir: Path, sources: Mapping[str, Iterable[Path]]
+) -> list[str]:
+    """Take finished stages over into a run's folder, where `spiritseg.distill` finds them.
+
+    Args:
+        experiment: of the run.
+        run_dir: its folder; it is made where there is none.
+        sources: by a stage's name, folders of stages with the same key in other runs.
+
+    Returns:
+        The stages that were taken over. Their ``stage.json`` says ``shared with`` which run.
+
+    Raises:
+        RunError: the run's folder belongs to another config, is in use or is full.
+    """
+    folders = stage_folders(experiment, run_dir)
+    wanted: dict[str, Path] = {}
+    for name, folder in folders.items():
+        finished = (p for p in sources.get(name, ()) if is_finished(p) and p != folder)
+        if not is_finished(folder) and (source := next(finished, None)):
+            wanted[name] = source
+    if not wanted:
+        return []
+    with RunDir(run_dir).claim(experiment):
+        for name, source in wanted.items():
+            _copy(source, folders[name])
+    return list(wanted)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a stage's folder holds all that `spiritseg.distill` takes from it."""
+    return all((folder / file).is_file() for file in _FILES)
+
+
+def _copy(source: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    weights, report = _FILES
+    write_atomically(folder / weights, (source / weights).read_bytes())
+    said: dict[str, Any] = json.loads((source / report).read_text())
+    said.setdefault("shared with", source.parent.parent.name)
+    write_atomically(folder / report, json_bytes(said))

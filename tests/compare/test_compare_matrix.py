@@ -1,0 +1,246 @@
+"""Which runs a matrix has, that each runs once, and that what fails does not stop the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spiritseg.cli import main
+from spiritseg.compare import pools
+from spiritseg.compare.matrix import Cell, plan, run
+from spiritseg.compare.pools import Here, Task, drive
+from spiritseg.errors import ConfigError, RunError
+from spiritseg.recipes import load_experiment
+
+SCENES = {"train": 4, "val": 1, "test": 2, "size": [64, 72]}
+IMAGES: dict[str, Any] = {
+    "target.dataset": "scenes",
+    "target.scenes": SCENES,
+    "proximity.dataset": "scenes",
+    "proximity.scenes": SCENES,
+    "input.crop": 64,
+    "evaluation.latency": False,
+    "evaluation.pictures": 0,
+    "trainer.progress": False,
+    "trainer.accelerator": "cpu",
+}
+
+
+def _tiny(*recipes: str, seeds: int = 1, **further: Any) -> list[Cell]:
+    """Plan runs of a step a stage."""
+    fields = dict(IMAGES)
+    for recipe in recipes:
+        for stage in load_experiment(recipe, complete=False).stages:
+            fields |= {f"stages.{stage}.max_steps": 1, f"stages.{stage}.batch_size": 2}
+    if any(recipe != "baseline" for recipe in recipes):
+        fields["networks.teacher.extractor.weights"] = "random"
+    return plan(recipes, {**fields, **further}, seeds)
+
+
+def test_recipes_by_ratios_by_seeds() -> None:
+    cells = plan(["baseline", "esd"], IMAGES, seeds=2, ratios=[5, 0.5, 0])
+    assert [cell.folder for cell in cells] == [
+        "baseline-n64-s0",
+        "esd-r5-n64-s0",
+        "esd-r0.5-n64-s0",
+        "esd-r0-n64-s0",
+        "baseline-n64-s1",
+        "esd-r5-n64-s1",
+        "esd-r0.5-n64-s1",
+        "esd-r0-n64-s1",
+    ]
+    ratios = [cell.experiment.stages["mimicry"].ratio for cell in cells[1:4]]
+    assert ratios == [5, 0.5, 0]
+    assert [cell.experiment.seed for cell in cells[::4]] == [0, 1]
+
+
+def test_a_recipes_own_ratio_is_the_same_cell() -> None:
+    own = plan(["esd"], IMAGES, seeds=1)
+    assert [c.folder for c in own] == [c.folder for c in plan(["esd"], IMAGES, 1, [0.5, 0.5])]
+
+
+@pytest.mark.parametrize(
+    ("subset", "folders"),
+    [
+        ("first:64", ["baseline-n16-s0", "baseline-n64-s0", "baseline-all-s0"]),
+        ("even:64", ["baseline-even16-s0", "baseline-even64-s0", "baseline-all-s0"]),
+    ],
+)
+def test_labels(subset: str, folders: list[str]) -> None:
+    cells = plan(["baseline"], {**IMAGES, "target.subset": subset}, 1, labels=[16, "64", "all"])
+    assert [cell.folder for cell in cells] == folders
+    kind = subset.partition(":")[0]
+    assert [c.experiment.target.subset for c in cells] == [f"{kind}:16", f"{kind}:64", "all"]
+
+
+def test_fields_of_a_stage_go_to_the_recipes_that_have_it() -> None:
+    fields = {**IMAGES, "stages.mimicry.max_steps": 7, "stages.supervised.max_steps": 8}
+    baseline, sd = plan(["baseline", "sd"], fields, seeds=1)
+    assert list(baseline.experiment.stages) == ["supervised"]
+    assert baseline.experiment.stages["supervised"].max_steps == 8
+    assert list(sd.experiment.stages) == ["mimicry", "head", "all"]
+    assert sd.experiment.stages["mimicry"].max_steps == 7
+
+
+def test_fields_of_a_recipe_go_to_it_alone() -> None:
+    fields = {**IMAGES, "input.flip": 0.25, "paper_baseline.input.flip": 0.75}
+    baseline, paper = plan(["baseline", "paper-baseline"], fields, seeds=1)
+    assert (baseline.experiment.input.flip, paper.experiment.input.flip) == (0.25, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"recipes": []}, "one recipe or more"),
+        ({"recipes": ["sdd"]}, "Did you mean sd"),
+        ({"recipes": ["sd", "other/sd.yaml"]}, "two recipes are called sd"),
+        ({"seeds": 0}, "--seeds"),
+        ({"overrides": {"seed": 3}}, "use --seeds"),
+        ({"overrides": {"stages.mimic.max_steps": 3}}, "has mimic in its stages"),
+        ({"ratios": [0.5]}, "mix"),
+        ({"labels": [16, "x"]}, "--labels"),
+        ({"labels": [0]}, "--labels"),
+        ({"overrides": {"input.crop": -1, "target.dataset": "scenes"}}, "input.crop"),
+    ],
+)
+def test_bad_plans_are_one_clear_error(arguments: dict[str, Any], said: str) -> None:
+    given = {"recipes": ["baseline"], "overrides": IMAGES, "seeds": 1, **arguments}
+    with pytest.raises(ConfigError, match=said):
+        plan(**given)
+
+
+class Crowd:
+    """A pool that runs any number of fake tasks at once and ends them in their order."""
+
+    def __init__(self) -> None:
+        self.running: list[str] = []
+        self.together: set[frozenset[str]] = set()
+
+    def has_room(self) -> bool:
+        return len(self.running) < 3
+
+    def start(self, task: Task) -> None:
+        self.running.append(task.name)
+        self.together |= {frozenset((task.name, other)) for other in self.running}
+
+    def wait(self) -> tuple[str, str]:
+        return self.running.pop(0), ""
+
+    def close(self) -> None:
+        assert not self.running
+
+
+def test_runs_that_share_an_unfinished_stage_do_not_run_at_once() -> None:
+    shared = {"a": "x", "b": "x", "c": "y", "d": "x", "e": "y"}
+    tasks = [Task(name, {}, name, keys=frozenset(key)) for name, key in shared.items()]
+    crowd = Crowd()
+    outcomes = drive(tasks, crowd)
+    assert sorted(one.name for one in outcomes) == list(shared)
+    assert frozenset("ac") in crowd.together
+    for one, other in ("ab", "ad", "bd", "ce"):
+        assert frozenset((one, other)) not in crowd.together
+
+
+def _counting(done: list[str], fail: str = "", stop: str = "") -> Callable[[Task], None]:
+    def work(task: Task) -> None:
+        if task.name == stop:
+            raise KeyboardInterrupt
+        done.append(task.name)
+        if task.name == fail:
+            raise ZeroDivisionError("a bug")
+        pools.do(task)
+
+    return work
+
+
+def test_an_interrupted_matrix_continues_without_repeating_finished_runs(tmp_path: Path) -> None:
+    cells = _tiny("baseline", seeds=3)
+    first, second, third = (cell.folder for cell in cells)
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        run(cells, tmp_path, pool=Here(_counting(done, stop=third)))
+    assert done == [first, second]
+    stamps = {name: (tmp_path / name / "metrics.json").stat().st_mtime_ns for name in done}
+
+    done.clear()
+    outcomes = run(cells, tmp_path, pool=Here(_counting(done, fail=third)))
+    assert [one.state for one in outcomes] == ["kept", "kept", "failed"]
+    assert "a bug" in outcomes[2].error
+
+    done.clear()
+    outcomes = run(cells, tmp_path, pool=Here(_counting(done)))
+    assert done == [third]
+    assert [one.state for one in outcomes] == ["kept", "kept", "finished"]
+    for name, stamp in stamps.items():
+        assert (tmp_path / name / "metrics.json").stat().st_mtime_ns == stamp
+    manifest = json.loads((tmp_path / "matrix.json").read_text())
+    assert list(manifest["runs"]) == [first, second, third]
+    assert manifest["runs"][third]["seed"] == 2
+
+
+def test_shared_stages_run_once_in_a_matrix(tmp_path: Path) -> None:
+    (tmp_path / "slow.yaml").write_text("extends: sd\nstages: {all: {optimizer: {lr: 1.0e-4}}}\n")
+    fields = {
+        **IMAGES,
+        "networks.teacher.extractor.weights": "random",
+        **{f"stages.{name}.max_steps": 1 for name in ("mimicry", "head", "all")},
+        **{f"stages.{name}.batch_size": 2 for name in ("mimicry", "head", "all")},
+    }
+    cells = plan(["sd", tmp_path / "slow.yaml"], fields, seeds=1)
+    outcomes = run(cells, tmp_path / "out")
+    assert [one.state for one in outcomes] == ["finished", "finished"]
+    trained = sorted(p.relative_to(tmp_path / "out").as_posix() for p in tmp_path.rglob("csv"))
+    assert trained == [
+        "sd-n64-s0/stages/1-mimicry/csv",
+        "sd-n64-s0/stages/2-head/csv",
+        "sd-n64-s0/stages/3-all/csv",
+        "slow-n64-s0/stages/3-all/csv",
+    ]
+
+
+def test_another_config_may_not_take_the_runs(tmp_path: Path) -> None:
+    (cell,) = _tiny("baseline")
+    folder = tmp_path / cell.folder
+    folder.mkdir()
+    from spiritseg.recipes import to_yaml
+
+    (folder / "config.yaml").write_text(to_yaml(cell.experiment))
+    (other,) = _tiny("baseline", **{"stages.supervised.max_steps": 5})
+    with pytest.raises(RunError, match=r"stages.supervised.max_steps: 1 became 5"):
+        run([other], tmp_path)
+
+
+def _words(out: Path, *further: str) -> list[str]:
+    size = ["--target.scenes.size", "64", "72", "--target.scenes.train", "4"]
+    counts = ["--target.scenes.val", "1", "--target.scenes.test", "2"]
+    steps = ["--stages.supervised.max_steps", "1", "--stages.supervised.batch_size", "2"]
+    quick = ["--evaluation.latency", "false", "--evaluation.pictures", "0", "--input.crop", "64"]
+    data = ["--target.dataset", "scenes", "--trainer.accelerator", "cpu", *size, *counts]
+    return ["compare", "baseline", "--out", str(out), *data, *steps, *quick, *further]
+
+
+def test_several_processes_and_a_failed_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "out" / "baseline-n64-s1"
+    broken.mkdir(parents=True)
+    (broken / "thesis.tex").write_text("precious")  # this run cannot have its folder
+    with pytest.raises(SystemExit) as caught:
+        main(_words(tmp_path / "out", "--seeds", "2", "--jobs", "2"))
+    shown = capsys.readouterr()
+    assert caught.value.code == 2
+    assert "1 of 2 runs failed" in shown.err
+    assert "thesis.tex" in shown.err
+    assert "Traceback" not in shown.err
+    assert (tmp_path / "out/baseline-n64-s0/metrics.json").is_file()
+    (broken / "thesis.tex").unlink()
+    with pytest.raises(SystemExit) as caught:
+        main(_words(tmp_path / "out", "--seeds", "2"))
+    shown = capsys.readouterr()
+    assert caught.value.code == 0
+    assert "baseline-n64-s0: kept" in shown.out
+    assert "baseline-n64-s1: finished" in shown.out

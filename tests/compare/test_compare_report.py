@@ -1,0 +1,299 @@
+"""The report says what was planted, beside the paper's numbers, and opens without a network."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+import spiritseg
+from compare.conftest import NAMES, per_image
+from spiritseg.cli import main
+from spiritseg.compare import figures
+from spiritseg.compare.matrix import plan, run
+from spiritseg.compare.paper import TABLE_II, TABLE_III
+from spiritseg.compare.report import report
+from spiritseg.compare.results import read_runs, rows_of, settings_of
+from spiritseg.data.datasets import open_domains
+from spiritseg.errors import ConfigError, RunError
+from spiritseg.recipes import load_experiment
+
+Planted = Callable[..., Path]
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the drawing out where a test looks at words only: it takes a second a report."""
+    monkeypatch.setattr(figures, "drawn", lambda draw, png=False: (b"", b""))
+
+
+def _text(page: Path) -> str:
+    """Return the page's words, one space between them."""
+    plain = re.sub(r"<[^>]+>", " ", re.sub(r'src="[^"]*"', "", page.read_text()))
+    return " ".join(plain.split()).replace("&#39;", "'").replace("&lt;", "<")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_planted_gain_is_significant_and_none_is_not(planted: Planted) -> None:
+    runs = planted({"baseline": 0.0, "sd": 0.03, "esd@0.5": 0.0, "finetune-pretrained": 0.03})
+    page = report(runs, latency=False, resamples=1000)
+    said = json.loads((runs / "results.json").read_text())["settings"][0]
+    verdicts = {d["name"]: d["verdict"] for d in said["differences"] if d["metric"] == "mIOU"}
+    assert verdicts == {
+        "SD": "significant gain",
+        "ESD r=0.5": "no significant gain",
+        "fine-tuned pretrained": "significant gain",
+    }
+    text = _text(page)
+    assert "distillation helped: SD gained mIOU over S" in text
+    assert re.search(r"ESD r=0.5: mIOU [+-]\d.\d points .*? no significant gain", text)
+    # The three real gains are at their own level: neither is a gain over the other.
+    picked = said["differences to fine-tuned pretrained"]
+    assert {d["verdict"] for d in picked if d["name"] == "SD"} == {"no significant gain"}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_below_five_seeds_there_is_no_verdict(planted: Planted) -> None:
+    page = report(planted({"baseline": 0.0, "sd": 0.2}, seeds=4), latency=False, resamples=100)
+    text = _text(page)
+    assert "too few for a verdict" in text
+    assert "too few seeds (4 of the 5 that a verdict needs)" in text
+    assert "significant gain" not in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_tables_hold_our_means_and_the_papers_numbers(planted: Planted) -> None:
+    gains = {"baseline": 0.0, "ct": -0.02, "sd": 0.02, "esd@0.5": 0.02, "esd@0": 0.02}
+    page = report(planted(gains), latency=False, resamples=100)
+    values = np.array([per_image(0.02, seed, 2) for seed in range(5)])
+    miou, var = 100 * values.mean(1), 1000 * values.var(1)
+    cells = [
+        [re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<td>(.*?)</td>", row)]
+        for row in re.findall(r"<tr>(.*?)</tr>", page.read_text())
+    ]
+    rows = [row for row in cells if row and row[0] == "SD"]
+    assert rows[0][4] == f"{miou.mean():.1f} ± {miou.std(ddof=1):.1f}"
+    assert rows[0][-4:] == ["169.4", "9.5", "83.5", "84.6"]
+    assert rows[1][4] == f"{var.mean():.2f} ± {var.std(ddof=1):.2f}"
+    # The first table that names a row with eight cells is Table III.
+    by_name = {row[0]: row for row in cells[::-1] if len(row) == 8 or row[:1] == ["CT, head only"]}
+    assert by_name["ESD r=10"][1:] == ["–"] * 7  # not run, and no certain number
+    assert by_name["ESD r=0"][-3:] == ["83.1", "89.4", "4.51"]
+    assert by_name["CT, head only"][-2] == "58.9 to 62.6"
+    text = _text(page)
+    assert "CT without fine-tuning" in text  # its weights are not there: said to be missing
+    assert "Table III: no run at r = 10, 5, 3, 1, 0.2." in text
+
+
+def test_the_papers_numbers() -> None:
+    assert TABLE_II["S"] == type(TABLE_II["S"])(169.4, 9.5, "81.7", 81.2, 5.77)
+    known = {ratio for ratio, row in TABLE_III.items() if row.miou is not None}
+    assert known == {0.5, 0}
+    assert list(TABLE_III) == [10, 5, 3, 1, 0.5, 0.2, 0]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_results_are_tidy(planted: Planted) -> None:
+    runs = planted({"baseline": 0.0, "esd@5": 0.02}, seeds=2)
+    report(runs, latency=False, resamples=10)
+    rows = list(csv.DictReader(io.StringIO((runs / "results.csv").read_text())))
+    assert [(r["recipe"], r["ratio"], r["labels"], r["seed"]) for r in rows] == [
+        ("baseline", "", "64", "0"),
+        ("baseline", "", "64", "1"),
+        ("esd", "5.0", "64", "0"),
+        ("esd", "5.0", "64", "1"),
+    ]
+    assert float(rows[2]["mIOU"]) == pytest.approx(per_image(0.02, 0, 1).mean())
+    assert rows[2]["R2 proximity"] == "0.3"
+    assert rows[2]["seconds mimicry"] == "12.5"
+    assert "IoU road" in rows[0]
+
+
+def test_runs_are_told_apart(planted: Planted) -> None:
+    runs = planted({"baseline": 0.0, "esd@5": 0.0, "esd@0": 0.0}, seeds=2)
+    planted({"baseline": 0.0}, seeds=1, **{"target.subset": "first:16"})
+    found = read_runs([runs])
+    assert settings_of(found) == ["64", "16"]
+    assert list(rows_of(found, "64")) == ["S", "ESD r=5", "ESD r=0"]
+    assert sorted(rows_of(found, "64")["S"].runs) == [0, 1]
+    assert found[0].per_image.keys() == set(NAMES)
+    shutil.copytree(runs / "baseline-n64-s0", runs / "again" / "baseline-n64-s0")
+    assert len(read_runs([runs])) == len(found)  # the same run twice counts once
+    other = planted({"baseline": 0.0}, seeds=1, **{"input.flip": 0.0, "target.subset": "all"})
+    (other / "baseline-all-s0").rename(other / "baseline-s0-0123456789")
+    assert {run.recipe for run in read_runs([other / "baseline-s0-0123456789"])} == {"baseline"}
+
+
+def test_runs_of_another_config_are_rows_of_their_own(planted: Planted, tmp_path: Path) -> None:
+    runs = planted({"baseline": 0.0}, seeds=1)
+    runs.rename(tmp_path / "first")
+    planted({"baseline": 0.0}, seeds=1, **{"input.flip": 0.0})
+    names = {run.recipe for run in read_runs([tmp_path])}
+    assert len(names) == 2
+    assert all(re.fullmatch(r"baseline~[0-9a-f]{4}", name) for name in names)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_names_say_is_escaped(planted: Planted) -> None:
+    runs = planted({"baseline": 0.0, "sd": 0.0}, seeds=1)
+    path = runs / "sd-n64-s0"
+    manifest = {"runs": {"sd-n64-s0": {"recipe": "<script>alert(1)</script>"}}}
+    (runs / "matrix.json").write_text(json.dumps(manifest))
+    assert path.is_dir()
+    page = report(runs, latency=False, resamples=10).read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_no_runs_and_unknown_baselines_are_one_clear_error(
+    planted: Planted, tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match="no finished run"):
+        report(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="unknown recipe 'basline'"):
+        report(planted({"baseline": 0.0}, seeds=1), baseline="basline")
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """S, CT and SD, really run for a step a stage on embedded scenes."""
+    out = tmp_path_factory.mktemp("real")
+    scenes = {"train": 4, "val": 1, "test": 6, "size": [64, 72]}
+    fields: dict[str, Any] = {
+        "target.dataset": "scenes",
+        "target.scenes": scenes,
+        "input.crop": 64,
+        "networks.teacher.extractor.weights": "random",
+        "evaluation.latency": False,
+        "evaluation.pictures": 0,
+        "trainer.progress": False,
+        "trainer.accelerator": "cpu",
+    }
+    # Fine-tuning changes no mask, so that the head stage's are known from the student's.
+    fields |= {"stages.all.optimizer.lr": 1e-12, "stages.all.optimizer.schedule": "constant"}
+    for stage in ("supervised", "mimicry", "head", "all"):
+        fields |= {f"stages.{stage}.max_steps": 1, f"stages.{stage}.batch_size": 2}
+    assert all(
+        one.state == "finished" for one in run(plan(["baseline", "ct", "sd"], fields, 1), out)
+    )
+    return out
+
+
+def _invert(weights: Path) -> None:
+    """Make a network of two classes answer the other one."""
+    tensors = load_file(weights)
+    for name in list(tensors)[-2:]:
+        assert tensors[name].shape[0] == 2  # the classifier
+        tensors[name] = -tensors[name]
+    save_file(tensors, weights)
+
+
+def _naive_miou(run: Path) -> float:
+    """Measure the inverted masks of a run's student with plain numpy."""
+    student = spiritseg.load(run)
+    domains = open_domains(load_experiment(run / "config.yaml"), target_only=True)
+    found = []
+    for index in range(len(domains.test)):
+        image, labels = domains.test[index]
+        mask, truth = 1 - student(image), labels.numpy()
+        valid = truth != 255
+        pairs = [(valid & (mask == k), valid & (truth == k)) for k in (0, 1)]
+        found.append(np.mean([(a & b).sum() / (a | b).sum() for a, b in pairs if (a | b).any()]))
+    return float(np.mean(found))
+
+
+def test_students_are_loaded_for_latency_pictures_and_the_head_stage(
+    real: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _invert(real / "ct-n64-s0/stages/1-head/network.safetensors")
+    with pytest.raises(SystemExit) as caught:
+        main(["report", str(real), "--out", str(real / "report")])
+    assert caught.value.code == 0, capsys.readouterr().err
+    said = json.loads((real / "report/results.json").read_text())
+    section = said["settings"][0]
+    assert all(row["latency_ms"] > 0 for row in section["rows"].values())
+    head = section["CT, head only"]["0"]
+    assert head["images"] == 6
+    assert head["mIOU"] == pytest.approx(_naive_miou(real / "ct-n64-s0"), abs=1e-6)
+    assert {s: m["count"] for s, m in said["reproduce"]["manifest"].items()} == {
+        "train": 4,
+        "val": 1,
+        "test": 6,
+    }
+    page = (real / "report/report.html").read_text()
+    assert page.count('src="data:image/png') == 1
+    assert "Figure 6" in page
+    names = {path.stem for path in (real / "report/figures").iterdir()}
+    assert names == {"cost", "histogram", "pictures", "steadiness", "thresholds"}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_images_that_are_gone_are_said_to_be_missing(planted: Planted) -> None:
+    fields = {"target.dataset": "folder", "target.root": "gone"}
+    page = report(planted({"baseline": 0.0, "sd": 0.0}, seeds=1, **fields), latency=False)
+    assert "Figure 6: the images cannot be opened here" in _text(page)
+
+
+def _browser() -> tuple[Any, str]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip(f"no browser: none of {', '.join(names)} is on the PATH")
+    return playwright, found
+
+
+_PIXELS = """() => Promise.all([...document.images].map(async image => {
+    await image.decode();
+    const canvas = document.createElement('canvas');
+    canvas.width = 200; canvas.height = 120;
+    const context = canvas.getContext('2d');
+    context.drawImage(image, 0, 0, 200, 120);
+    const data = context.getImageData(0, 0, 200, 120).data;
+    const seen = new Set();
+    for (let i = 0; i < data.length; i += 4)
+        if (data[i + 3]) seen.add([data[i], data[i + 1], data[i + 2]].join());
+    return {name: image.alt, width: image.naturalWidth, colours: seen.size};
+}))"""
+
+
+def test_the_page_opens_in_a_browser_alone(planted: Planted) -> None:
+    playwright, browser = _browser()
+    gains = {"baseline": 0.0, "sd": 0.02, "esd@5": 0.0, "esd@0": 0.02, "finetune-pretrained": 0.03}
+    runs = planted(gains)
+    planted({"baseline": -0.05, "sd": -0.02}, seeds=1, **{"target.subset": "first:16"})
+    page = report(runs, latency=False, resamples=100)
+    flags = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
+    with playwright.sync_playwright() as session:
+        chromium = session.chromium.launch(
+            executable_path=browser, args=[*flags, "--disable-component-update", "--disable-sync"]
+        )
+        for scripts in (True, False):
+            tab = chromium.new_context(java_script_enabled=scripts).new_page()
+            said: list[str] = []
+            asked: list[str] = []
+            tab.on("console", lambda message, said=said: said.append(message.text))
+            tab.on("pageerror", lambda error, said=said: said.append(str(error)))
+            tab.on("request", lambda request, asked=asked: asked.append(request.url))
+            tab.goto(page.as_uri(), wait_until="load")
+            assert said == []
+            assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
+            if scripts:
+                images = tab.evaluate(_PIXELS)
+                wide = tab.evaluate("document.documentElement.scrollWidth > window.innerWidth")
+            assert tab.inner_text("h1") == "Does distillation help?"
+        chromium.close()
+    assert len(images) == 6
+    for image in images:
+        assert image["width"] > 300, image
+        assert image["colours"] > 10, image
+    assert not wide
