@@ -242,11 +242,11 @@ def test_the_released_variant() -> None:
 
 
 def test_auto_takes_the_cheaper_form() -> None:
-    from spiritseg.losses.pairwise import _cheaper
+    from spiritseg.losses.pairwise import cheaper_form
 
-    assert _cheaper(8192, 128, 512) == "linear"
-    assert _cheaper(16, 512, 2048) == "direct"
-    assert _cheaper(20_000, 20_000, 20_000) == "linear"  # 1.6 GB otherwise
+    assert cheaper_form(8192, 128, 512) == "linear"
+    assert cheaper_form(16, 512, 2048) == "direct"
+    assert cheaper_form(20_000, 20_000, 20_000) == "linear"  # 1.6 GB otherwise
 
 
 def test_what_is_wrong_is_named() -> None:

@@ -79,7 +79,7 @@ def pairwise(
         common = torch.promote_types(student_features.dtype, teacher.dtype)
         student, teacher = bilinear(student_features.to(common), grid), teacher.to(common)
         mask = valid_on(valid, teacher, "pairwise")
-        kernel = _node_kernel(node_size, grid)
+        kernel = node_kernel(node_size, grid)
         student_nodes = _unit(_pool(student, kernel, mask, pooling), detach_norms)
         teacher_nodes = _unit(_pool(teacher, kernel, mask, pooling), detach_norms)
         nodes = None if mask is None else _pool_mask(mask, kernel)
@@ -105,7 +105,7 @@ def _check_options(node_size: float, connection_range: int | None, form: str, po
         raise ConfigError(unknown("pooling of pairwise", pooling, ("average", "max")))
 
 
-def _node_kernel(node_size: float, grid: tuple[int, int]) -> tuple[int, int]:
+def node_kernel(node_size: float, grid: tuple[int, int]) -> tuple[int, int]:
     if node_size < 1:
         return max(1, int(grid[0] * node_size)), max(1, int(grid[1] * node_size))
     # a node beyond the map is the whole map
@@ -158,12 +158,12 @@ def _of_image(
             near = _nearest(kept.nonzero().cpu(), connection_range)
         return _ranged(fs, ft, near.to(ft.device))
     if form == "auto":
-        form = _cheaper(n, fs.shape[1], ft.shape[1])
+        form = cheaper_form(n, fs.shape[1], ft.shape[1])
     total = _linear(fs, ft) if form == "linear" else (fs @ fs.T - ft @ ft.T).square().sum()
     return total / n**2
 
 
-def _cheaper(n: int, student_channels: int, teacher_channels: int) -> str:
+def cheaper_form(n: int, student_channels: int, teacher_channels: int) -> str:
     """The form with fewer multiply-adds forward and backward, unless the memory would fill."""
     s, t = student_channels, teacher_channels
     half = 1 if s == t else 0.5  # of the symmetric products, see _linear

@@ -1,0 +1,219 @@
+"""A few real steps of a stage, on its real images: shapes, memory and times."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from spiritseg.config import Experiment
+from spiritseg.data.datasets import Domains
+from spiritseg.data.mixing import StageBatches, StageData
+from spiritseg.models import Segmenter
+from spiritseg.training.measure import layer_statistics
+from spiritseg.training.optim import build_optimizer
+from spiritseg.training.stage import StageModule
+from spiritseg.training.terms import layer_pairs
+
+__all__ = ["StageCost", "measure_stage"]
+
+_ROUNDS = 3
+_BUDGET_S = 12.0  # of a stage; a slow one gets one round
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What a few steps of a stage showed.
+
+    Args:
+        images: target and proximity images that it draws from.
+        epoch: images an epoch.
+        student: (B, C, h, w) of the outputs that its losses need, by name.
+        teacher: the same of its teacher.
+        saved: bytes that a step keeps for its backward pass.
+        weights: bytes of what trains, its gradients and the optimizer's state, and of what is
+            frozen beside it.
+        kept: bytes of the frozen outputs of one view, in half precision; 0 where nothing is kept.
+        load_s: seconds to augment a batch of decoded images.
+        step_s: of a step whose frozen outputs are kept already.
+        fresh_s: of one that computes them.
+    """
+
+    images: tuple[int, int]
+    epoch: int
+    student: dict[str, Shape]
+    teacher: dict[str, Shape]
+    saved: int
+    weights: int
+    kept: int
+    load_s: float
+    step_s: float
+    fresh_s: float
+
+
+def measure_stage(
+    name: str,
+    experiment: Experiment,
+    networks: dict[str, Segmenter],
+    domains: Domains,
+    device: torch.device,
+) -> StageCost:
+    """Train a stage for a few steps; its network is changed by them.
+
+    Args:
+        name: of the stage.
+        experiment: whose stage it is.
+        networks: built.
+        domains: the opened images.
+        device: where to train.
+
+    Raises:
+        SpiritsegError: what would stop the real run too.
+    """
+    stage = experiment.stages[name]
+    network, teacher = networks[stage.network], networks.get(stage.teacher or "")
+    data = StageData(domains.train(stage), stage, experiment, name)
+    mimicry, statistics_ = stage.losses.mimicry, None
+    if mimicry is not None and mimicry.normalise and teacher is not None:
+        layers = set(layer_pairs(mimicry).values())
+        some = [torch.utils.data.Subset(one, range(1)) for one in data.prepared()]
+        statistics_ = layer_statistics(teacher, layers, some, device)
+    module = StageModule(
+        name,
+        stage,
+        network,
+        teacher,
+        statistics_,
+        experiment.seed,
+        channels_last=experiment.trainer.channels_last,
+    )
+    module.setup("fit")
+    module.to(device).train()
+    if teacher is not None:
+        teacher.to(device)
+        if experiment.trainer.channels_last:
+            teacher.to(memory_format=torch.channels_last)
+    return _measured(module, data, experiment, device)
+
+
+def _measured(
+    module: StageModule, data: StageData, experiment: Experiment, device: torch.device
+) -> StageCost:
+    stage = module.stage
+    optimizer = build_optimizer(stage.optimizer, module.trained_parameters())
+    if module.critic is not None:
+        module.critic.start(max(1, stage.max_steps))
+    batches = StageBatches(data, stage.batch_size)
+    keys = [key for epoch in range(2) for key in batches.batches(epoch)]
+    keys = (keys * (_ROUNDS + 1))[: _ROUNDS + 1]
+    started = time.perf_counter()
+    load, fresh, again = [], [], []
+    outputs: Any = None
+    saved = 0
+    for number, some in enumerate(keys):
+        clock = time.perf_counter()
+        samples = [data[key] for key in some]
+        batch = {k: v.to(device) for k, v in default_collate(samples).items()}
+        if number:  # the first batch warms up
+            load.append(time.perf_counter() - clock)
+        with _saved_bytes() if not number else contextlib.nullcontext([0]) as count:
+            first, outputs = _step(module, batch, optimizer, experiment, device)
+        saved = saved or count[0]
+        second = _step(module, batch, optimizer, experiment, device)[0] if stage.views else first
+        if number or time.perf_counter() - started > _BUDGET_S:
+            fresh.append(first)
+            again.append(second)
+        if time.perf_counter() - started > _BUDGET_S:
+            break
+    return StageCost(
+        images=data.counts,
+        epoch=len(data),
+        student={k: tuple(v.shape) for k, v in outputs.student.items()},
+        teacher={k: tuple(v.shape) for k, v in outputs.teacher.items()},
+        saved=saved,
+        weights=_weights_bytes(module, optimizer),
+        kept=_kept_bytes(module, outputs) if stage.views else 0,
+        load_s=statistics.median(load) if load else 0.0,
+        step_s=statistics.median(again),
+        fresh_s=max(statistics.median(fresh), statistics.median(again)),
+    )
+
+
+def _step(
+    module: StageModule,
+    batch: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    experiment: Experiment,
+    device: torch.device,
+) -> tuple[float, Any]:
+    """Take one step, as the stage does without its logs; return its seconds."""
+    _wait(device)
+    started = time.perf_counter()
+    with _precision(experiment.trainer.precision, device):
+        outputs = module.outputs(batch)
+        total = torch.stack([t.weight * t.compute(outputs) for t in module.terms.values()]).sum() \
+            if module.terms else torch.zeros((), device=device)  # fmt: skip
+        if module.critic is not None:
+            student, teacher = outputs.student["logits"], outputs.teacher["logits"]
+            module.critic.step(student, teacher, outputs.images, module.seed)
+            total = total + module.critic.config.weight * module.critic(student, outputs.images)
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    _wait(device)
+    return time.perf_counter() - started, outputs
+
+
+def _precision(name: str, device: torch.device) -> Any:
+    kinds = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+    return torch.autocast(device.type, kinds.get(name), enabled=name in kinds)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextmanager
+def _saved_bytes() -> Iterator[list[int]]:
+    """Count the bytes that autograd keeps for the backward pass; weights are left out."""
+    total = [0]
+    seen: set[int] = set()
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if not isinstance(tensor, torch.nn.Parameter) and storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            total[0] += storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield total
+
+
+def _weights_bytes(module: StageModule, optimizer: torch.optim.Optimizer) -> int:
+    trained = list(module.trained_parameters())
+    state = (v for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor))
+    total = sum(2 * p.nbytes for p in trained) + sum(v.nbytes for v in state)
+    teacher = module.teacher
+    frozen = [p for part in module.frozen_parts() for p in part.parameters()]
+    frozen += list(teacher.parameters()) if teacher is not None else []
+    return total + sum(p.nbytes for p in frozen)
+
+
+def _kept_bytes(module: StageModule, outputs: Any) -> int:
+    """Return the bytes of half precision of an image's frozen outputs."""
+    kept = list(outputs.teacher.values())
+    if module.stage.trains == "head":
+        kept.append(outputs.student["features"])
+    return sum(2 * x[0].numel() for x in kept)

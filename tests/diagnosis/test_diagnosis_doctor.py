@@ -1,0 +1,227 @@
+"""The whole examination: a sound recipe passes, a bad one is told all of its faults at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from spiritseg.cli import main
+from spiritseg.config import Pairwise, Stage
+from spiritseg.diagnosis import Finding, Report, Section, doctor
+from spiritseg.diagnosis.costs import kept_share, misses, pairwise_memory, steps_of
+from spiritseg.diagnosis.images import examine_images
+from spiritseg.diagnosis.steps import StageCost
+from spiritseg.losses.pairwise import pairwise
+from spiritseg.recipes import load_experiment
+from spiritseg.training.cache import FrozenOutputs
+
+TINY = """
+extends: esd
+input: {crop: 32}
+target: {subset: "first:4", val: "fraction:0.2"}
+networks: {teacher: {extractor: {split: blocks.2}}}
+stages:
+  mimicry: {max_steps: 20, batch_size: 2, views: 2}
+  head: {max_steps: 10, batch_size: 2, views: 2}
+  all: {max_steps: 10, batch_size: 2}
+evaluation: {latency: false, pictures: 1}
+trainer: {progress: false, accelerator: cpu}
+"""
+
+
+def _save(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    for number in range(10):
+        pixels = generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        mask = np.zeros((40, 48), np.uint8)
+        mask[20 + number :] = 1
+        _save(tmp_path / f"road/images/{number}.png", pixels)
+        _save(tmp_path / f"road/masks/{number}.png", mask)
+        _save(tmp_path / f"near/{number}.png", pixels[::-1, :, ::-1][4:28])
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    return tmp_path
+
+
+def _doctor(images: Path, **overrides: object) -> Report:
+    roots = {"target.root": str(images / "road"), "proximity.root": str(images / "near")}
+    fields = {**roots, **{k.replace("__", "."): v for k, v in overrides.items()}}
+    return doctor(load_experiment(images / "tiny.yaml", fields, complete=False))
+
+
+def _images(images: Path, **overrides: object) -> Report:
+    """Only the section on images, which is quick."""
+    roots = {"target.root": str(images / "road"), "proximity.root": str(images / "near")}
+    fields = {**roots, **{k.replace("__", "."): v for k, v in overrides.items()}}
+    experiment = load_experiment(images / "tiny.yaml", fields, complete=False)
+    return Report([examine_images(experiment).section])
+
+
+def _said(report: Report, level: str = "problem") -> str:
+    return "\n".join(f.what for f in report.findings if f.level == level)
+
+
+def test_a_sound_recipe_has_no_problem(images: Path) -> None:
+    report = _doctor(images)
+    assert not report.problems, report.problems
+    titles = [section.title for section in report.sections]
+    assert titles == [
+        "Recipe", "Images and labels", "Weights", "Input normalisation",
+        "Split points and cost", "Memory", "Time",
+    ]  # fmt: skip
+    said = _said(report, "ok")
+    assert "33 of 33" not in said  # the layers behind the split are gone
+    assert "10 of 10 proximity images are enlarged so that the crop fits, by up to 1.33" in said
+    assert "the run takes about" in said
+    tables = {title: table for s in report.sections for title, table in s.tables.items()}
+    stages = next(t for title, t in tables.items() if title.startswith("estimated time"))
+    assert [row[:2] for row in stages[1:4]] == [["mimicry", "20"], ["head", "10"], ["all", "10"]]
+    pixels = next(t for title, t in tables.items() if title.startswith("pixels"))
+    assert [row[0] for row in pixels[1:]] == ["background", "road", "(ignored)"]
+    assert pixels[1][1].endswith("(4)")
+
+
+def test_all_faults_are_told_at_once(images: Path) -> None:
+    road = images / "road"
+    _save(road / "masks/1.png", np.full((40, 48), 7, np.uint8))
+    _save(road / "masks/2.png", np.zeros((10, 48), np.uint8))
+    data = (road / "images/3.png").read_bytes()
+    (road / "images/3.png").write_bytes(data[: len(data) // 2])
+    report = _doctor(
+        images,
+        target__subset="all",
+        proximity__root=str(images / "nowhere"),
+        networks__teacher__extractor__split="blocks.9",
+    )
+    said = _said(report)
+    for part in ("masks/1.png", "masks/2.png", "images/3.png", "nowhere"):
+        assert part in said
+    assert "blocks.9" in said
+    assert len(report.problems) == 4  # masks, an image, a folder, a network
+
+
+def test_missing_root_and_missing_folder(images: Path) -> None:
+    report = doctor(load_experiment(images / "tiny.yaml", {}, complete=False))
+    said = _said(report)
+    assert "target.root" in said
+    assert "proximity.root" in said
+    assert "there is no folder" in _said(_images(images, target__root=str(images / "gone")))
+
+
+def test_skip_bad_makes_an_unreadable_image_a_warning(images: Path) -> None:
+    (images / "road/images/3.png").write_bytes(b"\x89PNG")
+    report = _images(images, target__subset="all", input__skip_bad=True)
+    assert not report.problems
+    assert "images/3.png" in _said(report, "warning")
+
+
+def test_a_crop_that_does_not_fit_says_which_would(images: Path) -> None:
+    report = _images(images, input__crop=64)
+    found = next(f for f in report.problems if "does not fit" in f.what)
+    assert "--input.crop 40" in found.do
+
+
+def test_labels_that_say_too_little(images: Path) -> None:
+    for number in range(3):
+        _save(images / f"road/masks/{number}.png", np.zeros((40, 48), np.uint8))
+    names = ["background", "road", "sky"]
+    (images / "road/classes.yaml").write_text(f"names: {names}\n")
+    mask = np.zeros((40, 48), np.uint8)
+    mask[:10], mask[30:] = 2, 1
+    _save(images / "road/val/images/a.png", np.full((40, 48, 3), 90, np.uint8))
+    _save(images / "road/val/masks/a.png", mask)
+    report = _images(images, target__classes="all", target__val="auto", target__subset="all")
+    said = _said(report, "warning")
+    assert "no training image shows sky, val do" in said
+    assert "train images show no road" in said
+
+
+def test_a_fresh_teacher_is_a_warning(images: Path) -> None:
+    report = _doctor(images, networks__teacher__extractor__weights="random")
+    assert "features of an untrained network" in _said(report, "warning")
+
+
+def test_command_exits_with_2_for_a_problem(
+    images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["doctor", str(images / "tiny.yaml"), "--target.root", str(images / "road")]
+    with pytest.raises(SystemExit) as caught:
+        main([*words, "--proximity.root", str(images / "nowhere"), "--input.crop", "64"])
+    shown = capsys.readouterr()
+    assert caught.value.code == 2
+    assert "nowhere" in shown.out
+    assert "does not fit" in shown.out
+    assert "2 problems" in shown.err
+    assert "Traceback" not in shown.err
+
+
+def test_findings_are_wrapped_behind_their_level() -> None:
+    section = Section("Title", [Finding("warning", "a\n  b", "c")])
+    assert str(section) == "Title\n  warning  a\n             b\n           -> c"
+
+
+def test_pairwise_memory_by_hand() -> None:
+    # N = 64 x 64 > 512 channels: linear; the products are C x C, C x C' and C' x C'
+    assert pairwise_memory(Pairwise(), (2, 16, 64, 64), (2, 32, 64, 64)) == (
+        4096, "linear", 4 * 2 * (16 * 16 + 16 * 32 + 32 * 32),
+    )  # fmt: skip
+    # nodes of 8 x 8 positions: N = 64 against 512 channels: direct
+    found = pairwise_memory(Pairwise(node_size=8), (2, 512, 64, 64), (2, 512, 64, 64))
+    assert found == (64, "direct", 4 * 2 * 64 * 64)
+
+
+def test_pairwise_memory_of_the_direct_form_is_what_autograd_keeps() -> None:
+    student = torch.randn(2, 64, 24, 24, requires_grad=True)
+    teacher = torch.randn(2, 64, 24, 24)
+    sizes: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    kept: list[object] = []
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        kept.append(pairwise(student, teacher, form="direct"))
+    nodes, form, nbytes = pairwise_memory(Pairwise(form="direct"), (2, 64, 24, 24), (2, 64, 24, 24))
+    assert (nodes, form) == (576, "direct")
+    assert sum(v for v in sizes.values() if v >= 576 * 576 * 4) == nbytes
+
+
+@pytest.mark.parametrize(
+    ("stage", "steps"),
+    [
+        (Stage(max_steps=100), 100),
+        (Stage(max_steps=0, max_epochs=3, batch_size=8), 24),
+        (Stage(max_steps=10, max_epochs=3, batch_size=8), 10),
+    ],
+)
+def test_steps_of_a_stage(stage: Stage, steps: int) -> None:
+    assert steps_of(stage, 64) == steps
+
+
+@pytest.mark.parametrize("cache_images", [0, 10, 32, 1000])
+def test_misses_are_those_of_the_cache(cache_images: int) -> None:
+    """Twelve images in four views, shown 25 times over: against the real cache."""
+    kept = 2 * 256
+    stage = Stage(max_steps=300, batch_size=4, views=4, cache_mib=1)
+    cost = StageCost((12, 0), 12, {}, {}, 0, 0, kept * 2048 // max(1, cache_images), 0, 0, 0)
+    if cache_images == 0:
+        stage, cost = Stage(max_steps=300, batch_size=4, views=0), cost
+    size = cost.kept
+    cache = FrozenOutputs(lambda x: {"f": x.expand(len(x), size // 2)}, 1 if stage.views else 0)
+    for epoch in range(100):
+        for index in range(12):
+            cache(torch.zeros(1, 1), [(0, index, epoch % 4)])
+    assert misses(stage, cost) == pytest.approx(cache.computed, rel=0.03)
+    if cache_images >= 48:
+        assert kept_share(stage, cost) == 1

@@ -1,0 +1,224 @@
+"""Traces of training in weights; normalisation; split points against networks cut there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from spiritseg.config import Experiment, Head, Network
+from spiritseg.config import Extractor as ExtractorConfig
+from spiritseg.diagnosis.inputs import (
+    examine_inputs,
+    expected_normalisation,
+    seen_by_first_convolution,
+)
+from spiritseg.diagnosis.splits import split_points
+from spiritseg.diagnosis.weights import build_each, effective_rank, examine_weights, traces
+from spiritseg.evaluation.cost import cost
+from spiritseg.models import Extractor, Segmenter, separable, student_head, teacher
+
+OWN = "test_diagnosis_weights"
+
+
+class TimesBytes(nn.Module):
+    """A network of the user's own that brings images to 0..255 by itself."""
+
+    def __init__(self, factor: float = 255.0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, stride=4, padding=1)
+        self.factor = factor
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.as_tensor(self.conv(images * self.factor))
+
+
+@pytest.fixture(scope="module")
+def photographs() -> list[Tensor]:
+    from spiritseg.data.scenes import render
+
+    pictures = [torch.from_numpy(render(0, i, (96, 128)).image) for i in range(3)]
+    return [p.permute(2, 0, 1)[None].float() / 255 for p in pictures]
+
+
+@pytest.fixture(scope="module")
+def lite() -> Segmenter:
+    return teacher("efficientnet_lite0", "pretrained")
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        lambda: teacher("efficientnet_lite0"),
+        lambda: teacher("vgg16", split="conv3_3"),
+        lambda: separable(32, 8),
+        lambda: student_head(32, 2, 64, "dense"),
+        lambda: student_head(64, 2, 64, "grouped"),
+        lambda: timm.create_model("convnext_atto"),
+        lambda: timm.create_model("resnet18"),
+    ],
+)
+def test_fresh_weights_show_no_traces(module: object) -> None:
+    found = traces(module())  # type: ignore[operator]
+    assert found.trained is False
+    assert found.fresh_norms == found.norms
+
+
+def test_pretrained_weights_show_traces(lite: Segmenter) -> None:
+    found = traces(lite)
+    assert found.trained is True
+    assert found.unevenness > 1.8
+    assert found.fresh_norms == 0
+
+
+@pytest.mark.data
+def test_a_network_without_batch_norm_shows_traces(shared_weights: Path) -> None:
+    found = traces(teacher("vgg16", str(shared_weights / "vgg16_hed_bsds500.safetensors")))
+    assert found.trained is True
+    assert found.norms == 0
+
+
+def test_trained_filters_with_fresh_statistics_contradict_each_other() -> None:
+    network = teacher("efficientnet_lite0", "pretrained")
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+    assert traces(network).trained is None
+
+
+def test_effective_rank_counts_directions() -> None:
+    class Same(nn.Module):
+        channels, stride = 4, 1
+
+        def __init__(self, mixing: Tensor) -> None:
+            super().__init__()
+            self.mixing = mixing
+
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.einsum("oc,bchw->bohw", self.mixing, images)
+
+    images = [torch.randn(1, 3, 64, 64)]
+    one = Segmenter(Same(torch.ones(4, 1) @ torch.tensor([[1.0, 0.0, 0.0]])), None)
+    three = Segmenter(Same(torch.eye(4)[:, :3]), None)
+    assert effective_rank(one, images) == pytest.approx(1.0, abs=1e-3)
+    assert effective_rank(three, images) == pytest.approx(3.0, abs=0.05)
+
+
+def _experiment(weights: str = "pretrained", name: str = "efficientnet_lite0") -> Experiment:
+    network = Network(ExtractorConfig(name, weights=weights), Head("none"))
+    return Experiment(networks={"teacher": network})
+
+
+def test_an_untrained_file_is_a_problem(tmp_path: Path, photographs: list[Tensor]) -> None:
+    fresh = timm.create_model("tf_efficientnet_lite0")
+    torch.save(fresh.state_dict(), tmp_path / "fresh.pth")
+    experiment = _experiment(str(tmp_path / "fresh.pth"))
+    networks, errors = build_each(experiment, 2)  # the keys fit: it loads
+    assert not errors
+    section = examine_weights(experiment, networks, photographs, errors)
+    assert [f.level for f in section.findings] == ["problem"]
+    assert "look untrained" in section.findings[0].what
+
+
+def test_pretrained_weights_are_well(photographs: list[Tensor]) -> None:
+    experiment = _experiment()
+    networks, errors = build_each(experiment, 2)
+    section = examine_weights(experiment, networks, photographs, errors)
+    assert {f.level for f in section.findings} <= {"ok"}
+    assert "100 % of them differ" in section.findings[0].what
+    assert "entropy" in section.findings[1].what
+
+
+def test_every_network_that_cannot_be_built_is_told() -> None:
+    experiment = Experiment(
+        networks={
+            "one": Network(ExtractorConfig("vg16"), Head("none")),
+            "two": Network(ExtractorConfig("vgg16", weights="no.pth"), Head("none")),
+            "three": Network(ExtractorConfig("vgg16", split="conv1_2"), Head("none")),
+        }
+    )
+    networks, errors = build_each(experiment, 2)
+    assert list(networks) == ["three"]
+    assert "vgg16" in errors["one"]
+    assert "no.pth" in errors["two"]
+
+
+def test_known_normalisations() -> None:
+    assert expected_normalisation("efficientnet_lite1") == ((127 / 255,) * 3, (128 / 255,) * 3)
+    assert expected_normalisation("timm:resnet18") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert expected_normalisation("timm:vit_tiny_patch16_224") == ((0.5,) * 3, (0.5,) * 3)
+    assert expected_normalisation("own.Network") is None
+
+
+def test_first_convolution_sees_normalised_images(
+    lite: Segmenter, photographs: list[Tensor]
+) -> None:
+    found = seen_by_first_convolution(lite, photographs)
+    assert found is not None
+    raw = torch.cat([x.flatten(2)[0] for x in photographs], dim=1)
+    # TensorFlow's "same" padding adds a row and a column of zeros, which are the mean
+    expected = (raw.mean(1) - 127 / 255) / (128 / 255)
+    assert torch.allclose(found[0], expected, atol=0.03)
+    assert torch.allclose(found[1], raw.std(1) / (128 / 255), atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("module", "mean", "std", "level", "said"),
+    [
+        (TimesBytes(255), (0.0,) * 3, (1.0,) * 3, "problem", "0..255"),
+        (TimesBytes(1), (0.0,) * 3, (1.0,) * 3, "warning", "not normalised"),
+        (TimesBytes(1), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "ok", "about 0 and 1"),
+        (TimesBytes(0.1), (0.5,) * 3, (0.5,) * 3, "warning", "twice"),
+    ],
+)
+def test_own_modules_are_measured(
+    module: nn.Module,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    level: str,
+    said: str,
+    photographs: list[Tensor],
+) -> None:
+    network = Segmenter(Extractor(module, 8, 4, mean, std), None)
+    experiment = _experiment("random", f"{OWN}.TimesBytes")
+    section = examine_inputs(experiment, {"teacher": network}, photographs)
+    found = section.findings[-1]
+    assert found.level == level
+    assert said in f"{found.what} {found.do}"
+
+
+def test_known_weights_with_another_normalisation_are_a_problem(
+    photographs: list[Tensor],
+) -> None:
+    network = teacher("efficientnet_lite0", "pretrained")
+    network.extractor = Extractor(network.extractor.module, 152, 8)  # ImageNet's, not TensorFlow's
+    section = examine_inputs(_experiment(), {"teacher": network}, photographs)
+    assert section.findings[-1].level == "problem"
+    assert "expect (0.50, 0.50, 0.50)" in section.findings[-1].what
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "timm:resnet18", "vgg16"])
+def test_split_points_are_those_of_networks_cut_there(name: str) -> None:
+    size = (64, 96)
+    found = split_points(name, size)
+    for one in (found[1], found[-1]):
+        cut = teacher(name, split=one.name).extractor
+        measured = cost(cut, size)
+        shape = cut(torch.zeros(1, 3, *size)).shape
+        assert (one.params, one.channels, one.stride) == (
+            measured.params,
+            cut.channels,
+            cut.stride,
+        )
+        assert one.gflops == pytest.approx(measured.gflops, rel=1e-6)
+        assert (1, one.channels, *one.size) == tuple(shape)
+
+
+def test_layers_of_an_own_network_are_listed() -> None:
+    network = Segmenter(Extractor(TimesBytes(), 8, 4), None)
+    found = split_points(f"{OWN}.TimesBytes", (64, 64), network)
+    assert [(s.name, s.channels, s.stride, s.params) for s in found] == [("conv", 8, 4, 224)]
+    assert found[0].gflops == pytest.approx(2 * 27 * 8 * 16 * 16 / 1e9)
