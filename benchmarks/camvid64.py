@@ -1,4 +1,4 @@
-"""S, fine-tuning, CT, SD and ESD on CamVid-64: every recipe, protocol, teacher and seed.
+"""S, fine-tuning, CT, SD, ESD and SD-SKD on CamVid-64: every recipe, protocol, teacher and seed.
 
     python benchmarks/camvid64.py --data ../shared/data --weights ../shared/weights \
         --seeds 0 1 2 --out runs/camvid64                        # runs what is missing
@@ -42,6 +42,7 @@ ROWS: dict[str, tuple[str, bool, dict[str, Any]]] = {
     "CT": ("ct", True, {}),
     "SD": ("sd", True, {}),
     "ESD r=0.5": ("esd", True, {}),
+    "ESD, then SKD from CT": ("sd-skd", True, {}),
 }
 
 
@@ -89,7 +90,7 @@ def run(options: argparse.Namespace, protocol: str, teacher: str, row: str, seed
         "evaluation.pictures": 0,
         **fields,
     }
-    if recipe == "esd":
+    if recipe in ("esd", "sd-skd"):
         overrides["proximity.root"] = str(options.data / "kitti")
     if ROWS[row][1]:
         overrides |= TEACHERS[teacher]

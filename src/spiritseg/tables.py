@@ -6,7 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["Table", "class_table", "markdown", "metrics_table", "print_skipped", "print_table"]
+__all__ = [
+    "Table",
+    "class_iou_table",
+    "class_table",
+    "markdown",
+    "metrics_table",
+    "print_skipped",
+    "print_table",
+]
 
 Table = list[list[str]]  # the header first
 
@@ -49,6 +57,23 @@ def class_table(scores: Mapping[str, Any]) -> Table:
     table += [[f"{k} %", _percent(scores[k])] for k in ("mIOU", "HP-Acc", "dataset mIoU")]
     table.append(["Var e-3", f"{scores['Var'] * 1000:.2f}"])
     return table + [[f"IoU {name} %", _percent(iou)] for name, iou in scores["IoU"].items()]
+
+
+def class_iou_table(metrics: Mapping[str, Mapping[str, Any]], split: str = "test") -> Table:
+    """Tabulate the IoU of each class over a split's pixels, a column a network.
+
+    Args:
+        metrics: of `Result`, by the name of the column.
+        split: test or val.
+
+    Returns:
+        IoU in percent, a row a class; "-" for a class that is in none of the labels and
+        predictions, or that a network does not know.
+    """
+    found = {name: of[split]["IoU"] for name, of in metrics.items()}
+    classes = dict.fromkeys(label for iou in found.values() for label in iou)
+    rows = [[label, *(_percent(iou.get(label)) for iou in found.values())] for label in classes]
+    return [["IoU %", *found], *rows]
 
 
 def print_table(table: Table) -> None:

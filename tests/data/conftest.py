@@ -79,6 +79,20 @@ def cityscapes(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def ade20k(tmp_path: Path) -> Path:
+    """ADE20K with 12 training and 3 validation images."""
+    root = tmp_path / "ADEChallengeData2016"
+    for split, short, count in (("training", "train", 12), ("validation", "val", 3)):
+        for i in range(1, count + 1):
+            stem = f"ADE_{short}_{i:08d}"
+            _write_image(root / "images" / split / f"{stem}.jpg")
+            _write_mask(root / "annotations" / split / f"{stem}.png", (0, 1, 7, 150))
+    (root / "objectInfo150.txt").write_text("Idx\tRatio\tTrain\tVal\tName\n")
+    (root / "sceneCategories.txt").write_text("ADE_train_00000001 airport_terminal\n")
+    return root
+
+
+@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder of 20 images with masks, in two nested folders."""
     root = tmp_path / "folder"

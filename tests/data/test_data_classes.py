@@ -37,6 +37,17 @@ def test_camvid_and_ade20k_conventions() -> None:
     assert (ade20k.colours[0], ade20k.colours[149]) == ((120, 120, 120), (92, 0, 255))
 
 
+def test_ade20k_counts_from_one_in_the_benchmark_s_order() -> None:
+    """Spot checks over the whole list of objectInfo150.txt: a class lost would shift the rest."""
+    ade20k = named("ade20k")
+    assert dict(ade20k.ids) == {0: 255, **{i + 1: i for i in range(150)}}
+    official = {13: "person", 21: "car", 33: "fence", 55: "runway", 81: "bus", 94: "pole",
+                103: "van", 117: "minibike", 128: "bicycle", 137: "traffic light"}  # fmt: skip
+    assert {raw: ade20k.names[ade20k.ids[raw]] for raw in official} == official
+    assert ade20k.colours[ade20k.names.index("car")] == (0, 102, 200)
+    assert ade20k.colours[ade20k.names.index("bicycle")] == (255, 245, 0)
+
+
 @pytest.mark.parametrize("name", NAMED)
 def test_road_merge_puts_background_first_and_keeps_ignored(name: str) -> None:
     whole = named(name)

@@ -10,7 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-from spiritseg.data import scene_objects, scenes
+from spiritseg.data.scene_objects import build
+from spiritseg.data.scene_view import CAMERAS, PALETTES, draw_view, rasterise
+from spiritseg.data.scene_world import BUILDING, FAR, FENCE
 from spiritseg.data.scenes import CLASSES, STYLES, Scene, SceneStyle, render
 from spiritseg.errors import ConfigError, DataError
 
@@ -70,8 +72,8 @@ def test_another_process_renders_the_same_and_global_state_is_left_alone() -> No
     assert out.stdout.split()[::-1] == here
 
 
-@pytest.mark.parametrize("camera", sorted(scenes.CAMERAS))
-@pytest.mark.parametrize("palette", sorted(scenes.PALETTES))
+@pytest.mark.parametrize("camera", sorted(CAMERAS))
+@pytest.mark.parametrize("palette", sorted(PALETTES))
 def test_shadows_change_the_image_alone_and_only_where_they_lie(camera: str, palette: str) -> None:
     lowered = []
     for index in range(4):
@@ -127,7 +129,7 @@ def test_the_ground_is_below_and_the_sky_above() -> None:
 
 
 def test_palettes_share_the_geometry_and_cameras_do_not() -> None:
-    by_palette = [render(9, 1, SMALL, SceneStyle(palette=p)) for p in sorted(scenes.PALETTES)]
+    by_palette = [render(9, 1, SMALL, SceneStyle(palette=p)) for p in sorted(PALETTES)]
     for other in by_palette[1:]:
         np.testing.assert_array_equal(by_palette[0].labels, other.labels)
         assert (by_palette[0].image != other.image).mean() > 0.5
@@ -160,14 +162,13 @@ def depth_buffered_labels(seed: int, index: int, style: SceneStyle) -> np.ndarra
     """Label each pixel by the nearest of all faces: slow, and without any painting order."""
     streams = np.random.SeedSequence((seed, index)).spawn(4)
     layout, lens = (np.random.default_rng(s) for s in streams[:2])
-    camera = scenes.CAMERAS[style.camera]
-    view = scenes._view(camera, lens, SMALL)
-    faces = [f for _, f in scene_objects.build(layout, camera.side, view.height).faces]
+    view = draw_view(style.camera, lens, SMALL)
+    faces = [f for _, f in build(layout, CAMERAS[style.camera].side, view.height).faces]
     nearest, labels = np.full(SMALL, np.inf), np.full(SMALL, 255)
     rays = np.stack(np.broadcast_arrays(
         view.across[None, :], view.up[:, None], view.forward[:, None]), -1)  # fmt: skip
     for face in faces:
-        hit = scenes._rasterise([face], view) > 0
+        hit = rasterise([face], view) > 0
         normal = np.array(face.normal)
         offset = normal @ (np.array(face.points[0]) - (0.0, view.height, 0.0))
         depth = offset / np.where(hit, rays @ normal, 1.0)
@@ -228,10 +229,10 @@ def test_a_style_is_hashable_and_frozen() -> None:
 @pytest.mark.parametrize("side", [-1, 1])
 def test_the_layout_hides_no_house_in_the_road(side: int) -> None:
     for seed in range(10):
-        world = scene_objects.build(np.random.default_rng(seed), side, 1.4)
+        world = build(np.random.default_rng(seed), side, 1.4)
         road = world.road
         for _, face in world.faces:
-            if face.label in (scene_objects.BUILDING, scene_objects.FENCE):
-                near = [p for p in face.points if p[2] < scene_objects.FAR - 1]
+            if face.label in (BUILDING, FENCE):
+                near = [p for p in face.points if p[2] < FAR - 1]
                 gaps = [abs(p[0] - road.centre(p[2])) for p in near]
                 assert min(gaps, default=99.0) >= road.half + min(road.shoulders) - 1e-6

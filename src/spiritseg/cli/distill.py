@@ -37,9 +37,12 @@ def run(words: list[str]) -> None:
         print(to_yaml(experiment), end="")
         return
     from spiritseg.tables import class_table, metrics_table, print_skipped, print_table
+    from spiritseg.training.rundir import is_first_process
     from spiritseg.training.runner import distill
 
     result = distill(experiment, options.run_dir, name=Path(options.recipe).stem)
+    if not is_first_process():
+        return
     print_table(metrics_table({result.run_dir.name: result.metrics}))
     if len(result.metrics["test"]["IoU"]) > 2:
         print_table(class_table(result.metrics["test"]))

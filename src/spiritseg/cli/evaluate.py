@@ -19,8 +19,11 @@ def run(words: list[str]) -> None:
     if options.skip_bad:
         overrides["input.skip_bad"] = True
     from spiritseg.tables import class_table, print_skipped, print_table
+    from spiritseg.training.rundir import is_first_process
     from spiritseg.training.runner import evaluate
 
     scores = evaluate(options.run, overrides, options.split)
+    if not is_first_process():
+        return
     print_table(class_table(scores))
     print_skipped(scores)

@@ -265,8 +265,9 @@ def resolve_classes(target: Target, dataset: str, root: Path | None = None) -> C
 
     Args:
         target: its classes field: road, all, a map of the library, or a YAML file.
-        dataset: camvid, cityscapes, folder or scenes. A folder says its classes in a
-            classes.yaml; without one its masks hold 0 background, 1 road, 255 ignored.
+        dataset: camvid, cityscapes, ade20k, folder or scenes (CamVid's classes). A folder says
+            its classes in a classes.yaml; without one its masks hold 0 background, 1 road, 255
+            ignored.
         root: the folder that classes.yaml or the given file may be in.
 
     Returns:
@@ -278,7 +279,7 @@ def resolve_classes(target: Target, dataset: str, root: Path | None = None) -> C
     own = root / "classes.yaml" if root is not None and dataset == "folder" else None
     if target.classes in ("road", "all"):
         if dataset != "folder":
-            whole = class_maps.named("cityscapes" if dataset == "cityscapes" else "camvid")
+            whole = class_maps.named("camvid" if dataset == "scenes" else dataset)
         elif own is not None and own.is_file():
             whole = class_maps.load_class_map(own)
         elif target.classes == "road":

@@ -54,7 +54,7 @@ class _Images(Dataset[T], Generic[T]):
     def __init__(self, items: Sequence[Item], budget: Budget | None) -> None:
         self.items = list(items)
         self.skipped: list[str] = []
-        self._budget = budget or Budget(0)
+        self.budget = budget or Budget(0)
         self._kept: dict[str, T] = {}
 
     def __len__(self) -> int:
@@ -65,7 +65,7 @@ class _Images(Dataset[T], Generic[T]):
         if (kept := self._kept.get(item.name)) is not None:
             return kept
         value = self._load(item)
-        if self._budget.take(_nbytes(value)):
+        if self.budget.take(_nbytes(value)):
             self._kept[item.name] = value
         return value
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ImageOps
 
-from spiritseg.errors import BadImageError, DataError
+from spiritseg.errors import DataError
+from spiritseg.pixels import opened, to_rgb
 
 __all__ = ["Budget", "image_size", "read_image", "read_mask", "to_rgb"]
 
@@ -45,6 +44,11 @@ class Budget:
             self._left -= nbytes
             return True
 
+    def give(self, nbytes: int) -> None:
+        """Return memory that was reserved."""
+        with self._lock:
+            self._left += nbytes
+
     def __getstate__(self) -> int:
         return self._total  # a spawned worker starts with an empty memory of its own
 
@@ -68,7 +72,7 @@ def read_image(path: str | Path) -> torch.Tensor:
     Raises:
         BadImageError: where the file is missing, empty, truncated, not an image, or too large.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         pixels = np.array(to_rgb(ImageOps.exif_transpose(image)))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
@@ -86,7 +90,7 @@ def read_mask(path: str | Path) -> npt.NDArray[Any]:
         BadImageError: where the file cannot be decoded.
         DataError: where the mask is a coloured picture.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         mode, values = image.mode, np.array(image)
     if values.ndim == 3 and mode in ("RGB", "RGBA", "LA"):
         channels = values[..., :3] if mode != "LA" else values[..., :1]
@@ -114,47 +118,7 @@ def image_size(path: str | Path, oriented: bool = True) -> tuple[int, int]:
     Raises:
         BadImageError: where there is no readable header.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         width, height = image.size
         sideways = oriented and image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
     return (width, height) if sideways else (height, width)
-
-
-@contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
-    """Open a file with Pillow, and name it in whatever goes wrong."""
-    try:
-        if Path(path).stat().st_size == 0:
-            raise BadImageError(path, "the file is empty")
-        with Image.open(path) as image:
-            yield image
-    except (DataError, MemoryError):
-        raise
-    except UnidentifiedImageError as error:
-        raise BadImageError(path, "it is not an image file that Pillow knows") from error
-    except FileNotFoundError as error:
-        raise BadImageError(path, "there is no such file") from error
-    except Exception as error:  # decoders of broken files raise whatever they stumble over
-        raise BadImageError(path, str(error) or type(error).__name__) from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a Pillow image of any usual mode to 8-bit RGB.
-
-    Args:
-        image: grey, palette, CMYK, 16-bit, or with transparency, which is dropped.
-
-    Returns:
-        The image in mode RGB.
-
-    Raises:
-        ValueError: for floating-point pixels, whose range is unknown.
-    """
-    if image.mode.startswith("I"):  # 16 bits (older Pillow: 32 bits that hold 16)
-        levels = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
-        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range; expected 8 or 16 bits")
-    if image.mode in ("P", "PA"):
-        return image.convert("RGBA").convert("RGB")  # straight to RGB warns of transparency
-    return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,10 +1,12 @@
-"""Where the images and masks of a data set lie: CamVid, Cityscapes, folders.
+"""Where the images and masks of a data set lie: CamVid, Cityscapes, ADE20K, folders.
 
 ::
 
     camvid       ROOT/train/*.jpg|png      ROOT/trainannot/*.png      (val, test likewise)
     cityscapes   ROOT/leftImg8bit/train/CITY/*_leftImg8bit.png
                  ROOT/gtFine/train/CITY/*_gtFine_labelIds.png         (val likewise)
+    ade20k       ROOT/images/training/*.jpg
+                 ROOT/annotations/training/*.png                      (validation likewise)
     folder       ROOT/images/**            ROOT/masks/**.png
                  or ROOT/train/images/**   ROOT/train/masks/**.png    (val, test likewise)
 
@@ -20,12 +22,23 @@ from pathlib import Path
 
 from spiritseg.errors import DataError, listed
 
-__all__ = ["KNOWN", "FilePair", "camvid", "cityscapes", "detect", "find_images", "folder_pairs"]
+__all__ = [
+    "KNOWN",
+    "FilePair",
+    "ade20k",
+    "camvid",
+    "cityscapes",
+    "detect",
+    "find_images",
+    "folder_pairs",
+]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 MASK_SUFFIXES = (".png", ".bmp")
+_ADE20K = ("training", "validation")
 KNOWN = (
     "camvid (train/ and trainannot/), cityscapes (leftImg8bit/ and gtFine/), "
+    "ade20k (images/training/ and annotations/training/), "
     "folder (images/ and masks/, or train/images/ and train/masks/)"
 )
 
@@ -85,7 +98,7 @@ def detect(root: Path) -> str:
         root: the data set's folder.
 
     Returns:
-        camvid, cityscapes or folder.
+        camvid, cityscapes, ade20k or folder.
 
     Raises:
         DataError: where it has none of them; says which there are and what was found.
@@ -114,6 +127,21 @@ def cityscapes(root: Path, split: str) -> list[FilePair]:
     return _paired(root, images, masks, "_leftImg8bit", "_gtFine_labelIds")
 
 
+def ade20k(root: Path, split: str) -> list[FilePair]:
+    """List a split (training or validation) of ADE20K's 150 classes, sorted by name.
+
+    Args:
+        root: ADEChallengeData2016, as the scene parsing benchmark ships it.
+        split: its own name of the split.
+
+    Returns:
+        The pairs.
+    """
+    images = need_folder(root / "images" / split, f"ade20k {split} images")
+    masks = need_folder(root / "annotations" / split, f"ade20k {split} masks")
+    return _paired(root, images, masks)
+
+
 def folder_pairs(root: Path, base: Path, what: str) -> list[FilePair]:
     """List a folder that holds images/ and masks/, nested ones too, sorted by path.
 
@@ -140,6 +168,8 @@ def _layout(root: Path) -> str | None:
         return "cityscapes"
     if any((root / s).is_dir() and (root / f"{s}annot").is_dir() for s in ("train", "val", "test")):
         return "camvid"
+    if any((root / "images" / s).is_dir() and (root / "annotations" / s).is_dir() for s in _ADE20K):
+        return "ade20k"
     if has_pairs(root) or has_pairs(root / "train"):
         return "folder"
     return None

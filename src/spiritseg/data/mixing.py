@@ -17,7 +17,9 @@ from torch.utils.data import Dataset, Sampler
 
 from spiritseg.config import Experiment, Stage
 from spiritseg.data.image_sets import EvalData, LabelledImages, UnlabelledImages
-from spiritseg.data.transforms import augment, pool
+from spiritseg.data.images import Budget
+from spiritseg.data.transforms import View, draw_view, finish, pool
+from spiritseg.data.views import KeptViews
 from spiritseg.errors import ConfigError, DataError
 from spiritseg.randomness import derive_seed
 
@@ -79,7 +81,7 @@ class StageData(Dataset[dict[str, Any]]):
     The augmentation is a function of (seed, stage, view, domain, index). A sample is a dict of
     ``image`` (3, c/p, c/p) float32 in [0, 1], after the max-pool; ``labels`` (c, c) int64, 255
     where ignored or unlabelled; ``valid`` (c, c) bool, False on padding; ``domain``, ``index``
-    and ``view``.
+    and ``view``. Views that come round again (stage.views) are kept while input.cache_mib lasts.
 
     Args:
         images: the target images and the proximity images; None for the ones that the stage does
@@ -107,6 +109,9 @@ class StageData(Dataset[dict[str, Any]]):
         # The ratio speaks of a mixture: target alone or proximity alone need none.
         self.ratio = stage.ratio
         _target_share(*self.counts, self.ratio)
+        images_with_memory = self.target if self.target is not None else self.proximity
+        budget = images_with_memory.budget if images_with_memory is not None else Budget(0)
+        self._kept = KeptViews(budget if self.views else Budget(0))
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -121,12 +126,10 @@ class StageData(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
         domain, index, view = key
-        image, labels = self._decoded(domain, index)
-        seed = derive_seed(self.seed, self.name, "augment", view, domain, index)
-        image, target, valid = augment(image, labels, self.input, seed)
+        image, labels, valid = finish(self._kept(key, lambda: self._draw(key)), self.input)
         return {
-            "image": pool(image, self.input.pool),
-            "labels": target,
+            "image": image,
+            "labels": labels,
             "valid": valid,
             "domain": domain,
             "index": index,
@@ -154,6 +157,14 @@ class StageData(Dataset[dict[str, Any]]):
         """Return the images of each domain whole, not augmented."""
         found = (images for images in (self.target, self.proximity) if images is not None)
         return [EvalData(images, self.input) for images in found if len(images)]
+
+    def _draw(self, key: Key) -> View:
+        """Draw a view and max-pool its image."""
+        domain, index, view = key
+        image, labels = self._decoded(domain, index)
+        seed = derive_seed(self.seed, self.name, "augment", view, domain, index)
+        drawn = draw_view(image, labels, self.input, seed)
+        return drawn._replace(image=pool(drawn.image, self.input.pool))
 
     def _decoded(self, domain: int, index: int) -> tuple[Tensor, Tensor | None]:
         images = self.proximity if domain == PROXIMITY else self.target

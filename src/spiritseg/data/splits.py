@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Protocol, TypeVar
 
@@ -16,8 +16,13 @@ from spiritseg.randomness import derive_seed
 __all__ = ["SPLITS", "check_disjoint", "choose", "draw", "split_files"]
 
 SPLITS = ("train", "val", "test")
-_CITYSCAPES_VAL = 0.1  # of the training images that the subset leaves
+_HELD_OUT = 0.1  # of the training images that the subset leaves
 _FOLDER_FRACTION = 0.1
+# Benchmarks without public test labels: how to list them, their names of train and val.
+_TEST_WITHHELD: dict[str, tuple[Callable[[Path, str], list[FilePair]], str, str]] = {
+    "cityscapes": (layouts.cityscapes, "train", "val"),
+    "ade20k": (layouts.ade20k, "training", "validation"),
+}
 
 
 class Named(Protocol):
@@ -93,15 +98,16 @@ def split_files(
 ) -> dict[str, list[FilePair]]:
     """List the images of the wanted splits.
 
-    CamVid: as published. Cityscapes: the test labels are withheld, so test is the 500 official
-    validation images; val is a tenth of the training images that are not in the subset, drawn by
-    split_seed (where the subset is all, a tenth is taken out of training). Folders: see
-    `config.Target`; val and test are taken out first, the subset counts what is left.
+    CamVid: as published. Cityscapes and ADE20K: the test labels are withheld, so test is the
+    official validation images (500 and 2000); val is a tenth of the training images that are not
+    in the subset, drawn by split_seed (where the subset is all, a tenth is taken out of
+    training). Folders: see `config.Target`; val and test are taken out first, the subset counts
+    what is left.
 
     Args:
         target: subset, val, test and split_seed.
         root: the data set's folder.
-        layout: camvid, cityscapes or folder.
+        layout: camvid, cityscapes, ade20k or folder.
         wanted: of train, val, test.
 
     Returns:
@@ -111,20 +117,21 @@ def split_files(
         ConfigError: where a rule cannot be followed.
         DataError: where files are missing or do not pair up.
     """
-    if layout != "folder":
-        for field, value in (("val", target.val), ("test", target.test)):
-            if value != "auto":
-                raise ConfigError(
-                    f"target.{field}: {value!r} is for folder data sets; {layout} has its own "
-                    f"splits. Leave target.{field} out."
-                )
+    if layout == "folder":
+        splits = _folder(target, root)
+        return {split: splits[split] for split in wanted}
+    for field, value in (("val", target.val), ("test", target.test)):
+        if value != "auto":
+            raise ConfigError(
+                f"target.{field}: {value!r} is for folder data sets; {layout} has its own "
+                f"splits. Leave target.{field} out."
+            )
     if layout == "camvid":
         found = {split: layouts.camvid(root, split) for split in wanted}
         if "train" in found:
             found["train"] = choose(found["train"], target.subset, "target.subset", root)
         return found
-    splits = _cityscapes(target, root, wanted) if layout == "cityscapes" else _folder(target, root)
-    return {split: splits[split] for split in wanted}
+    return _test_withheld(target, root, layout, wanted)
 
 
 def check_disjoint(splits: Mapping[str, Sequence[FilePair]]) -> None:
@@ -161,12 +168,16 @@ def check_disjoint(splits: Mapping[str, Sequence[FilePair]]) -> None:
         )
 
 
-def _cityscapes(target: Target, root: Path, wanted: Sequence[str]) -> dict[str, list[FilePair]]:
+def _test_withheld(
+    target: Target, root: Path, layout: str, wanted: Sequence[str]
+) -> dict[str, list[FilePair]]:
+    """Split a benchmark that keeps its test labels to itself."""
+    find, training, validation = _TEST_WITHHELD[layout]
     splits: dict[str, list[FilePair]] = {}
     if "test" in wanted:
-        splits["test"] = layouts.cityscapes(root, "val")
+        splits["test"] = find(root, validation)
     if {"train", "val"} & set(wanted):
-        images = layouts.cityscapes(root, "train")
+        images = find(root, training)
         train = choose(images, target.subset, "target.subset", root)
         rest = _without(images, train)
         if not rest and target.subset != "all":
@@ -174,9 +185,9 @@ def _cityscapes(target: Target, root: Path, wanted: Sequence[str]) -> dict[str, 
                 f"target.subset: {target.subset} leaves no training image of {len(images)} for "
                 "validation. Use all (a tenth is then held out), or fewer images."
             )
-        splits["val"] = draw(rest or images, _CITYSCAPES_VAL, target.split_seed, "val")
+        splits["val"] = draw(rest or images, _HELD_OUT, target.split_seed, "val")
         splits["train"] = _not_empty(_without(train, splits["val"]), root)
-    return splits
+    return {split: splits[split] for split in wanted}
 
 
 def _folder(target: Target, root: Path) -> dict[str, list[FilePair]]:

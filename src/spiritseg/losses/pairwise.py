@@ -12,7 +12,7 @@ from torch import Tensor
 from spiritseg.errors import ConfigError, unknown
 from spiritseg.losses.grid import at_least_float32, bilinear, check_pair, never_negative, valid_on
 
-__all__ = ["pairwise"]
+__all__ = ["cheaper_form", "node_kernel", "pairwise"]
 
 Form = Literal["auto", "direct", "linear"]
 Pooling = Literal["average", "max"]
@@ -106,6 +106,7 @@ def _check_options(node_size: float, connection_range: int | None, form: str, po
 
 
 def node_kernel(node_size: float, grid: tuple[int, int]) -> tuple[int, int]:
+    """Return the sides (rows, columns) of a node, in positions of a grid (H, W)."""
     if node_size < 1:
         return max(1, int(grid[0] * node_size)), max(1, int(grid[1] * node_size))
     # a node beyond the map is the whole map
@@ -164,7 +165,7 @@ def _of_image(
 
 
 def cheaper_form(n: int, student_channels: int, teacher_channels: int) -> str:
-    """The form with fewer multiply-adds forward and backward, unless the memory would fill."""
+    """Name the form with fewer multiply-adds forward and backward, unless the memory would fill."""
     s, t = student_channels, teacher_channels
     half = 1 if s == t else 0.5  # of the symmetric products, see _linear
     direct, linear = n * n * (3 * s + t), n * (half * (3 * s * s + t * t) + 2 * s * t)

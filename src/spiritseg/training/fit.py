@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -38,14 +39,24 @@ def lightning_trainer(config: Trainer, **further: Any) -> L.Trainer:
     with quiet():
         return L.Trainer(
             accelerator=config.accelerator,
-            devices=config.devices,
-            num_nodes=config.num_nodes,
+            **_machines(config),
             strategy=config.strategy,
             precision=config.precision,  # type: ignore[arg-type]  # checked by Lightning
             enable_model_summary=False,
             enable_progress_bar=config.progress,
             **further,
         )
+
+
+def _machines(config: Trainer) -> dict[str, Any]:
+    """Return the devices and machines; of torchrun's processes where it started this one.
+
+    Otherwise `devices: auto` could mean one, and each process would train by itself.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return {"devices": config.devices, "num_nodes": config.num_nodes}
+    here, all_of_them = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    return {"devices": here, "num_nodes": all_of_them // here}
 
 
 def fit(module: StageModule, data: StageData, folder: Path, config: Trainer) -> L.Trainer:
@@ -64,7 +75,6 @@ def fit(module: StageModule, data: StageData, folder: Path, config: Trainer) -> 
         DivergedError: a loss is not finite.
         RunError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     stage = module.stage
     trainer = lightning_trainer(
         config,
@@ -77,6 +87,8 @@ def fit(module: StageModule, data: StageData, folder: Path, config: Trainer) -> 
         plugins=[AtomicCheckpointIO()],
         num_sanity_val_steps=0,
     )
+    if trainer.is_global_zero:  # the others could come before it has claimed the run's folder
+        folder.mkdir(parents=True, exist_ok=True)
     checkpoint = latest(folder)
     loader = _loader(module, data, trainer, config, _epochs_done(checkpoint))
     try:
@@ -189,6 +201,8 @@ def quiet() -> Iterator[None]:
             # Few workers are right for cached images on few cores; a checkpoint at the end
             # of the last epoch, or a teacher in eval mode, is what we want.
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            # It repeats images to even out the processes; each counts once, by its index.
+            warnings.filterwarnings("ignore", message=".*Using `DistributedSampler`.*")
             warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
             warnings.filterwarnings("ignore", message=".*in eval mode.*")
             # Lightning's own use of torch's older names.

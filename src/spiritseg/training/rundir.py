@@ -141,5 +141,8 @@ class RunDir:
 
 def is_first_process() -> bool:
     """Whether this is the process that writes, of one or of a distributed run."""
-    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
-    return next((rank for rank in ranks if rank is not None), "0") == "0"
+    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID"))
+    rank = next((rank for rank in ranks if rank is not None), None)
+    if rank is None:  # Lightning's own launcher counts processes within each machine
+        return all(os.environ.get(name, "0") == "0" for name in ("NODE_RANK", "LOCAL_RANK"))
+    return rank == "0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,7 +201,7 @@ class _Run:
         size = (int(image.shape[-2]), int(image.shape[-1]))
         found = cost(network.cpu(), size)
         report: dict[str, Any] = {"size": size, "params": found.params, "gflops": found.gflops}
-        if self.experiment.evaluation.latency:
+        if self.experiment.evaluation.latency and self.folder.writes:  # by one, undisturbed
             report["latency_ms"] = found.latency_ms
         return report
 
@@ -258,7 +259,8 @@ def _renamed(network: Network, names: dict[str, str]) -> Network:
 def _device(experiment: Experiment) -> torch.device:
     wanted = experiment.trainer.accelerator
     if wanted in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
+        local = int(os.environ.get("LOCAL_RANK", torch.cuda.current_device()))
+        return torch.device("cuda", local)
     return torch.device("cpu")
 
 

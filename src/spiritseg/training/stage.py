@@ -295,6 +295,12 @@ class StageModule(L.LightningModule):
         """Add the epoch's seconds; checkpoints are saved after this."""
         self.seconds += time.monotonic() - self._started
 
+    def on_train_end(self) -> None:
+        """Give all processes the batch-norm statistics of the first, which is the one saved."""
+        if self.trainer.world_size > 1:
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the seconds spent so far, and the state of the critic's optimizer."""
         checkpoint["seconds"] = self.seconds

@@ -1,0 +1,213 @@
+"""Each data set in its layout on disk: found, split, and its labels read."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from spiritseg.config import Input, Scenes, Target
+from spiritseg.data.datasets import open_target, open_target_all
+from spiritseg.errors import ConfigError, DataError
+
+Write = Callable[..., Path]
+
+
+def target(root: Path, **fields: object) -> Target:
+    return replace(Target(root=str(root), subset="all"), **fields)  # type: ignore[arg-type]
+
+
+def test_camvid_layout(camvid: Path, small: Input) -> None:
+    opened = open_target_all(target(camvid, classes="all"), small)
+    assert opened.report["dataset"] == "camvid"
+    assert opened.report["images"] == {"train": 6, "val": 3, "test": 4}
+    assert opened.train.names[0] == "train/seq_000.png"
+    assert opened.test.names[0] == "test/seq_000.jpg"
+    image, labels = opened.train[0]
+    assert (image.shape, image.dtype) == ((3, 40, 56), torch.uint8)
+    assert (labels.shape, labels.dtype) == ((40, 56), torch.uint8)
+    assert labels[0, :5].tolist() == [0, 3, 4, 255, 0]
+    counts = opened.report["pixels"]["train"]
+    assert counts["Road"] == counts["ignored"] == 6 * 40 * 14
+    assert "no pixel of the train images is Car" in opened.report["warnings"]
+    name, size = opened.train.manifest()[0]
+    assert size == (camvid / name).stat().st_size
+
+
+def test_road_against_background(camvid: Path, small: Input) -> None:
+    images = open_target(target(camvid), small, "test")
+    assert images.classes.names == ("background", "road")
+    assert images[0][1][0, :5].tolist() == [0, 1, 0, 255, 0]
+
+
+def test_cityscapes_layout_and_its_splits(cityscapes: Path, small: Input) -> None:
+    opened = open_target_all(target(cityscapes, subset="first:4"), small)
+    assert [name.rsplit("/", 1)[1][:13] for name in opened.train.names] == [
+        f"aachen_{i:06d}" for i in range(4)
+    ]
+    assert len(opened.val) == 1  # a tenth of the eight that are left, one at least
+    assert not set(opened.val.names) & set(opened.train.names)
+    assert all("/val/lindau/" in name for name in opened.test.names)
+    assert len(opened.test) == 2
+    assert opened.train[0][1][0, :6].tolist() == [1, 0, 0, 255, 255, 1]
+    held = {
+        tuple(open_target(target(cityscapes, subset="first:4", split_seed=s), small, "val").names)
+        for s in range(8)
+    }
+    assert len(held) > 1  # drawn by split_seed
+
+
+def test_cityscapes_all_holds_a_tenth_out(cityscapes: Path, small: Input) -> None:
+    opened = open_target_all(target(cityscapes), small)
+    assert (len(opened.train), len(opened.val)) == (11, 1)
+    with pytest.raises(ConfigError, match="first:12 leaves no training image of 12"):
+        open_target(target(cityscapes, subset="first:12"), small, "val")
+
+
+def test_ade20k_layout_and_its_splits(ade20k: Path, small: Input) -> None:
+    opened = open_target_all(target(ade20k, subset="first:4", classes="all"), small)
+    assert opened.report["dataset"] == "ade20k"
+    assert opened.report["images"] == {"train": 4, "val": 1, "test": 3}
+    assert opened.train.names == [f"images/training/ADE_train_{i:08d}.jpg" for i in range(1, 5)]
+    assert opened.val.names[0].startswith("images/training/ADE_train_")
+    assert not set(opened.val.names) & set(opened.train.names)
+    assert opened.test.names[-1] == "images/validation/ADE_val_00000003.jpg"
+    assert opened.train[0][1][0, :5].tolist() == [255, 0, 6, 149, 255]
+    assert (len(opened.classes), opened.classes.names[6]) == (150, "road")
+    counts = opened.report["pixels"]["test"]
+    assert counts["ignored"] == counts["wall"] == counts["road"] == counts["flag"] == 3 * 40 * 14
+    held = {
+        tuple(open_target(target(ade20k, subset="first:4", split_seed=s), small, "val").names)
+        for s in range(8)
+    }
+    assert len(held) > 1  # drawn by split_seed
+
+
+def test_ade20k_all_holds_a_tenth_out(ade20k: Path, small: Input) -> None:
+    opened = open_target_all(target(ade20k, dataset="ade20k"), small)
+    assert [len(s) for s in (opened.train, opened.val, opened.test)] == [11, 1, 3]
+    assert opened.classes.names == ("background", "road")
+    assert opened.train[0][1][0, :4].tolist() == [255, 0, 1, 0]
+    with pytest.raises(ConfigError, match="first:12 leaves no training image of 12"):
+        open_target(target(ade20k, subset="first:12"), small, "val")
+    with pytest.raises(ConfigError, match=r"target\.val: .* ade20k has its own splits"):
+        open_target(target(ade20k, val="fraction:0.5"), small, "train")
+
+
+def test_ade20k_refuses_a_wrong_label(ade20k: Path, small: Input, write_mask: Write) -> None:
+    write_mask(ade20k / "annotations" / "validation" / "ADE_val_00000002.png", (1, 151))
+    with pytest.raises(
+        DataError, match=r"ADE_val_00000002\.png: values 151 are not .* it knows 0-150 for wall,"
+    ):
+        open_target_all(target(ade20k, classes="all"), small)
+
+
+def test_ade20k_without_annotations(ade20k: Path, small: Input) -> None:
+    with pytest.raises(DataError, match=re.escape(f"Did you mean {ade20k}?")):
+        open_target(target(ade20k.parent), small, "train")
+    shutil.rmtree(ade20k / "annotations" / "validation")
+    with pytest.raises(DataError, match=r"ade20k validation masks: there is no folder"):
+        open_target(target(ade20k), small, "test")
+
+
+def test_cityscapes_with_all_its_classes(cityscapes: Path, small: Input, write_mask: Write) -> None:
+    raw = (*range(34), 255)  # every value that a labelIds file can hold; -1 is never drawn
+    for path in sorted(cityscapes.rglob("*_labelIds.png")):
+        write_mask(path, raw, size=(40, 56))
+    opened = open_target_all(target(cityscapes, classes="all"), small)
+    want = [255] * 35
+    official = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+    for train_id, value in enumerate(official):
+        want[value] = train_id
+    for images in (opened.train, opened.val, opened.test):
+        assert images[0][1][0, :35].tolist() == want
+    classes = opened.classes
+    assert classes.names[0] == "road"
+    assert classes.names[-1] == "bicycle"
+    assert len(classes.colours) == 19
+    assert classes.ids[-1] == 255  # the licence plate
+    assert classes.colourise(opened.test[0][1])[0, 7:9].tolist() == [[128, 64, 128], [244, 35, 232]]
+    assert opened.report["warnings"] == []
+
+
+def test_camvid_with_all_its_classes(camvid: Path, small: Input, write_mask: Write) -> None:
+    for path in sorted((camvid / "trainannot").iterdir()):
+        write_mask(path, tuple(range(12)))
+    opened = open_target_all(target(camvid, classes="all"), small)
+    assert opened.train[0][1][0, :12].tolist() == [*range(11), 255]
+    assert opened.classes.names[::10] == ("Sky", "Bicyclist")
+    picture = opened.classes.colourise(opened.train[0][1])
+    assert picture[0, [0, 3, 11]].tolist() == [[128, 128, 128], [128, 64, 128], [0, 0, 0]]
+    warnings = opened.report["warnings"]  # of what val and test lack, by class
+    assert len(warnings) == 2 * 8
+    assert "no pixel of the val images is Car" in warnings
+    write_mask(camvid / "valannot" / "seq_001.png", (0, 12))
+    with pytest.raises(DataError, match=r"values 12 are not in the class map; it knows 0-11"):
+        open_target_all(target(camvid, classes="all"), small)
+
+
+def test_folder_layout_draws_val_and_test(folder: Path, small: Input) -> None:
+    opened = open_target_all(target(folder, val="fraction:0.2"), small)
+    names = [set(images.names) for images in (opened.train, opened.val, opened.test)]
+    assert [len(n) for n in names] == [14, 4, 2]
+    assert len(set.union(*names)) == 20
+    assert opened.train.names == sorted(opened.train.names)
+    assert opened.train[0][1][0, :4].tolist() == [0, 1, 255, 0]
+    again = open_target(target(folder, val="fraction:0.2"), small, "val")
+    other = open_target(target(folder, val="fraction:0.2", split_seed=1), small, "val")
+    assert again.names == opened.val.names
+    assert other.names != opened.val.names
+
+
+def test_folder_splits_by_folder_and_list(folder: Path, small: Input, write_image: Write) -> None:
+    (folder / "masks").rename(folder / "kept")
+    for split, day in (("train", "day0"), ("val", "day1")):
+        shutil.move(folder / "images" / day, folder / split / "images" / day)
+        shutil.move(folder / "kept" / day, folder / split / "masks" / day)
+    (folder / "images").rmdir()
+    (folder / "test.txt").write_text("# two of them\nframe_03\nday0/frame_04.png\n\n")
+    opened = open_target_all(target(folder, test="list:test.txt"), small)
+    assert [Path(name).stem for name in opened.test.names] == ["frame_03", "frame_04"]
+    assert (len(opened.train), len(opened.val)) == (8, 10)
+    assert opened.val.names[0] == "val/images/day1/frame_10.png"
+
+
+def test_scenes_need_no_root(small: Input) -> None:
+    config = Target(dataset="scenes", scenes=Scenes(train=3, val=2, test=2, size=(48, 64)))
+    opened = open_target_all(config, small)
+    assert [len(s) for s in (opened.train, opened.val, opened.test)] == [3, 2, 2]
+    image, labels = opened.train[0]
+    assert image.shape == (3, 48, 64)
+    assert set(labels.flatten().tolist()) <= {0, 1, 255}
+    assert not torch.equal(image, opened.val[0][0])  # the splits are worlds of their own
+    assert not torch.equal(opened.val[0][0], opened.test[0][0])
+    again = open_target(config, small, "train")
+    assert torch.equal(again[0][0], image)
+    eleven = open_target(replace(config, classes="all"), small, "train")
+    assert len(eleven.classes) == 11
+
+
+def test_auto_detection_says_what_it_knows_and_found(tmp_path: Path, small: Input) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "readme.txt").write_text("hello")
+    with pytest.raises(DataError) as caught:
+        open_target(target(tmp_path), small, "train")
+    message = str(caught.value)
+    for part in (
+        "camvid (train/ and trainannot/)",
+        "leftImg8bit/",
+        "images/training/ and annotations/training/",
+        "images/ and masks/",
+    ):
+        assert part in message
+    assert "pictures/, readme.txt" in message
+
+
+def test_auto_detection_looks_one_folder_deeper(camvid: Path, small: Input) -> None:
+    with pytest.raises(DataError, match=re.escape(f"Did you mean {camvid}?")):
+        open_target(target(camvid.parent), small, "train")

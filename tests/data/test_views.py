@@ -1,0 +1,89 @@
+"""Kept views: the numbers stay, the memory is bounded and goes back."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from spiritseg.config import Experiment, Input, Proximity, Scenes, Stage, Target
+from spiritseg.data.datasets import open_domains
+from spiritseg.data.images import Budget
+from spiritseg.data.mixing import StageData
+from spiritseg.data.transforms import View, augment, draw_view, finish, pool
+from spiritseg.data.views import KeptViews
+
+SCENES = Scenes(train=4, val=1, test=1, size=(48, 64))
+EXPERIMENT = Experiment(
+    target=Target(dataset="scenes", scenes=SCENES),
+    proximity=Proximity(dataset="scenes", scenes=SCENES, held_out=0),
+    input=Input(crop=40, scale=(0.5, 1.5), jitter=0.3, pool=2, cache_mib=1),
+)
+STAGE = Stage(images="target+proximity", ratio=1, views=2)
+
+
+def samples(experiment: Experiment, stage: Stage, epochs: int) -> tuple[StageData, list[Tensor]]:
+    data = StageData(open_domains(experiment).train(stage), stage, experiment, "stage")
+    found = [data[key] for epoch in range(epochs) for key in data.keys(epoch)]
+    return data, [one[name] for one in found for name in ("image", "labels", "valid")]
+
+
+@pytest.mark.parametrize("mib", [0, 0.06, 1])
+def test_what_is_kept_changes_no_number(mib: float) -> None:
+    small = replace(EXPERIMENT.input, cache_mib=mib)  # type: ignore[arg-type]  # parts of a MiB
+    experiment = replace(EXPERIMENT, input=small)
+    data, kept = samples(experiment, STAGE, epochs=6)
+    none, drawn = samples(replace(experiment, input=replace(experiment.input, cache_mib=0)),
+                          STAGE, epochs=6)  # fmt: skip
+    for a, b in zip(kept, drawn, strict=True):
+        assert torch.equal(a, b)
+        assert a.dtype == b.dtype
+    assert len(none._kept) == 0
+    if mib == 1:  # four images of two domains, two views of each
+        assert 8 < len(data._kept) <= 16
+    elif mib:
+        assert 0 < len(data._kept) < 8
+
+
+def test_views_that_never_come_again_are_not_kept() -> None:
+    assert len(samples(EXPERIMENT, replace(STAGE, views=0), epochs=2)[0]._kept) == 0
+
+
+def test_a_sample_does_not_share_the_memory_of_what_is_kept() -> None:
+    data = StageData(open_domains(EXPERIMENT).train(STAGE), STAGE, EXPERIMENT, "stage")
+    key = data.keys(0)[0]
+    before = {name: value.clone() for name, value in data[key].items() if name in "image labels"}
+    data[key]["image"].zero_()
+    data[key]["labels"].zero_()
+    for name, value in before.items():
+        assert torch.equal(data[key][name], value)
+
+
+def test_pooling_eight_bits_is_pooling_floats() -> None:
+    image = torch.randint(0, 256, (3, 50, 60), dtype=torch.uint8)
+    config = Input(crop=39, pool=2, jitter=0.4)
+    view = draw_view(image, image[0] % 3, config, seed=5)
+    pooled, labels, valid = finish(view._replace(image=pool(view.image, 2)), config)
+    plain = augment(image, image[0] % 3, config, seed=5)
+    assert torch.equal(pooled, pool(plain[0], 2))
+    assert torch.equal(labels, plain[1])
+    assert torch.equal(valid, plain[2])
+
+
+def test_memory_is_bounded_and_goes_back() -> None:
+    budget = Budget(1)
+    views = KeptViews(budget)
+    whole = torch.zeros(3, 400, 400, dtype=torch.uint8)  # a crop must not keep its image
+    for index in range(30):
+        views((0, index, 0), lambda: View(whole[:, :200, :200], None, None))
+    assert len(views) == 2**20 // 120_000
+    assert budget.left == 2**20 - len(views) * 120_000
+    kept = views((0, 0, 0), lambda: View(whole, None, None))
+    assert kept.image.untyped_storage().nbytes() == 120_000
+    copy = pickle.loads(pickle.dumps(views))
+    assert len(copy) == 0
+    del views
+    assert budget.left == 2**20

@@ -1,0 +1,102 @@
+"""Tables: what a comparison prints, and classes that nothing shows."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from spiritseg.config import Evaluation
+from spiritseg.data.classes import named
+from spiritseg.evaluation.evaluate import EvaluationModule
+from spiritseg.files import json_bytes
+from spiritseg.tables import class_iou_table, class_table, markdown, metrics_table, print_table
+
+CAMVID = list(named("camvid").names)
+
+
+class Says(torch.nn.Module):
+    """Predicts the class that the first channel of an image holds."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        classes = torch.arange(11.0).view(1, 11, 1, 1)
+        return -(images[:, :1] - classes).abs()
+
+
+def scored(labels: list[int], predictions: list[int]) -> dict[str, Any]:
+    """Measure one image of a row of pixels, as a run does."""
+    module = EvaluationModule(Says(), CAMVID, Evaluation().threshold)
+    image = torch.tensor(predictions).float().expand(3, 1, -1).clone()
+    sample = {"image": image, "labels": torch.tensor([labels]), "index": torch.tensor(0)}
+    module.test_step([sample], 0)
+    module.on_test_epoch_end()
+    return module.scores.as_dict()
+
+
+def run(val: dict[str, Any], test: dict[str, Any]) -> dict[str, Any]:
+    return {"val": val, "test": test, "cost": {"params": 1_500_000, "gflops": 2.0}}
+
+
+def test_every_class_has_an_iou_and_an_absent_one_is_no_zero() -> None:
+    # Sky two of three, Building one of two, Road whole; the pixel of 255 does not count.
+    val = scored([0, 0, 0, 1, 3, 255], [0, 0, 1, 1, 3, 7])
+    assert list(val["IoU"]) == CAMVID
+    assert val["IoU"]["Sky"] == pytest.approx(2 / 3)
+    assert val["IoU"]["Building"] == pytest.approx(1 / 2)
+    assert val["IoU"]["Road"] == 1
+    assert math.isnan(val["IoU"]["Car"])
+    assert math.isnan(val["IoU"]["Fence"])  # predicted on an ignored pixel alone
+    assert val["dataset mIoU"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
+
+
+def test_classes_are_rows_and_networks_columns() -> None:
+    sd = run(scored([0, 0, 1, 3], [0, 0, 1, 3]), scored([0, 8, 8, 3], [0, 8, 3, 3]))
+    ct = run(scored([0, 0, 1, 3], [0, 7, 1, 3]), scored([0, 8, 8, 3], [0, 3, 3, 3]))
+    test = class_iou_table({"SD": sd, "CT": ct})
+    assert test[0] == ["IoU %", "SD", "CT"]
+    assert [row[0] for row in test[1:]] == CAMVID
+    rows = {row[0]: row[1:] for row in test[1:]}
+    assert rows["Sky"] == ["100.0", "100.0"]
+    assert rows["Car"] == ["50.0", "0.0"]  # labelled, never found: 0, not absent
+    assert rows["Road"] == ["50.0", "33.3"]
+    assert rows["Building"] == ["-", "-"]
+    val = {row[0]: row[1:] for row in class_iou_table({"SD": sd, "CT": ct}, "val")[1:]}
+    assert val["Building"] == ["100.0", "100.0"]
+    assert val["Car"] == ["-", "-"]
+    assert val["Fence"] == ["-", "0.0"]  # only CT sees one, where there is none
+
+
+def test_metrics_read_from_disk_make_the_same_tables() -> None:
+    result = run(scored([0, 0, 3, 3], [0, 3, 3, 3]), scored([0, 1, 3, 3], [0, 1, 3, 3]))
+    stored = json.loads(json_bytes(result))  # NaN has become null
+    assert stored["val"]["IoU"]["Car"] is None
+    for split in ("val", "test"):
+        assert class_iou_table({"a": stored}, split) == class_iou_table({"a": result}, split)
+        assert class_table(stored[split]) == class_table(result[split])
+    assert metrics_table({"a": stored}) == metrics_table({"a": result})
+
+
+def test_networks_of_other_classes_share_a_table() -> None:
+    road = {"test": {"IoU": {"background": 0.9, "road": 0.8}}}
+    wide = {"test": {"IoU": {"road": 0.7, "car": math.nan}}}
+    assert class_iou_table({"a": road, "b": wide}) == [
+        ["IoU %", "a", "b"],
+        ["background", "90.0", "-"],
+        ["road", "80.0", "70.0"],
+        ["car", "-", "-"],
+    ]
+
+
+def test_a_network_s_own_table_and_markdown(capsys: pytest.CaptureFixture[str]) -> None:
+    table = class_table(scored([0, 0, 3, 3], [0, 3, 3, 3]))
+    assert ["images", "1"] in table
+    assert ["IoU Sky %", "50.0"] in table
+    assert ["IoU Car %", "-"] in table
+    lines = markdown(table).splitlines()
+    assert lines[:2] == ["| measure | value |", "| --- | ---: |"]
+    assert len(lines) == len(table) + 1
+    print_table(table)
+    assert "IoU Bicyclist %" in capsys.readouterr().out
