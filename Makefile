@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test check lint format clean
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.core
 	$(BIN)/spiritseg demo
 
 test: check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: lint
 	$(BIN)/mypy
@@ -22,12 +22,16 @@ format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The tested versions: constraints.txt. Without it: pip install -e '.[dev]'
-$(VENV)/.installed: pyproject.toml constraints.txt
+# The tested versions: constraints.txt. Without it: pip install -e . or -e '.[dev]'
+$(VENV)/.core: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| (echo "spiritseg needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.core
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 

@@ -13,7 +13,22 @@ from spiritseg.errors import ConfigError, SpiritsegError, unknown
 __all__ = ["COMMANDS", "main"]
 
 # In the order of a user's way; each is the function `run` of spiritseg.cli.NAME.
-COMMANDS = ("demo", "distill", "evaluate", "compare", "report", "recipes")
+COMMANDS = (
+    "demo",
+    "distill",
+    "evaluate",
+    "export",
+    "predict",
+    "bench",
+    "serve",
+    "push",
+    "pull",
+    "compare",
+    "report",
+    "doctor",
+    "proximity",
+    "recipes",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

@@ -1,0 +1,120 @@
+"""The README.md beside a bundle: what its student is, and how to load it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from spiritseg.models.bundle import bundle_info
+
+__all__ = ["model_card"]
+
+
+def model_card(folder: Path, name: str, on_hub: bool) -> str:
+    """Describe a bundle: classes, metrics, training, and how to load it.
+
+    Args:
+        folder: with the bundle.
+        name: of the student, or of its repository.
+        on_hub: whether the name is one to pull.
+
+    Returns:
+        A README.md with the Hub's front matter. The licence is left to its owner.
+    """
+    info = bundle_info(folder)
+    load = (
+        [f'spiritseg pull {name} student        # or: spiritseg.load("student")'] if on_hub else []
+    )
+    lines = [
+        "---",
+        "# license: which licence holds for these weights is yours to say",
+        "library_name: spiritseg",
+        "pipeline_tag: image-segmentation",
+        "tags: [semantic-segmentation, knowledge-distillation, spiritseg]",
+        "---",
+        "",
+        f"# {name}",
+        "",
+        "A compact semantic segmentation network, made with spiritseg.",
+        "",
+        "## Use",
+        "",
+        "```bash",
+        "pip install spiritseg",
+        *load,
+        f"spiritseg predict {'student' if on_hub else '.'} image.jpg --out masks",
+        "```",
+        "",
+        "```python",
+        "import spiritseg",
+        "",
+        f'student = spiritseg.load("{"student" if on_hub else "."}")',
+        'mask = student("image.jpg")  # (H, W) uint8 class indices',
+        "```",
+        "",
+        "## Classes",
+        "",
+        "| index | class | colour |",
+        "|---|---|---|",
+        *(
+            f"| {number} | {_cell(kind)} | rgb({', '.join(map(str, colour))}) |"
+            for number, (kind, colour) in enumerate(zip(info.classes, info.colours, strict=True))
+        ),
+        "",
+        *_metrics(info.metrics),
+        *_training(info.training),
+        "## Files",
+        "",
+        "`student.safetensors` holds the weights, `student.json` what they are and their "
+        "SHA-256. Loading them runs no code.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _metrics(metrics: dict[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for split in ("test", "val"):
+        found = metrics.get(split)
+        if not isinstance(found, dict):
+            continue
+        rows = [
+            (key, _figure(value)) for key, value in found.items() if isinstance(value, int | float)
+        ]
+        classes = found.get("IoU")
+        for kind, value in (classes if isinstance(classes, dict) else {}).items():
+            rows.append((f"IoU {kind}", _figure(value)))
+        head = [f"## On the {split} images", "", "| metric | value |", "|---|---|"]
+        lines += [*head, *(f"| {_cell(key)} | {value} |" for key, value in rows), ""]
+    return lines
+
+
+def _training(training: dict[str, Any]) -> list[str]:
+    experiment = training.get("experiment")
+    stages = experiment.get("stages") if isinstance(experiment, dict) else None
+    if not isinstance(experiment, dict) or not isinstance(stages, dict):
+        return []
+    lines = ["## Training", "", "| stage | trains | from | images | losses | steps |"]
+    lines.append("|---|---|---|---|---|---|")
+    ran = training.get("stages") or {}
+    for name, stage in stages.items():
+        losses = ", ".join(key for key, on in (stage.get("losses") or {}).items() if on)
+        steps = (ran.get(name) or {}).get("steps", "")
+        teacher = stage.get("teacher") or "labels"
+        row = (name, stage.get("trains"), teacher, stage.get("images"), losses, steps)
+        lines.append(f"| {' | '.join(map(_cell, row))} |")
+    target = experiment.get("target") or {}
+    root = Path(str(target.get("root"))).name if target.get("root") else target.get("dataset")
+    lines += ["", f"Target images: {_cell(root)}, {_cell(target.get('subset'))}."]
+    return [*lines, f"Seed: {_cell(experiment.get('seed'))}.", ""]
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else "not measured"
+
+
+def _cell(value: object) -> str:
+    """Keep names from ending a cell, or from being read as HTML."""
+    plain = " ".join(str(value).split())
+    return re.sub(r"([|\\`*_<>\[\]])", r"\\\1", plain)

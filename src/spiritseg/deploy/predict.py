@@ -1,0 +1,333 @@
+"""A student on images, folders, videos and cameras: decoded ahead, written behind."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from spiritseg.deploy.outputs import Kind, VideoWriter, check_kind, claim, plan, write_png
+from spiritseg.deploy.progress import Progress
+from spiritseg.deploy.runtime import Runtime, open_runtime
+from spiritseg.deploy.sources import Item, Sound, VideoReader, find_items, read_ahead
+from spiritseg.errors import BadImageError, ConfigError
+from spiritseg.pixels import Pixels
+
+__all__ = ["PredictReport", "predict"]
+
+T = TypeVar("T")
+
+
+@dataclass
+class PredictReport:
+    """What a prediction did.
+
+    Args:
+        frames: images and frames that went through the network.
+        kept: outputs that were there already.
+        outputs: files and folders, finished in this call.
+        skipped: inputs that could not be read, wholly or to their end, with the reason.
+        seconds: from the first decoding to the last writing.
+    """
+
+    frames: int = 0
+    kept: int = 0
+    outputs: list[Path] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def frames_per_second(self) -> float:
+        """Of the whole, files and all."""
+        return self.frames / self.seconds if self.seconds else 0.0
+
+
+def predict(
+    student: str | Path | Runtime,
+    inputs: str | Path | Sequence[str | Path],
+    out: str | Path,
+    kind: Kind = "mask",
+    *,
+    batch: int = 1,
+    workers: int = 2,
+    opacity: float = 0.5,
+    threads: int | None = None,
+    device: str = "cpu",
+    frames: int = 0,
+    progress: bool = True,
+    trust: bool = False,
+) -> PredictReport:
+    """Segment images, folders, globs, videos or a camera, and write what comes out.
+
+    Unreadable files are left out and reported. The same call continues where it was stopped:
+    finished outputs are kept, and none is ever half-written.
+
+    Args:
+        student: a run, a bundle, or an exported file (see `open_runtime`).
+        inputs: files, folders, globs, or ``camera:0``, which runs until it is interrupted.
+        out: folder of the outputs, named after the inputs.
+        kind: mask: class-index PNGs; overlay: coloured PNGs; video: coloured videos with
+            their sound (images among the inputs become overlays).
+        batch: images of one size through the network at once.
+        workers: threads that decode ahead, and as many that encode.
+        opacity: of the colours in overlays, 0 to 1.
+        threads: of the network; by default the engine's own choice.
+        device: cpu or cuda.
+        frames: stop each video and camera after so many; 0 for none.
+        progress: draw a progress bar.
+        trust: open a bundle of your own classes, or a .pt2.
+
+    Returns:
+        What was done, and what was left out.
+
+    Raises:
+        ConfigError: a wrong option, or an input that is not there.
+        DataError: outputs would collide, or replace inputs.
+        RunError: the folder holds another student's outputs, or cannot be written.
+        BundleError: the student cannot be opened.
+    """
+    check_kind(kind)
+    if batch < 1 or workers < 1 or frames < 0 or not 0 <= opacity <= 1:
+        raise ConfigError(
+            "predict: expected batch and workers of 1 or more, frames of 0 or more and an "
+            f"opacity in 0..1, got {batch}, {workers}, {frames} and {opacity}."
+        )
+    out = Path(out)
+    given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    planned = plan(find_items(given, out), out, kind)
+    if not isinstance(student, Runtime):
+        student = open_runtime(student, threads, device, trust)
+    claim(out, kind, student.card, opacity)
+    with warnings.catch_warnings(), Progress(progress) as bar:
+        # Half a decompression bomb is a warning to Pillow; to us it is a file to leave out.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        job = _Job(student, kind, batch, workers, opacity, frames, bar)
+        return job.run(planned)
+
+
+class _Job:
+    """One call on its way through its inputs."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        kind: Kind,
+        batch: int,
+        workers: int,
+        opacity: float,
+        frames: int,
+        bar: Progress,
+    ) -> None:
+        self.runtime, self.kind, self.batch, self.workers = runtime, kind, batch, workers
+        self.opacity, self.frames, self.bar = opacity, frames, bar
+        self.report = PredictReport()
+
+    def run(self, planned: list[tuple[Item, Path]]) -> PredictReport:
+        """Segment all: the images first, then one video after the other."""
+        started = time.perf_counter()
+        stills = [(item, target) for item, target in planned if item.kind == "image"]
+        wanted = [(item, target) for item, target in stills if not target.exists()]
+        self.report.kept = len(stills) - len(wanted)
+        self.bar.expect(len(wanted))
+        self._stills(wanted)
+        for item, target in planned:
+            if item.kind != "image":
+                self._video(item, target)
+        self.report.seconds = time.perf_counter() - started
+        return self.report
+
+    def _stills(self, wanted: list[tuple[Item, Path]]) -> None:
+        targets = dict(wanted)
+        with _Writers(self.workers) as writers:
+            for items, images in _batches(self._readable(targets), self.batch):
+                for item, image, mask in zip(items, images, self._masks(images), strict=True):
+                    writers.do(self._write, targets[item], image, mask)
+                    self.report.outputs.append(targets[item])
+
+    def _readable(self, targets: dict[Item, Path]) -> Iterator[tuple[Item, Pixels]]:
+        for item, found in read_ahead(targets, self.workers):
+            if isinstance(found, str):
+                self._skip(item, found)
+                self.bar.advance(1)
+            else:
+                yield item, found
+
+    def _masks(self, images: list[Pixels]) -> Pixels:
+        masks = self.runtime.masks(np.stack(images))
+        self.report.frames += len(images)
+        self.bar.advance(len(images))
+        return masks
+
+    def _write(self, target: Path, image: Pixels, mask: Pixels) -> None:
+        write_png(target, mask if self.kind == "mask" else self._overlay(image, mask))
+
+    def _overlay(self, image: Pixels, mask: Pixels) -> Pixels:
+        return self.runtime.overlay(image, mask, self.opacity)
+
+    def _skip(self, item: Item, reason: str) -> None:
+        self.report.skipped.append((str(item.path), reason))
+
+    def _video(self, item: Item, target: Path) -> None:
+        as_file = self.kind == "video"
+        if item.kind == "camera":
+            target = _free(target)  # what a camera sees does not come again
+        elif as_file and target.exists():
+            self.report.kept += 1
+            return
+        try:
+            with VideoReader(item, ahead=2 * self.batch + 4, sound=as_file) as reader:
+                limit = self.frames or reader.expected
+                self.bar.expect(min(limit, reader.expected) if reader.expected else self.frames)
+                before = self.report.frames
+                if as_file:
+                    self._to_file(reader, target)
+                else:
+                    self._to_frames(reader, target)
+                if reader.problem and not (self.frames and self._since(before) >= self.frames):
+                    self._skip(item, reader.problem)
+        except BadImageError as error:
+            self._skip(item, error.reason)
+        else:
+            if target.exists():
+                self.report.outputs.append(target)
+
+    def _since(self, before: int) -> int:
+        return self.report.frames - before
+
+    def _to_frames(self, reader: VideoReader, folder: Path) -> None:
+        """Write a file a frame; those that are there already are not computed again."""
+
+        def missing() -> Iterator[tuple[Path, Pixels]]:
+            for number, (_, pixels) in enumerate(self._shown(reader, None)):
+                target = folder / f"{number:06d}.png"
+                if target.exists():
+                    self.report.kept += 1
+                    self.bar.advance(1)
+                else:
+                    yield target, pixels
+
+        with _Writers(self.workers) as writers:
+            for targets, images in _batches(missing(), self.batch):
+                for target, image, mask in zip(targets, images, self._masks(images), strict=True):
+                    writers.do(self._write, target, image, mask)
+
+    def _to_file(self, reader: VideoReader, target: Path) -> None:
+        """Write a video; one that was stopped half-way is made anew."""
+        video: VideoWriter | None = None
+        waiting: list[Any] = []  # sound before the first frame
+        try:
+            with _Writers(1) as writers:
+
+                def on_sound(packet: Any) -> None:
+                    if video is None:
+                        waiting.append(packet)
+                    else:
+                        writers.do(video.sound, packet)
+
+                shown = self._shown(reader, on_sound)
+                for times, images in _batches(shown, self.batch):
+                    if video is None:
+                        video = VideoWriter(target, reader, images[0].shape[:2])
+                        for packet in waiting:
+                            writers.do(video.sound, packet)
+                    for moment, image, mask in zip(times, images, self._masks(images), strict=True):
+                        writers.do(_append, video, self._overlay, image, mask, moment)
+            if video is not None:
+                video.finish()
+                video = None
+        finally:
+            if video is not None:
+                video.discard()
+
+    def _shown(
+        self, reader: VideoReader, on_sound: Callable[[Any], None] | None
+    ) -> Iterator[tuple[int | None, Pixels]]:
+        """Yield frames until the end, the limit, or the interruption of a camera."""
+        count = 0
+        with suppress(*((KeyboardInterrupt,) if reader.live else ())):
+            for given in reader:
+                if isinstance(given, Sound):
+                    if on_sound is not None:
+                        on_sound(given.packet)
+                    continue
+                yield given.time, given.pixels
+                count += 1
+                if count == self.frames:
+                    return
+
+
+class _Writers:
+    """Threads that encode and write behind the network, never many files behind."""
+
+    def __init__(self, workers: int) -> None:
+        self._pool = ThreadPoolExecutor(workers, "encode")
+        self._waiting: deque[Future[None]] = deque()
+        self._most = 4 * workers
+
+    def do(self, work: Callable[..., None], *args: Any) -> None:
+        """Run work in a thread; what an earlier one raised is raised here."""
+        self._waiting.append(self._pool.submit(work, *args))
+        while len(self._waiting) > self._most or (self._waiting and self._waiting[0].done()):
+            self._waiting.popleft().result()
+
+    def __enter__(self) -> _Writers:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(wait=True)
+        if error is None:
+            for future in self._waiting:
+                future.result()
+
+
+def _append(
+    video: VideoWriter,
+    overlay: Callable[[Pixels, Pixels], Pixels],
+    image: Pixels,
+    mask: Pixels,
+    moment: int | None,
+) -> None:
+    video.write(overlay(image, mask), moment)
+
+
+def _batches(
+    pairs: Iterable[tuple[T, Pixels]], most: int
+) -> Iterator[tuple[list[T], list[Pixels]]]:
+    """Group neighbours of one size, up to `most`."""
+    keys: list[T] = []
+    images: list[Pixels] = []
+    for key, pixels in pairs:
+        if images and (len(images) == most or pixels.shape != images[0].shape):
+            yield keys, images
+            keys, images = [], []
+        keys.append(key)
+        images.append(pixels)
+        if len(images) == most:
+            yield keys, images
+            keys, images = [], []
+    if images:
+        yield keys, images
+
+
+def _free(target: Path) -> Path:
+    number = 0
+    free = target
+    while free.exists():
+        number += 1
+        free = target.with_name(f"{target.stem}-{number}{target.suffix}")
+    return free

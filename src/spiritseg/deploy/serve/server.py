@@ -1,0 +1,103 @@
+"""spiritseg serve: students on a web page, with a JSON endpoint beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spiritseg.errors import ConfigError, MissingExtraError, RunError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from spiritseg.deploy.serve.students import Students
+    from spiritseg.deploy.serve.uploads import Limits
+
+__all__ = ["make_app", "serve"]
+
+
+def make_app(students: Students, limits: Limits | None = None) -> FastAPI:
+    """Make the web application: the page at /, the endpoint under /api.
+
+    Args:
+        students: what is served.
+        limits: of uploads.
+
+    Raises:
+        ConfigError: there is no student.
+        MissingExtraError: Gradio is not installed.
+    """
+    if not students.names:
+        raise ConfigError("serve: expected one student or more, got none.")
+    try:
+        import gradio  # noqa: F401
+    except ImportError:
+        raise MissingExtraError(
+            "the page needs Gradio, which is not installed: pip install 'spiritseg[web]'."
+        ) from None
+    from spiritseg.deploy.serve.endpoint import make_endpoint
+    from spiritseg.deploy.serve.page import mount_page
+    from spiritseg.deploy.serve.uploads import Limits
+
+    limits = limits or Limits()
+
+    async def made() -> FastAPI:  # Gradio leaves event loops open where it finds none running
+        return mount_page(make_endpoint(students, limits), students.names, limits)
+
+    return asyncio.run(made())
+
+
+def serve(
+    paths: Sequence[str | Path],
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    *,
+    limits: Limits | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    trust: bool = False,
+) -> None:
+    """Serve students until interrupted.
+
+    Args:
+        paths: runs, bundles or exported files.
+        host: address that it listens on; the default is this machine alone.
+        port: 0 for any free one.
+        limits: of uploads.
+        threads: of a forward pass on the CPU.
+        device: cpu or cuda.
+        trust: open a .pt2, or a bundle of your own classes.
+
+    Raises:
+        BundleError: a student cannot be opened.
+        RunError: the port is taken.
+    """
+    from spiritseg.deploy.serve.students import open_students
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise RunError(
+                f"cannot listen on {host}:{port}: {error}. Choose another --port."
+            ) from None
+        students = open_students(paths, threads, device, trust)
+        app = make_app(students, limits)
+        students.warm_up()
+        import uvicorn
+
+        shown = f"[{host}]" if ":" in host else host
+        print(f"http://{shown}:{listening.getsockname()[1]}  (stop with Ctrl-C)", flush=True)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            limit_concurrency=128,
+            timeout_graceful_shutdown=3,  # an open page never closes its connection by itself
+        )
+        uvicorn.Server(config).run(sockets=[listening])

@@ -1,0 +1,147 @@
+"""The students that are served, and what they answer for a frame."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from spiritseg.deploy.runtime import Runtime, open_runtime
+from spiritseg.errors import ConfigError, unknown
+from spiritseg.pixels import Pixels
+
+__all__ = ["Answer", "Students", "jpeg_url", "open_students", "png", "png_url"]
+
+_SHOWN = 960  # pixels of the longer side, of what the page shows
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a student found.
+
+    Args:
+        mask: (H, W) uint8 class indices.
+        latency_ms: of the pass, with its pre- and postprocessing.
+        area: share of the pixels of each class, 0 to 1.
+    """
+
+    mask: Pixels
+    latency_ms: float
+    area: dict[str, float]
+
+
+class Students:
+    """Several students under their names; one of them runs at a time.
+
+    Args:
+        runtimes: by name.
+    """
+
+    def __init__(self, runtimes: dict[str, Runtime]) -> None:
+        self.runtimes = runtimes
+        self._one = threading.Lock()  # an engine may not be called twice at once
+
+    @property
+    def names(self) -> list[str]:
+        """As they were given."""
+        return list(self.runtimes)
+
+    def get(self, name: str) -> Runtime:
+        """Return a student by its name.
+
+        Raises:
+            ConfigError: there is none of this name.
+        """
+        if name not in self.runtimes:
+            raise ConfigError(unknown("student", name, self.runtimes))
+        return self.runtimes[name]
+
+    def answer(self, name: str, image: Pixels) -> Answer:
+        """Segment an image (H, W, 3) uint8."""
+        runtime = self.get(name)
+        with self._one:
+            started = time.perf_counter()
+            mask = runtime.masks(image[None])[0]
+            latency_ms = 1000 * (time.perf_counter() - started)
+        counts = np.bincount(mask.ravel(), minlength=len(runtime.classes)) / mask.size
+        area = {k: float(share) for k, share in zip(runtime.classes, counts, strict=False)}
+        return Answer(mask, latency_ms, area)
+
+    def warm_up(self) -> None:
+        """Run each once: the first pass of an engine is slow."""
+        for name in self.names:
+            self.answer(name, np.zeros((128, 128, 3), np.uint8))
+
+
+def open_students(
+    paths: Sequence[str | Path],
+    threads: int | None = None,
+    device: str = "cpu",
+    trust: bool = False,
+) -> Students:
+    """Open students for serving; see `open_runtime`.
+
+    Args:
+        paths: runs, bundles or exported files. Each is called after its file or run; equal
+            names get a number.
+        threads: of a forward pass.
+        device: cpu or cuda.
+        trust: open a .pt2, or a bundle of your own classes.
+    """
+    found: dict[str, Runtime] = {}
+    for given in paths:
+        path = Path(given)
+        name = called = _name(path.resolve())
+        number = 1
+        while name in found:
+            number += 1
+            name = f"{called} ({number})"
+        found[name] = open_runtime(path, threads, device, trust)
+    return Students(found)
+
+
+def png(mask: Pixels, runtime: Runtime | None = None) -> bytes:
+    """Encode a mask (H, W) as a PNG of class indices, or in the colours of a student."""
+    picture = Image.fromarray(mask)
+    if runtime is not None:
+        picture.putpalette(np.array(runtime.colours, np.uint8).tobytes())
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=4)
+    return buffer.getvalue()
+
+
+def png_url(mask: Pixels, runtime: Runtime) -> str:
+    """Return a coloured mask as a data URL, of the size that the page shows."""
+    shown = Image.fromarray(mask)
+    shown = shown.resize(_box(shown), Image.Resampling.NEAREST)
+    return _url("image/png", png(np.asarray(shown), runtime))
+
+
+def jpeg_url(image: Pixels) -> str:
+    """Return an image as a data URL, of the size that the page shows."""
+    shown = Image.fromarray(image)
+    buffer = io.BytesIO()
+    shown.resize(_box(shown), Image.Resampling.BILINEAR).save(buffer, "JPEG", quality=85)
+    return _url("image/jpeg", buffer.getvalue())
+
+
+def _box(image: Image.Image) -> tuple[int, int]:
+    factor = min(1.0, _SHOWN / max(image.size))
+    return max(1, round(image.width * factor)), max(1, round(image.height * factor))
+
+
+def _url(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _name(path: Path) -> str:
+    if path.is_file():
+        return path.stem
+    return path.parent.name if path.name == "student" else path.name

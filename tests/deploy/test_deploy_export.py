@@ -1,0 +1,243 @@
+"""Exports equal PyTorch, in the engines that will run them; a wrong one is not written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor
+
+import spiritseg
+from spiritseg.deploy import graph
+from spiritseg.deploy.export import ExportReport, export
+from spiritseg.deploy.runtime import Runtime, open_runtime
+from spiritseg.deploy.self_check import CheckImages, check, open_check_images
+from spiritseg.errors import BundleError, ConfigError, DataError, RunError
+from spiritseg.inference import Student
+from spiritseg.pixels import Pixels
+
+SIZES = [(1, 96, 128), (3, 61, 47), (2, 128, 64), (1, 33, 200)]
+
+
+def _images(count: int, height: int, width: int) -> Pixels:
+    shape = (count, height, width, 3)
+    return np.random.default_rng(height).integers(0, 256, shape, dtype=np.uint8)
+
+
+def _logits(student: Student, images: Pixels) -> np.ndarray:
+    tensors = torch.from_numpy(images).permute(0, 3, 1, 2)
+    return torch.stack([student.logits(one) for one in tensors]).numpy()
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_onnx_gives_pytorchs_logits_at_any_size_and_batch(
+    exported: ExportReport, student_folder: Path, shape: tuple[int, int, int]
+) -> None:
+    images = _images(*shape)
+    wanted = _logits(spiritseg.load(student_folder), images)
+    runtime = open_runtime(exported.paths[0])
+    np.testing.assert_allclose(runtime.logits(images), wanted, atol=2e-5 * np.ptp(wanted))
+    assert np.array_equal(runtime.masks(images), runtime.logits(images).argmax(1))
+    assert runtime.masks(images).dtype == np.uint8
+
+
+def test_the_report_says_how_close_it_is(exported: ExportReport) -> None:
+    assert exported.check.max_difference is not None
+    assert exported.check.max_difference < 1e-4
+    assert exported.check.equal_labels > 0.9999
+    assert exported.check.where == "the embedded scenes"
+    assert exported.bytes == exported.paths[0].stat().st_size
+    assert [p.name for p in exported.paths[0].parent.iterdir()] == ["tiny.onnx"]
+
+
+def test_the_file_alone_says_what_it_is(exported: ExportReport, student_folder: Path) -> None:
+    runtime = open_runtime(exported.paths[0])
+    student = spiritseg.load(student_folder)
+    assert runtime.classes == student.classes
+    assert runtime.colours == student.info.colours
+    assert runtime.card.params == sum(p.numel() for p in student.network.parameters())
+    model = onnx.load(exported.paths[0])
+    onnx.checker.check_model(model)
+    assert b"site-packages" not in exported.paths[0].read_bytes()  # no path of this machine
+
+
+def test_argmax_and_a_fixed_size_are_in_the_graph(
+    fixed: ExportReport, student_folder: Path
+) -> None:
+    runtime = open_runtime(fixed.paths[0])
+    assert fixed.check.max_difference is None
+    graph_input = onnx.load(fixed.paths[0]).graph.input[0]
+    assert [d.dim_value for d in graph_input.type.tensor_type.shape.dim] == [1, 64, 80, 3]
+    images = _images(2, 64, 80)
+    wanted = _logits(spiritseg.load(student_folder), images).argmax(1)
+    found = runtime.masks(images)
+    assert found.dtype == np.uint8
+    assert (found == wanted).mean() > 0.9999
+    assert runtime.masks(_images(1, 50, 90)).shape == (1, 50, 90)  # resized around it
+    with pytest.raises(ConfigError, match="argmax"):
+        runtime.logits(images)
+
+
+def test_a_bare_export_takes_pooled_floats(student_folder: Path, tmp_path: Path) -> None:
+    report = export(
+        student_folder, out=tmp_path / "bare.onnx", preprocess=False, fixed=True, size=(80, 104)
+    )
+    runtime = open_runtime(report.paths[0])
+    student = spiritseg.load(student_folder)
+    pooled = np.random.default_rng(0).random((1, 3, 40, 52), dtype=np.float32)
+    with torch.no_grad():
+        wanted = student.network(torch.from_numpy(pooled)).numpy()
+    np.testing.assert_allclose(runtime.forward(pooled), wanted, atol=2e-5 * np.ptp(wanted))
+    # Around it the runtime does the same in numpy and Pillow.
+    images = _images(1, 80, 104)
+    np.testing.assert_allclose(
+        runtime.logits(images), _logits(student, images), atol=2e-5 * np.ptp(wanted)
+    )
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize(("precision", "equal"), [("fp32", 0.9999), ("fp16", 0.99)])
+def test_openvino_equals_pytorch(
+    student_folder: Path, tmp_path: Path, precision: str, equal: float
+) -> None:
+    out = tmp_path / "tiny.xml"
+    report = export(student_folder, "openvino", precision, out=out)  # type: ignore[arg-type]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["tiny.bin", "tiny.xml", "tiny.xml.json"]
+    runtime = open_runtime(report.paths[0])
+    assert runtime.name == "openvino"
+    for shape in SIZES[:3]:
+        images = _images(*shape)
+        wanted = _logits(spiritseg.load(student_folder), images).argmax(1)
+        assert (runtime.masks(images) == wanted).mean() > equal
+
+
+def test_fp16_is_half_the_size_and_close(
+    exported: ExportReport, student_folder: Path, tmp_path: Path
+) -> None:
+    report = export(student_folder, precision="fp16", out=tmp_path / "half.onnx", fixed=True)
+    assert report.bytes < 0.7 * exported.bytes
+    assert report.check.equal_labels > 0.99
+    kinds = {t.data_type for t in onnx.load(report.paths[0]).graph.initializer if len(t.dims) == 4}
+    assert kinds == {onnx.TensorProto.FLOAT16}
+
+
+@pytest.mark.usefixtures("traced")
+def test_int8_is_quantised_and_close(
+    exported: ExportReport, student_folder: Path, pictures: Path, tmp_path: Path
+) -> None:
+    report = export(
+        student_folder, precision="int8", calibrate=pictures, out=tmp_path / "small.onnx"
+    )
+    operations = [node.op_type for node in onnx.load(report.paths[0]).graph.node]
+    assert operations.count("QuantizeLinear") > 5
+    assert report.check.equal_labels > 0.9
+    assert report.check.where == "the given images"
+    assert report.bytes < exported.bytes
+
+
+def test_pt2_equals_pytorch_and_asks_for_trust(student_folder: Path, tmp_path: Path) -> None:
+    report = export(student_folder, "pt2", out=tmp_path / "tiny.pt2")
+    with pytest.raises(BundleError, match="trust"):
+        open_runtime(report.paths[0])
+    runtime = open_runtime(report.paths[0], trust=True)
+    images = _images(3, 61, 47)
+    wanted = _logits(spiritseg.load(student_folder), images)
+    np.testing.assert_allclose(runtime.logits(images), wanted, atol=1e-5 * np.ptp(wanted))
+
+
+def test_a_wrong_export_is_refused_and_leaves_nothing(
+    student_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = graph.DeployedNetwork.forward
+
+    def wrong(self: graph.DeployedNetwork, images: Tensor) -> Tensor:
+        return good(self, images) * 1.01
+
+    monkeypatch.setattr(graph.DeployedNetwork, "forward", wrong)
+    with pytest.raises(RunError, match="a logit differs by"):
+        export(student_folder, out=tmp_path / "wrong.onnx", fixed=True, size=(32, 48))
+    assert list(tmp_path.iterdir()) == []
+
+
+class _Faulty(Runtime):
+    """The export with a fault in what it answers."""
+
+    def __init__(self, good: Runtime, fault: Callable[[np.ndarray], np.ndarray]) -> None:
+        super().__init__(good.card, "faulty", good.path)
+        self.good, self.fault = good, fault
+
+    def forward(self, images: np.ndarray) -> np.ndarray:
+        return self.fault(self.good.forward(images))
+
+
+FAULTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "mirrored": lambda y: y[..., ::-1],
+    "shifted by a pixel": lambda y: np.roll(y, 1, -1),
+    "classes swapped": lambda y: y[:, ::-1],
+    "not a number": lambda y: np.where(y == y[0, 0, 0, 0], np.nan, y),
+    "wrong in a batch": lambda y: y[:1].repeat(len(y), 0),
+    "wrong at odd sizes": lambda y: y if y.shape[2] % 2 == 0 else y * 1.1,
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_is_noticed(exported: ExportReport, student_folder: Path, fault: str) -> None:
+    student = spiritseg.load(student_folder)
+    images = open_check_images(student, None, 2)
+    good = open_runtime(exported.paths[0])
+    check(student, good, good.card, images)
+    with pytest.raises(RunError, match="is not the student"):
+        check(student, _Faulty(good, FAULTS[fault]), good.card, images)
+
+
+def test_int8_may_round_but_not_lose_accuracy(
+    exported: ExportReport, student_folder: Path, scenes: list[Pixels]
+) -> None:
+    student = spiritseg.load(student_folder)
+    good = open_runtime(exported.paths[0])
+    truth = [np.asarray(good.masks(scene[None])[0]) for scene in scenes]
+    on = CheckImages(scenes, truth, "the scenes")
+    card = dataclasses.replace(good.card, precision="int8")
+    noise = np.random.default_rng(0)
+    found = check(student, _Faulty(good, lambda y: y * 1.2 + 1e-3), card, on)
+    assert found.miou_pytorch == 1.0
+    assert found.miou_lost == pytest.approx(0, abs=0.01)
+    spoilt = _Faulty(good, lambda y: y + noise.normal(0, np.ptp(y) / 4, y.shape))
+    with pytest.raises(RunError, match="points of mIOU are lost"):
+        check(student, spoilt, card, on)
+
+
+def test_a_size_that_was_traced_in_is_noticed(fixed: ExportReport, student_folder: Path) -> None:
+    student = spiritseg.load(student_folder)
+    claims = dataclasses.replace(fixed.card, dynamic=True)
+    images = open_check_images(student, None, 1)
+    with pytest.raises(RunError, match="cannot run the export"):
+        check(student, open_runtime(fixed.paths[0]), claims, images)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"format": "tflite"}, "onnx"),
+        ({"precision": "fp8"}, "int8"),
+        ({"precision": "int8"}, "--calibrate"),
+        ({"precision": "int8", "format": "pt2", "calibrate": "."}, "not offered"),
+        ({"size": (4, 4)}, "16 pixels"),
+        ({"out": "model.pb"}, ".onnx"),
+    ],
+)
+def test_what_is_not_offered_is_one_clear_error(
+    student_folder: Path, words: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        export(student_folder, **words)  # type: ignore[arg-type]
+
+
+def test_a_wrong_data_set_is_an_error_only_where_it_was_asked_for(student_folder: Path) -> None:
+    with pytest.raises((ConfigError, DataError, KeyError)):
+        export(student_folder, overrides={"target.root": "/nowhere"})

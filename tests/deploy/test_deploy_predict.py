@@ -1,0 +1,211 @@
+"""Files in, files out: every kind of image, nothing half-written, nothing lost, nothing crashed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spiritseg.deploy.export import ExportReport
+from spiritseg.deploy.predict import predict
+from spiritseg.deploy.runtime import Runtime, open_runtime
+from spiritseg.errors import ConfigError, DataError, RunError
+from spiritseg.pixels import Pixels, read_pixels
+
+
+@pytest.fixture
+def runtime(exported: ExportReport) -> Runtime:
+    return open_runtime(exported.paths[0], threads=1)
+
+
+def _mask(path: Path) -> Pixels:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_folder_becomes_masks_under_the_same_names(
+    runtime: Runtime, pictures: Path, tmp_path: Path, batch: int
+) -> None:
+    out = tmp_path / "out"
+    report = predict(runtime, pictures, out, batch=batch, progress=False)
+    names = sorted(p.relative_to(out).as_posix() for p in out.rglob("*.png"))
+    assert names == ["0.png", "2.png", "4.png", "deep/er/1.png", "deep/er/3.png", "deep/er/5.png"]
+    assert (report.frames, report.kept, report.skipped) == (6, 0, [])
+    for source in pictures.rglob("*.*"):
+        wanted = runtime.masks(read_pixels(source)[None])[0]
+        written = (out / source.relative_to(pictures)).with_suffix(".png")
+        assert np.array_equal(_mask(written), wanted)
+        assert _mask(written).ndim == 2
+
+
+def test_overlays_stand_beside_masks(runtime: Runtime, pictures: Path, tmp_path: Path) -> None:
+    predict(runtime, pictures / "0.png", tmp_path / "out", progress=False)
+    predict(runtime, pictures / "0.png", tmp_path / "out", "overlay", progress=False)
+    image = read_pixels(pictures / "0.png")
+    wanted = runtime.overlay(image, runtime.masks(image[None])[0], 0.5)
+    assert np.array_equal(_mask(tmp_path / "out/0.overlay.png"), wanted)
+    assert (tmp_path / "out/0.png").exists()
+
+
+def test_globs_files_and_repeated_inputs(runtime: Runtime, pictures: Path, tmp_path: Path) -> None:
+    given: list[str | Path] = [str(pictures / "**/*.jpg"), pictures / "0.png", pictures / "0.png"]
+    report = predict(runtime, given, tmp_path / "out", progress=False)
+    assert report.frames == 3
+    found = sorted(p.relative_to(tmp_path / "out").as_posix() for p in report.outputs)
+    assert found == ["0.png", "4.png", "deep/er/1.png"]
+
+
+def test_the_same_call_computes_nothing_twice(
+    runtime: Runtime, pictures: Path, tmp_path: Path
+) -> None:
+    predict(runtime, pictures, tmp_path / "out", progress=False)
+    (tmp_path / "out/deep/er/3.png").unlink()
+    again = predict(runtime, pictures, tmp_path / "out", progress=False)
+    assert (again.frames, again.kept) == (1, 5)
+
+
+def test_outputs_within_the_input_folder_are_no_inputs(runtime: Runtime, pictures: Path) -> None:
+    predict(runtime, pictures, pictures / "out", progress=False)
+    assert predict(runtime, pictures, pictures / "out", progress=False).frames == 0
+
+
+def test_names_that_would_collide_are_kept_apart_or_refused(
+    runtime: Runtime, scenes: list[Pixels], tmp_path: Path
+) -> None:
+    for name in ("a/1.png", "a/1.jpg", "b/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(scenes[0]).save(tmp_path / name)
+    predict(runtime, tmp_path / "a", tmp_path / "out", progress=False)
+    names = sorted(p.name for p in (tmp_path / "out").glob("*.png"))
+    assert names == ["1.jpg.png", "1.png.png"]
+    with pytest.raises(DataError, match=r"1\.png"):
+        predict(runtime, [tmp_path / "a/1.png", tmp_path / "b"], tmp_path / "two", progress=False)
+    with pytest.raises(DataError, match="replace inputs"):
+        predict(runtime, tmp_path / "b/1.png", tmp_path / "b", progress=False)
+    with pytest.raises(DataError, match="replace inputs"):
+        predict(runtime, tmp_path / "b", tmp_path / "b", progress=False)
+
+
+def test_another_students_folder_is_left_alone(
+    runtime: Runtime, exported: ExportReport, pictures: Path, tmp_path: Path
+) -> None:
+    predict(runtime, pictures / "0.png", tmp_path / "out", "overlay", progress=False)
+    with pytest.raises(RunError, match="another student or of other options"):
+        predict(runtime, pictures, tmp_path / "out", "overlay", opacity=0.9, progress=False)
+
+
+def _bad_folder(folder: Path, scene: Pixels) -> set[str]:
+    """Write a good image and every kind of bad one; return the bad ones' names."""
+    folder.mkdir()
+    picture = Image.fromarray(scene)
+    picture.save(folder / "good.png")
+    whole = (folder / "good.png").read_bytes()
+    (folder / "zero.png").touch()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.jpg").write_text("not an image")
+    flipped = bytearray(whole)
+    flipped[len(flipped) // 2] ^= 255
+    (folder / "corrupt.png").write_bytes(flipped)
+    Image.new("L", (12000, 9000)).save(folder / "warned.png", compress_level=1)
+    Image.new("1", (40000, 30000)).save(folder / "bomb.png", compress_level=1)
+    Image.fromarray(scene[..., 0].astype(np.float32)).save(folder / "float.tiff")
+    return {"zero", "cut", "text", "corrupt", "warned", "bomb", "float"}
+
+
+def test_bad_images_are_left_out_and_reported(
+    runtime: Runtime, scenes: list[Pixels], tmp_path: Path
+) -> None:
+    bad = _bad_folder(tmp_path / "in", scenes[0])
+    report = predict(runtime, tmp_path / "in", tmp_path / "out", batch=3, progress=False)
+    assert {Path(path).stem for path, _ in report.skipped} == bad
+    assert all(reason for _, reason in report.skipped)
+    assert [p.name for p in (tmp_path / "out").glob("*.png")] == ["good.png"]
+
+
+def test_unusual_images_are_converted_as_they_are_meant(
+    runtime: Runtime, scenes: list[Pixels], tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    picture = Image.fromarray(scenes[0])
+    grey = np.asarray(picture.convert("L"))
+    clear = picture.copy()
+    clear.putalpha(128)
+    wanted = {
+        "grey.png": np.repeat(grey[..., None], 3, 2),
+        "deep.png": np.repeat(grey[..., None], 3, 2),
+        "alpha.png": scenes[0],
+        "turned.png": scenes[0],
+        "cmyk.tif": np.asarray(picture.convert("CMYK").convert("RGB")),
+    }
+    picture.convert("L").save(folder / "grey.png")
+    Image.fromarray(grey.astype(np.uint16) << 8).save(folder / "deep.png")
+    clear.save(folder / "alpha.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise
+    picture.transpose(Image.Transpose.ROTATE_90).save(folder / "turned.png", exif=exif)
+    picture.convert("CMYK").save(folder / "cmyk.tif")
+    report = predict(runtime, folder, tmp_path / "out", progress=False)
+    assert report.skipped == []
+    for name, pixels in wanted.items():
+        assert np.array_equal(read_pixels(folder / name), pixels), name
+        written = (tmp_path / "out" / name).with_suffix(".png")
+        assert np.array_equal(_mask(written), runtime.masks(pixels[None])[0]), name
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "said"),
+    [
+        (["nowhere.jpg"], {}, "no such file"),
+        (["empty"], {}, "nothing to segment"),
+        (["*.jpg"], {}, "nothing to segment"),
+        (["."], {"kind": "masks"}, "Did you mean mask"),
+        (["."], {"batch": 0}, "batch"),
+        (["."], {"opacity": 2}, "opacity"),
+    ],
+)
+def test_wrong_options_are_one_clear_error(
+    runtime: Runtime, tmp_path: Path, inputs: list[str], options: dict[str, object], said: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    given = [str(tmp_path / name) for name in inputs]
+    with pytest.raises(ConfigError, match=said):
+        predict(runtime, given, tmp_path / "out", progress=False, **options)  # type: ignore[arg-type]
+
+
+def test_a_full_disk_is_one_clear_error(runtime: Runtime, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file where the folder should be")
+    with pytest.raises(RunError, match="cannot use the folder"):
+        predict(runtime, pictures, tmp_path / "out", progress=False)
+
+
+def test_killed_in_the_middle_the_same_command_continues(
+    exported: ExportReport, scenes: list[Pixels], tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for number in range(120):
+        Image.fromarray(np.repeat(scenes[number % 6], 4, 0)).save(folder / f"{number:03d}.png")
+    words = ["predict", str(exported.paths[0]), str(folder), "--out", str(out)]
+    command = [sys.executable, "-m", "spiritseg", *words]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(list(out.glob("*.png"))) < 5 and process.poll() is None:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.png")}
+    assert 5 <= len(before) < 120
+    for path in before:
+        assert _mask(path).shape == (384, 128)  # whole, each of them
+    report = predict(open_runtime(exported.paths[0]), folder, out, progress=False)
+    assert report.frames == 120 - len(before)
+    assert len(list(out.glob("*.png"))) == 120
+    assert all(path.stat().st_mtime_ns == moment for path, moment in before.items())

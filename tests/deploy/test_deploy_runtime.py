@@ -1,0 +1,127 @@
+"""Whatever a student was saved as, it opens the same; what is foreign or altered does not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spiritseg.deploy.card import check_sealed, seal
+from spiritseg.deploy.export import ExportReport, export
+from spiritseg.deploy.runtime import OnnxRuntime, _largest, open_runtime, prepare
+from spiritseg.errors import BundleError, DataError
+from spiritseg.pixels import Pixels
+
+
+def test_a_bundle_and_its_export_agree(
+    exported: ExportReport, student_folder: Path, scenes: list[Pixels]
+) -> None:
+    images = np.stack(scenes[:2])
+    onnx_runtime, torch_runtime = open_runtime(exported.paths[0]), open_runtime(student_folder)
+    assert (onnx_runtime.name, torch_runtime.name) == ("onnxruntime", "torch")
+    assert np.array_equal(onnx_runtime.masks(images), torch_runtime.masks(images))
+    assert torch_runtime.card.student_sha256 == onnx_runtime.card.student_sha256
+    mask = onnx_runtime.masks(images)[0]
+    assert tuple(onnx_runtime.colourise(mask)[0, 0]) == onnx_runtime.colours[mask[0, 0]]
+    assert np.array_equal(onnx_runtime.overlay(scenes[0], mask, 0.0), scenes[0])
+
+
+def test_any_changed_byte_and_any_cut_is_noticed(exported: ExportReport, tmp_path: Path) -> None:
+    data = exported.paths[0].read_bytes()
+    for place in (10, len(data) // 2, len(data) - 1, len(data) - 70):
+        altered = bytearray(data)
+        altered[place] ^= 1
+        (tmp_path / "a.onnx").write_bytes(altered)
+        with pytest.raises(BundleError, match=r"not as it was exported|not exported by"):
+            open_runtime(tmp_path / "a.onnx")
+    for length in (0, 1, 50, len(data) // 2, len(data) - 1):
+        (tmp_path / "a.onnx").write_bytes(data[:length])
+        with pytest.raises(BundleError):
+            open_runtime(tmp_path / "a.onnx")
+
+
+def test_a_foreign_onnx_is_refused(tmp_path: Path) -> None:
+    info = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    out = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y"])], "foreign", [info], [out]
+    )
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "foreign.onnx")
+    with pytest.raises(BundleError, match="not exported by spiritseg"):
+        open_runtime(tmp_path / "foreign.onnx")
+
+
+@pytest.mark.usefixtures("traced")
+def test_openvino_files_belong_together(student_folder: Path, tmp_path: Path) -> None:
+    path = export(student_folder, "openvino", out=tmp_path / "a.xml").paths[0]
+    weights = path.with_suffix(".bin")
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(BundleError, match=r"a\.bin is not as it was exported"):
+        open_runtime(path)
+    weights.unlink()
+    with pytest.raises(BundleError, match=r"a\.bin is missing"):
+        open_runtime(path)
+    (tmp_path / "a.xml.json").unlink()
+    with pytest.raises(BundleError, match="keep the files"):
+        open_runtime(path)
+
+
+@pytest.mark.parametrize("name", ["nowhere.onnx", "text.txt", "empty"])
+def test_what_is_no_student_is_one_clear_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "text.txt").write_text("hello")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BundleError):
+        open_runtime(tmp_path / name)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 8, 8, 4), (1, 0, 8, 3), (0, 8, 8, 3)])
+def test_what_is_no_image_is_refused(exported: ExportReport, shape: tuple[int, ...]) -> None:
+    with pytest.raises(DataError):
+        OnnxRuntime(exported.paths[0]).masks(np.zeros(shape, np.uint8))
+
+
+@given(st.binary(max_size=300))
+def test_a_seal_fits_its_own_bytes_only(data: bytes) -> None:
+    check_sealed(seal(data), "x")
+    with pytest.raises(BundleError):
+        check_sealed(seal(data)[:-1], "x")
+    with pytest.raises(BundleError):
+        check_sealed(b"\0" + seal(data), "x")
+
+
+@given(st.integers(0, 1000), st.integers(1, 5), st.integers(1, 4))
+def test_argmax_takes_the_first_of_equals(seed: int, classes: int, levels: int) -> None:
+    values = np.random.default_rng(seed).integers(0, levels, (2, classes, 5, 4)).astype(np.float32)
+    assert np.array_equal(_largest(values), values.argmax(1))
+
+
+@pytest.mark.parametrize(("height", "width"), [(6, 8), (7, 5), (1, 1)])
+def test_prepare_is_the_papers_max_pool(height: int, width: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    found = prepare(image, 2)
+    for n, c, y, x in np.ndindex(found.shape):
+        window = image[n, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2, c]
+        assert found[n, c, y, x] == np.float32(window.max()) / np.float32(255)
+
+
+def test_predicting_from_onnx_imports_no_torch(exported: ExportReport, pictures: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from spiritseg.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: assert not [m for m in sys.modules if m.startswith(('torchvision', 'yaml'))]"
+    )
+    words = ["predict", str(exported.paths[0]), str(pictures), "--out", str(pictures / "../out")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list((pictures / "../out").rglob("*.png"))) == 6
