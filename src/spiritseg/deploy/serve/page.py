@@ -78,7 +78,7 @@ def mount_page(app: FastAPI, names: list[str], limits: Limits) -> FastAPI:
     theme = gradio.themes.Base(font=local, font_mono=("ui-monospace", "monospace"))
     script = resources.files(__package__).joinpath("page.js").read_text("utf-8")
     app.add_middleware(_ClosedRoutes)
-    return gradio.mount_gradio_app(
+    mounted: FastAPI = gradio.mount_gradio_app(
         app,
         _blocks(names, limits),
         path="/",
@@ -95,6 +95,7 @@ def mount_page(app: FastAPI, names: list[str], limits: Limits) -> FastAPI:
         pwa=False,
         max_file_size=1,
     )
+    return mounted
 
 
 def _blocks(names: list[str], limits: Limits) -> Any:
@@ -125,7 +126,7 @@ def _blocks(names: list[str], limits: Limits) -> Any:
                 legend = gr.HTML("", elem_id="legend", apply_default_css=False)
         timer = gr.Timer(0.15, active=False)
         chosen = [opacity, left, right]
-        shown = [frame, *chosen]
+        shown: list[Any] = [frame, *chosen]
         show = "(...given) => spiritseg.show(...given)"
         blocks.load(None, None, legend, js="() => spiritseg.start()")
         drop.upload(None, None, said, js="() => spiritseg.wait()").then(

@@ -1,0 +1,221 @@
+"""The page in a real browser; and the doors of Gradio that are shut."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deploy.serving import Threshold, encoded, encoded_video, half_red
+from spiritseg.errors import BundleError, ConfigError, RunError
+
+pytest.importorskip("gradio", reason="the web extra is not installed")
+import uvicorn
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from spiritseg.cli import main
+from spiritseg.deploy.serve.server import make_app, serve
+from spiritseg.deploy.serve.students import Students
+
+
+@pytest.fixture(scope="module")
+def app() -> FastAPI:
+    names = {"low": 63, "high": 191, "<b>bold</b>": 127}
+    return make_app(Students({name: Threshold(level) for name, level in names.items()}))
+
+
+@pytest.fixture(scope="module")
+def client(app: FastAPI) -> TestClient:
+    return TestClient(app, raise_server_exceptions=False)
+
+
+SECRET = "the secret of another folder"
+DOORS = [
+    "/gradio_api/file={}",
+    "/gradio_api/file={}?x=1",
+    "/gradio_api/file/{}",
+    "/gradio_api/file=%2e%2e/%2e%2e/{}",
+    "/file={}",
+    "/static/..{}",
+    "/static/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e{}",
+    "/assets/../../../../../../../../../../..{}",
+    "/assets/..%2f..%2f..%2f..%2f..%2f..%2f..%2f..%2f..%2f..%2f..{}",
+    "/svelte/{}",
+    "/svelte//{}",
+    "/gradio_api/proxy=file://{}",
+    "/gradio_api/proxy=http://127.0.0.1:1/{}",
+    "/gradio_api/file=http://127.0.0.1:1/{}",
+    "/gradio_api/custom_component/1/client/component/..{}",
+    "/gradio_api/stream/a/b/1/playlist-file",
+    "/gradio_api/deep_link?session_hash={}",
+    "/api/../{}",
+    "/monitoring",
+    "/gradio_api/runs",
+    "/gradio_api/vibe-code",
+]
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_no_file_is_read_by_its_name(client: TestClient, tmp_path: Path, door: str) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text(SECRET)
+    answer = client.get(door.format(secret))
+    assert answer.status_code == 404, answer.text[:200]
+    assert SECRET not in answer.text
+
+
+@pytest.mark.parametrize(
+    "door",
+    ["upload", "queue/join", "run/predict", "call/predict", "process_recording", "vibe-edit/"],
+)
+def test_gradio_takes_no_upload_and_no_event(
+    client: TestClient, door: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    path = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+    for form in ({"files": {"files": ("x.png", encoded(half_red()))}}, {"json": {"data": [path]}}):
+        answer = client.post(f"/gradio_api/{door}", **form)
+        assert answer.status_code == 404
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_may_ask_no_other_host(client: TestClient) -> None:
+    page = client.get("/")
+    assert page.status_code == 200
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert "https://fonts" not in page.text
+
+
+def test_what_cannot_be_served_is_said(
+    tmp_path: Path, student_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match="one student or more"):
+        make_app(Students({}))
+    with pytest.raises(BundleError, match="there is no"):
+        serve([tmp_path / "nowhere"], port=0)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(RunError, match="cannot listen on"):
+            serve([student_folder], port=taken.getsockname()[1], threads=1)
+    with pytest.raises(SystemExit) as caught:
+        main(["serve", str(tmp_path / "nowhere"), "--port", "0"])
+    assert caught.value.code == 2
+    assert "there is no" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def address(app: FastAPI) -> Iterator[str]:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def tab() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip(f"no browser: none of {', '.join(names)} is on the PATH")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    flags += ["--disable-component-update", "--disable-sync"]
+    with playwright.sync_playwright() as session:
+        chromium = session.chromium.launch(executable_path=found, args=flags)
+        yield chromium.new_page(viewport={"width": 1200, "height": 900})
+        chromium.close()
+
+
+def _soon(what: Any, wanted: Any) -> Any:
+    """Wait until a reading of the page is what it should be."""
+    deadline = time.monotonic() + 15
+    while not wanted(found := what()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert wanted(found), found
+    return found
+
+
+_COLOURS = """() => Promise.all([...document.querySelectorAll('#compared img')].map(
+  async image => {
+    await image.decode();
+    const canvas = document.createElement('canvas');
+    [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+    const context = canvas.getContext('2d', {willReadFrequently: true});
+    context.drawImage(image, 0, 0);
+    const at = x => [...context.getImageData(x * canvas.width, 24, 1, 1).data].slice(0, 3);
+    return [at(0.1), at(0.5), at(0.9)];
+  }))"""
+
+
+def test_the_page_compares_students_in_a_browser(address: str, tab: Any) -> None:
+    said: list[str] = []
+    asked: list[str] = []
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(address, wait_until="load")
+    tab.wait_for_selector("#legend table")
+    assert "–" in tab.inner_text("#legend")
+    # An image: two students, the legend, the areas, the slider.
+    upload = {"name": "a.png", "mimeType": "image/png", "buffer": encoded(half_red())}
+    tab.set_input_files("#drop input", upload)
+    left, right = _soon(lambda: tab.evaluate(_COLOURS), lambda found: len(found) == 2)
+    assert left[1] == pytest.approx([127, 77, 64], abs=12)  # road, half opaque
+    assert right[1] == pytest.approx([98, 80, 35], abs=12)  # background
+    words = " ".join(tab.inner_text("#legend").split())
+    assert "road 75.0 % 25.0 % 50.0 %" in words
+    assert "<b>bold</b>" in words
+    assert words.count(" ms") == 3
+    assert "64 × 48" in tab.inner_text("#said")
+    assert tab.locator("#compared .inner, #compared .outer, #compared [role=slider]").count()
+    picture = np.asarray(Image.open(io.BytesIO(tab.locator("#compared").screenshot())))
+    assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 50
+    # Opacity, and another student, without another upload.
+    before = len(asked)
+    number = "#opacity input[type=number]"
+    tab.fill(number, "1")
+    tab.press(number, "Tab")
+    _soon(lambda: tab.evaluate(_COLOURS)[0][1], lambda at: np.allclose(at, [128, 64, 128], atol=6))
+    tab.click("#left input")
+    tab.get_by_role("option", name="the image itself").click()
+    _soon(lambda: tab.evaluate(_COLOURS)[0][1], lambda at: np.allclose(at, [127, 90, 0], atol=12))
+    assert asked[before:] == [url for url in asked[before:] if url.startswith("data:")]
+    # A video: its frames.
+    upload = {"name": "a.mp4", "mimeType": "video/mp4", "buffer": encoded_video()}
+    tab.set_input_files("#drop input", upload)
+    tab.wait_for_selector("#frame")
+    assert "8 frames" in tab.inner_text("#said")
+    number = "#frame input[type=number]"
+    tab.fill(number, "8")
+    tab.press(number, "Tab")
+    _soon(lambda: tab.evaluate(_COLOURS)[1][2], lambda at: np.allclose(at, [128, 64, 128], atol=6))
+    tab.click("#play")
+    _soon(lambda: tab.input_value(number), lambda shown: shown not in ("", "8"))
+    tab.click("#play")
+    assert said == []
+    hosts = {urlsplit(url).netloc for url in asked if not url.startswith(("data:", "blob:"))}
+    assert hosts == {urlsplit(address).netloc}
+    # What cannot be read is said, and the page goes on.
+    tab.set_input_files("#drop input", {"name": "<i>.png", "mimeType": "image/png", "buffer": b"x"})
+    alert = tab.wait_for_selector("#said [role=alert]")
+    assert "<i>.png: it is not an image or video" in alert.inner_text()
+    assert len(said) == 1  # the browser's own line of the 415
+    assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
