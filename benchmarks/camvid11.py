@@ -38,7 +38,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--report", type=Path, help="write the tables here")
+    parser.add_argument("--report-only", action="store_true", help="run nothing")
     options, rest = parser.parse_known_args()
+    if not options.report_only:
+        run_missing(options, read_fields(rest))
+    if options.report:
+        options.report.write_text(report(options))
+
+
+def run_missing(options: argparse.Namespace, further: dict[str, Any]) -> None:
     common = {
         "target.root": str(options.camvid),
         "trainer.progress": False,
@@ -47,15 +55,13 @@ def main() -> None:
     run("teacher", common, options.out / "teacher")
     fields = {
         **common,
-        **read_fields(rest),
+        **further,
         "networks.teacher.bundle": str(options.out / "teacher" / "student"),
     }
     for seed in options.seeds:
         for row in options.rows:
             recipe = ROWS[row]
             run(recipe, {**fields, "seed": seed}, options.out / f"{recipe}-{seed}")
-    if options.report:
-        options.report.write_text(report(options))
 
 
 def run(recipe: str, fields: dict[str, Any], folder: Path) -> None:
@@ -72,20 +78,19 @@ def run(recipe: str, fields: dict[str, Any], folder: Path) -> None:
 
 def report(options: argparse.Namespace) -> str:
     """Tabulate the figures, every seed's too, and the IoU of each class."""
-    found = {
-        row: [read(options.out / f"{ROWS[row]}-{seed}") for seed in options.seeds]
-        for row in options.rows
-    }
-    teacher = [read(options.out / "teacher")]
-    rows = {"teacher": teacher, **found}
-    alone = found.get("alone", [])
+    found = {row: read(options, ROWS[row]) for row in options.rows}
+    teacher = {0: json.loads((options.out / "teacher" / "metrics.json").read_text())}
+    rows = {"teacher": teacher, **{row: runs for row, runs in found.items() if runs}}
+    alone = found.get("alone", {})
     head = ["network", "seeds", *(f"{name} %" for name in FIGURES)]
     table: Table = [[*head, "dataset mIoU - alone", "each seed", "params M", "GFLOPs", "seconds"]]
-    for row, runs in rows.items():
+    for row, by_seed in rows.items():
+        runs = list(by_seed.values())
         gain = []
-        if row not in ("teacher", "alone") and alone:
-            pairs = zip(runs, alone, strict=True)
-            gain = [a["test"]["dataset mIoU"] - b["test"]["dataset mIoU"] for a, b in pairs]
+        if row not in ("teacher", "alone"):  # paired by seed
+            both = sorted(by_seed.keys() & alone.keys())
+            pairs = [(by_seed[s]["test"], alone[s]["test"]) for s in both]
+            gain = [one["dataset mIoU"] - other["dataset mIoU"] for one, other in pairs]
         stage = [next(iter(one["stages"].values()))["seconds"] for one in runs]
         table.append(
             [
@@ -101,16 +106,17 @@ def report(options: argparse.Namespace) -> str:
         )
     classes: Table = [["IoU %", *rows]]
     for name in teacher[0]["test"]["IoU"]:
-        columns = ([one["test"]["IoU"][name] for one in runs] for runs in rows.values())
+        columns = ([one["test"]["IoU"][name] for one in runs.values()] for runs in rows.values())
         classes.append(
             [name, *(spread([v for v in values if v is not None]) for values in columns)]
         )
     return f"{markdown(table)}\n\n{markdown(classes)}\n"
 
 
-def read(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
-    return found
+def read(options: argparse.Namespace, recipe: str) -> dict[int, dict[str, Any]]:
+    """Return the metrics of a recipe's finished runs, by seed."""
+    paths = {seed: options.out / f"{recipe}-{seed}" / "metrics.json" for seed in options.seeds}
+    return {seed: json.loads(path.read_text()) for seed, path in paths.items() if path.exists()}
 
 
 def spread(values: list[float]) -> str:

@@ -24,16 +24,18 @@ import numpy as np
 import spiritseg
 from spiritseg.deploy.bench import in_turn, int8_instructions, product_rates
 from spiritseg.deploy.card import ModelCard
-from spiritseg.deploy.formats import write_onnx
-from spiritseg.deploy.graph import DeployedNetwork
+from spiritseg.deploy.export import build
 from spiritseg.deploy.predict import predict
 from spiritseg.deploy.runtime import open_runtime
 from spiritseg.deploy.sources import find_images
+from spiritseg.inference import Student
 from spiritseg.models import Segmenter
+from spiritseg.models.bundle import BundleInfo
 from spiritseg.pixels import read_pixels
 from spiritseg.tables import Table, markdown
 
 _SIDE = 2048
+_INFO = BundleInfo({}, "network", ("background", "road"), ((70, 70, 70), (128, 64, 128)), 1)
 
 
 def main() -> None:
@@ -68,7 +70,7 @@ def measure_networks(options: argparse.Namespace) -> None:
             card = _card(network, size, precision)
             gflops[f"{name} {precision}"] = card.gflops
             pictures = [(image[0].transpose(1, 2, 0) * 255).astype(np.uint8)] * 2
-            write_onnx(DeployedNetwork(network, 1, False).eval(), card, path, pictures)
+            build(Student(network, _INFO), card, "onnx", path, pictures)
             runtime = open_runtime(path, options.threads)
             works[f"{name} {precision}"] = partial(runtime.forward, image)
     products = {f"product {k}": v for k, v in product_rates(options.threads, _SIDE).items()}
@@ -113,8 +115,8 @@ def _card(network: Segmenter, size: tuple[int, int], precision: str) -> ModelCar
     costs = spiritseg.cost(network, size)
     return ModelCard(
         name="network",
-        classes=("background", "road"),
-        colours=((70, 70, 70), (128, 64, 128)),
+        classes=_INFO.classes,
+        colours=_INFO.colours,
         pool=1,
         preprocess=False,
         output="logits",
