@@ -21,6 +21,9 @@ from spiritseg.cli import main
 from spiritseg.deploy.hub import hub_name, pull, push
 from spiritseg.errors import BundleError, ConfigError, RunError
 
+# The Hub's client calls its own HTTP client in a way that is being given up.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
 _COMMIT = "0" * 40
 _REVISIONS = ("main", _COMMIT)
 NAMES = {"student.json", "student.safetensors", "README.md"}
@@ -36,6 +39,7 @@ class Hub(ThreadingHTTPServer):
         self.blobs: dict[str, bytes] = {}
         self.tokens: list[str] = []
         self.refuse = 0  # answer everything that writes with this status
+        self.full = False  # take no files
         self.spoil = False  # alter what is stored
         self.address = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -115,10 +119,12 @@ class _Asked(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         data = self._body()
+        if self.server.full:
+            return self._give(403, {"error": "full"})
         assert hashlib.sha256(data).hexdigest() == self.path.removeprefix("/lfs/")
         stored = data[:-1] + bytes([data[-1] ^ 1]) if self.server.spoil else data
         self.server.blobs[self.path.removeprefix("/lfs/")] = stored
-        self._give(200, {})
+        return self._give(200, {})
 
     def do_GET(self) -> None:
         hub, path = self.server, unquote(urlsplit(self.path).path)
@@ -154,7 +160,8 @@ def _repo(path: str) -> str:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     pytest.importorskip("huggingface_hub", reason="the hub extra is not installed")
-    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Xet's own protocol would go to other servers; plain HTTP is the other way up.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     with Hub() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
@@ -286,6 +293,9 @@ def test_what_the_hub_refuses_is_one_clear_message(
         pull("you/road", tmp_path / "out", revision="v9", **at)
     with pytest.raises(RunError, match="at v9: there is no such revision"):
         push(student_folder, "you/road", revision="v9", **at)
+    hub.full = True
+    with pytest.raises(RunError, match="cannot push you/third: Error while uploading"):
+        push(student_folder, "you/third", **at)
     for status in (401, 403):
         hub.refuse = status
         with pytest.raises(RunError, match=r"no permission|no such repository"):

@@ -117,7 +117,7 @@ def pull(
     with tempfile.TemporaryDirectory(prefix="spiritseg-pull-") as made:
         staged = Path(made) / "bundle"
         _Hub(name, revision, endpoint, token).download(staged)
-        return _place(staged, target, force, trust)
+        return _place(staged, target, force, trust, shown=f"{_HUB}{name}")
 
 
 def hub_name(given: str | Path) -> str | None:
@@ -235,6 +235,8 @@ def _explained(name: str, revision: str | None, doing: str) -> Iterator[None]:
         reason = " ".join(str(error).split())
     except (OSError, errors.LocalEntryNotFoundError) as error:
         reason = f"the Hub cannot be reached, or the disk not written ({error})"
+    except RuntimeError as error:  # an upload that broke off
+        reason = f"{str(error).rstrip('.')} ({error.__cause__ or 'no reason given'})"
     except Exception as error:  # the HTTP client's own, which its versions name differently
         if type(error).__module__.split(".")[0] not in ("httpx", "httpx2", "httpcore", "requests"):
             raise
@@ -244,7 +246,14 @@ def _explained(name: str, revision: str | None, doing: str) -> Iterator[None]:
     raise RunError(f"cannot {doing} {name}{at}: {reason}.") from None
 
 
-def _place(source: Path, target: Path, force: bool, trust: bool, with_card: bool = False) -> Path:
+def _place(
+    source: Path,
+    target: Path,
+    force: bool,
+    trust: bool,
+    with_card: bool = False,
+    shown: str | None = None,
+) -> Path:
     """Copy a bundle beside its target, verify the copy, and only then give it its name."""
     _refuse_other(target, force)
     staged = target.with_name(f".{target.name}.{os.getpid()}.part")
@@ -252,7 +261,7 @@ def _place(source: Path, target: Path, force: bool, trust: bool, with_card: bool
         target.parent.mkdir(parents=True, exist_ok=True)
         staged.mkdir()
         _copy(source, staged)
-        _verify(staged, source, trust)
+        _verify(staged, shown or source, trust)
         if with_card and not (staged / _README).exists():
             from spiritseg.deploy.model_card import model_card
 
@@ -280,7 +289,7 @@ def _swap(staged: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _verify(copy: Path, source: Path, trust: bool) -> None:
+def _verify(copy: Path, source: str | Path, trust: bool) -> None:
     """Check the checksums of a copy, and that the student loads."""
     import spiritseg
 
