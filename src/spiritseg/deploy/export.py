@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.formats import write_onnx, write_openvino, write_pt2
@@ -23,10 +23,12 @@ from spiritseg.deploy.self_check import (
     resize,
     spaced,
 )
+from spiritseg.deploy.sliced_head import SlicedHead, can_be_sliced
 from spiritseg.deploy.sources import find_images
 from spiritseg.deploy.torch_runtime import card_of
 from spiritseg.errors import ConfigError, DataError, RunError, unknown
 from spiritseg.inference import Student, load
+from spiritseg.models.heads import StudentHead
 from spiritseg.pixels import Pixels, read_pixels
 
 __all__ = ["ExportReport", "Format", "Precision", "build", "export"]
@@ -158,6 +160,8 @@ def build(
     """
     half = card.precision == "fp16" and format != "openvino"
     network = copy.deepcopy(student.network).cpu().float().eval()
+    if format == "onnx" and card.precision != "int8" and can_be_sliced(network.head):
+        network.head = SlicedHead(cast(StudentHead, network.head))
     replace_same_padding(network, as_operation=format != "pt2" or card.dynamic)
     module = DeployedNetwork(
         network.half() if half else network,
