@@ -274,12 +274,14 @@ class Pixelwise:
             paper's letter.
         reduction: mean over pixels and images, or batch_sum: summed over the batch,
             divided by the pixels of one image (the released code).
+        confidence: pixels where the teacher's highest probability is lower are left out.
     """
 
     weight: float = 1.0
     temperature: float = 1.0
     direction: Literal["teacher_student", "student_teacher"] = "teacher_student"
     reduction: Literal["mean", "batch_sum"] = "mean"
+    confidence: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -363,6 +365,11 @@ class Stage:
         network: name of the network that trains.
         trains: all, or only its extractor or its head; the rest is frozen.
         teacher: name of the network that is distilled from, if any.
+        co_teachers: further networks; their class distributions are averaged with the
+            teacher's. Features and inner layers stay the teacher's.
+        teacher_view: what the teacher sees: same (the student's view), or plain: the same
+            crop without colour jitter, so that its answer is surer than the student's
+            image makes it (weak-to-strong consistency).
         images: target, target+proximity (mixed at the ratio), or proximity.
         ratio: target images to proximity images, r = |Dt| : |Dp|; 0 for proximity only.
         losses: the losses.
@@ -376,11 +383,15 @@ class Stage:
         views: augmented views of each image: epoch e shows view e modulo views, so that
             the features of frozen parts can be kept. 0 for a new view every epoch.
         cache_mib: memory for the kept features of frozen parts; 0 keeps none.
+        average: decay of the moving average of the weights over the steps, which becomes the
+            stage's result; 0 for the last step's weights.
     """
 
     network: str = "student"
     trains: Literal["all", "extractor", "head"] = "all"
     teacher: str | None = None
+    co_teachers: tuple[str, ...] = ()
+    teacher_view: Literal["same", "plain"] = "same"
     images: Literal["target", "target+proximity", "proximity"] = "target"
     ratio: float = 0.5
     losses: Losses = field(default_factory=Losses)
@@ -392,6 +403,7 @@ class Stage:
     min_delta: float = 1e-4
     views: int = 0
     cache_mib: int = 1024
+    average: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -128,6 +129,21 @@ def test_a_sample_is_the_augmented_image_after_the_pool(experiment: Experiment) 
     assert not torch.equal(data[0, 2, 0]["image"], data[0, 2, 1]["image"])
     other = make(experiment, MIXED, "another stage")
     assert not torch.equal(data[0, 2, 0]["image"], other[0, 2, 0]["image"])
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_the_plain_view_is_the_same_crop_without_jitter(experiment: Experiment, views: int) -> None:
+    stage = dataclasses.replace(MIXED, teacher_view="plain", views=views)
+    still = dataclasses.replace(experiment, input=dataclasses.replace(experiment.input, jitter=0))
+    jittered, unjittered = make(experiment, stage), make(still, MIXED)
+    for key in [(TARGET, 2, 0), (PROXIMITY, 5, 1), (TARGET, 2, 0)]:  # the last one is kept
+        sample = jittered[key]
+        assert torch.equal(sample["plain"], unjittered[key]["image"])
+        assert torch.equal(sample["labels"], unjittered[key]["labels"])
+        assert not torch.equal(sample["plain"], sample["image"])
+    alike = make(still, stage)[TARGET, 2, 0]
+    assert torch.equal(alike["plain"], alike["image"])
+    assert "plain" not in make(experiment, MIXED)[TARGET, 2, 0]
 
 
 def test_views_come_round(experiment: Experiment) -> None:

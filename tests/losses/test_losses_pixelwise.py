@@ -48,6 +48,17 @@ def test_it_agrees_with_a_loop(direction: Direction, temperature: float) -> None
     assert found.item() == pytest.approx(expected, rel=1e-12)
 
 
+def test_only_pixels_of_which_the_teacher_is_sure_count() -> None:
+    student, teacher = drawn()
+    sure = teacher.softmax(dim=1).amax(dim=1) >= 0.8
+    assert 0 < int(sure.sum()) < sure.numel()
+    found = pixelwise(student, teacher, valid=mask(), confidence=0.8)
+    assert float(found) == pytest.approx(float(pixelwise(student, teacher, valid=mask() & sure)))
+    assert float(pixelwise(student, teacher, confidence=1.0)) == 0
+    with pytest.raises(ConfigError, match=r"confidence must be in \[0, 1\], got 2"):
+        pixelwise(student, teacher, confidence=2)
+
+
 @both
 def test_gradcheck_and_no_gradient_into_the_teacher(direction: Direction) -> None:
     student, teacher = drawn()

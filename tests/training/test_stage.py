@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from spiritseg.config import CrossEntropy, Losses, Mimicry, Optimizer, Stage
+from spiritseg.config import CrossEntropy, Losses, Mimicry, Optimizer, Pixelwise, Stage
 from spiritseg.errors import DivergedError
 from spiritseg.models import Segmenter
 from spiritseg.training.fit import quiet
@@ -181,6 +181,42 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path: Path) 
         next(network.parameters()).fill_(float("nan"))
     with pytest.raises(DivergedError, match=r"stage 's': the loss is not finite at step 0"):
         _fit(StageModule("s", SUPERVISED, network), tmp_path)
+
+
+def test_the_average_of_the_weights_becomes_the_result(tmp_path: Path) -> None:
+    steps: list[dict[str, Tensor]] = []
+
+    class Noted(StageModule):
+        def on_train_batch_end(self, *args: Any) -> None:
+            super().on_train_batch_end(*args)
+            state = self.network.state_dict()
+            steps.append({k: v.clone() for k, v in state.items() if v.is_floating_point()})
+
+    network = Segmenter(Trunk(), Classifier())
+    stage = Stage(losses=SUPERVISED.losses, average=0.5)
+    module = Noted("s", stage, network)
+    _fit(module, tmp_path, steps=5)
+    module.settle()
+    expected = steps[0]
+    for state in steps[1:]:
+        expected = {k: 0.5 * v + 0.5 * state[k] for k, v in expected.items()}
+    found = network.state_dict()
+    assert any("running_mean" in key for key in expected)
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value)
+    assert not torch.allclose(found["extractor.0.weight"], steps[-1]["extractor.0.weight"])
+
+
+def test_the_teacher_sees_the_plain_view() -> None:
+    teacher, network = Segmenter(Trunk(), Classifier()).eval(), Segmenter(Trunk(), Classifier())
+    losses = Losses(pixelwise=Pixelwise())
+    stage = Stage(teacher="t", teacher_view="plain", losses=losses)
+    module = StageModule("s", stage, network, teacher)
+    batch = _batches(1)[0]
+    plain = {**batch, "plain": torch.rand_like(batch["image"])}
+    found = module.outputs(plain).teacher["logits"]
+    assert torch.equal(found, module.outputs({**batch, "image": plain["plain"]}).teacher["logits"])
+    assert torch.equal(module.outputs(plain).images, batch["image"])
 
 
 def test_mimicry_descends_to_the_teacher(tmp_path: Path) -> None:

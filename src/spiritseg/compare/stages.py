@@ -53,7 +53,8 @@ def stage_keys(experiment: Experiment) -> dict[str, str]:
 
 
 def _key(experiment: Experiment, name: str, stage: Stage, before: dict[str, str]) -> str:
-    involved = _closure(experiment, {stage.network, *([stage.teacher] if stage.teacher else [])})
+    teachers = {stage.teacher, *stage.co_teachers} if stage.teacher else set[str]()
+    involved = _closure(experiment, {stage.network, *teachers})
     history = {
         earlier: key
         for earlier, key in before.items()

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, Sampler
 from spiritseg.config import Experiment, Stage
 from spiritseg.data.image_sets import EvalData, LabelledImages, UnlabelledImages
 from spiritseg.data.images import Budget
-from spiritseg.data.transforms import View, draw_view, finish, pool
+from spiritseg.data.transforms import View, draw_view, finish, pool, to_float
 from spiritseg.data.views import KeptViews
 from spiritseg.errors import ConfigError, DataError
 from spiritseg.randomness import derive_seed
@@ -80,7 +80,8 @@ class StageData(Dataset[dict[str, Any]]):
 
     The augmentation is a function of (seed, stage, view, domain, index). A sample is a dict of
     ``image`` (3, c/p, c/p) float32 in [0, 1], after the max-pool; ``labels`` (c, c) int64, 255
-    where ignored or unlabelled; ``valid`` (c, c) bool, False on padding; ``domain``, ``index``
+    where ignored or unlabelled; ``plain``, the image before its jitter, where the stage's teacher
+    sees that; ``valid`` (c, c) bool, False on padding; ``domain``, ``index``
     and ``view``. Views that come round again (stage.views) are kept while input.cache_mib lasts.
 
     Args:
@@ -106,6 +107,7 @@ class StageData(Dataset[dict[str, Any]]):
         self.seed = experiment.seed
         self.name = name
         self.views = stage.views
+        self.plain = stage.teacher_view == "plain"
         # The ratio speaks of a mixture: target alone or proximity alone need none.
         self.ratio = stage.ratio
         _target_share(*self.counts, self.ratio)
@@ -126,8 +128,11 @@ class StageData(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
         domain, index, view = key
-        image, labels, valid = finish(self._kept(key, lambda: self._draw(key)), self.input)
+        drawn = self._kept(key, lambda: self._draw(key))
+        image, labels, valid = finish(drawn, self.input)
+        plain = {"plain": image if drawn.plain is None else to_float(drawn.plain)}
         return {
+            **(plain if self.plain else {}),
             "image": image,
             "labels": labels,
             "valid": valid,
@@ -163,8 +168,9 @@ class StageData(Dataset[dict[str, Any]]):
         domain, index, view = key
         image, labels = self._decoded(domain, index)
         seed = derive_seed(self.seed, self.name, "augment", view, domain, index)
-        drawn = draw_view(image, labels, self.input, seed)
-        return drawn._replace(image=pool(drawn.image, self.input.pool))
+        drawn = draw_view(image, labels, self.input, seed, self.plain)
+        plain = None if drawn.plain is None else pool(drawn.plain, self.input.pool)
+        return drawn._replace(image=pool(drawn.image, self.input.pool), plain=plain)
 
     def _decoded(self, domain: int, index: int) -> tuple[Tensor, Tensor | None]:
         images = self.proximity if domain == PROXIMITY else self.target

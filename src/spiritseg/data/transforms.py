@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from spiritseg.config import Input
 from spiritseg.data.classes import IGNORED
 
-__all__ = ["View", "augment", "draw_view", "finish", "fit", "pool", "prepare"]
+__all__ = ["View", "augment", "draw_view", "finish", "fit", "pool", "prepare", "to_float"]
 
 
 class View(NamedTuple):
@@ -28,11 +28,14 @@ class View(NamedTuple):
         image: (3, h, w) uint8.
         labels: (c, c) uint8, 255 ignored; None where unlabelled.
         padding: (c, c) bool; None where nothing is padded.
+        plain: (3, h, w) uint8, the image before its colour jitter; None where it is not wanted
+            or the same.
     """
 
     image: Tensor
     labels: Tensor | None
     padding: Tensor | None
+    plain: Tensor | None = None
 
 
 def augment(
@@ -42,7 +45,9 @@ def augment(
     return finish(draw_view(image, labels, input, seed), input)
 
 
-def draw_view(image: Tensor, labels: Tensor | None, input: Input, seed: int) -> View:
+def draw_view(
+    image: Tensor, labels: Tensor | None, input: Input, seed: int, plain: bool = False
+) -> View:
     """Draw one training view: resize, crop, flip and jitter, as a function of the seed.
 
     The resize by s and the c x c crop are one step: a window of c/s pixels is cut out and
@@ -55,6 +60,7 @@ def draw_view(image: Tensor, labels: Tensor | None, input: Input, seed: int) -> 
             resized up first where the crop does not fit.
         input: crop, flip, scale and jitter.
         seed: every draw is a function of it; torch's global generator is left as it was.
+        plain: keep the image before the jitter too.
 
     Returns:
         The view, its image (3, c, c): the max-pool is not applied.
@@ -64,7 +70,7 @@ def draw_view(image: Tensor, labels: Tensor | None, input: Input, seed: int) -> 
     state = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed CUDA too
     try:
-        return _view(image, labels, input)
+        return _view(image, labels, input, plain)
     finally:
         torch.default_generator.set_state(state)
 
@@ -83,7 +89,7 @@ def finish(view: View, input: Input) -> tuple[Tensor, Tensor, Tensor]:
     size = (input.crop, input.crop)
     target = torch.full(size, IGNORED) if view.labels is None else view.labels.long()
     valid = torch.ones(size, dtype=torch.bool) if view.padding is None else ~view.padding
-    return _to_float(view.image), target, valid
+    return to_float(view.image), target, valid
 
 
 def prepare(image: Tensor, input: Input) -> Tensor:
@@ -96,7 +102,7 @@ def prepare(image: Tensor, input: Input) -> Tensor:
     Returns:
         (3, H/p, W/p) float32 in [0, 1], odd sizes rounded up.
     """
-    return pool(_to_float(image), input.pool)
+    return pool(to_float(image), input.pool)
 
 
 def pool(images: Tensor, side: int) -> Tensor:
@@ -136,7 +142,7 @@ def _maxima(images: Tensor, side: int, dim: int) -> Tensor:
     return reduce(torch.maximum, images.unfold(dim, side, side).unbind(-1))
 
 
-def _view(image: Tensor, labels: Tensor | None, input: Input) -> View:
+def _view(image: Tensor, labels: Tensor | None, input: Input, keep_plain: bool) -> View:
     window = _window(input)
     parts: list[Tensor] = [tv_tensors.Image(image)]
     if labels is not None:
@@ -149,11 +155,12 @@ def _view(image: Tensor, labels: Tensor | None, input: Input) -> View:
     if window != input.crop:
         parts = v2.Resize([input.crop, input.crop], antialias=True)(parts)  # masks: nearest
     parts = v2.RandomHorizontalFlip(input.flip)(parts)
+    before = parts[0].as_subclass(Tensor) if input.jitter and keep_plain else None
     if input.jitter:
         parts[0] = v2.ColorJitter(input.jitter, input.jitter, input.jitter)(parts[0])
-    plain = [part.as_subclass(Tensor) for part in parts]
-    padding = plain[-1] == IGNORED if padded else None
-    return View(plain[0], None if labels is None else plain[1], padding)
+    found = [part.as_subclass(Tensor) for part in parts]
+    padding = found[-1] == IGNORED if padded else None
+    return View(found[0], None if labels is None else found[1], padding, before)
 
 
 def _window(input: Input) -> int:
@@ -165,5 +172,6 @@ def _window(input: Input) -> int:
     return max(1, round(input.crop / scale))
 
 
-def _to_float(image: Tensor) -> Tensor:
+def to_float(image: Tensor) -> Tensor:
+    """Bring an image in 8 bits to [0, 1]."""
     return image.float().div_(255)

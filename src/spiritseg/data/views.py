@@ -40,7 +40,8 @@ class KeptViews:
         view = draw()
         nbytes = sum(part.nbytes for part in view if isinstance(part, Tensor))
         if self._budget.take(nbytes):
-            self._kept[key] = View(view.image.clone(), _clone(view.labels), _clone(view.padding))
+            copies = [_clone(part) for part in view[1:]]
+            self._kept[key] = View(view.image.clone(), *copies)
             self._taken += nbytes
         return view
 

@@ -18,6 +18,7 @@ from spiritseg.config import Experiment
 from spiritseg.data.datasets import Domains
 from spiritseg.data.mixing import StageBatches, StageData
 from spiritseg.models import Segmenter
+from spiritseg.models.ensemble import stage_teacher
 from spiritseg.training.measure import layer_statistics
 from spiritseg.training.optim import build_optimizer
 from spiritseg.training.stage import StageModule
@@ -81,7 +82,7 @@ def measure_stage(
         SpiritsegError: what would stop the real run too.
     """
     stage = experiment.stages[name]
-    network, teacher = networks[stage.network], networks.get(stage.teacher or "")
+    network, teacher = networks[stage.network], stage_teacher(stage, networks)
     data = StageData(domains.train(stage), stage, experiment, name)
     mimicry, statistics_ = stage.losses.mimicry, None
     if mimicry is not None and mimicry.normalise and teacher is not None:

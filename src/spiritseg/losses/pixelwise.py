@@ -24,6 +24,7 @@ def pixelwise(
     direction: Direction = "teacher_student",
     valid: Tensor | None = None,
     reduction: Reduction = "mean",
+    confidence: float = 0.0,
 ) -> Tensor:
     r"""Kullback-Leibler divergence between the class distributions of each pixel.
 
@@ -46,21 +47,28 @@ def pixelwise(
             nearest neighbour.
         reduction: ``"mean"`` over valid pixels and images, or ``"batch_sum"``: valid pixels
             summed, divided by the pixels of one image.
+        confidence: c in [0, 1]: V holds only pixels where the teacher's highest probability,
+            at temperature 1, is c or more.
 
     Returns:
         A scalar >= 0; exactly 0 for equal logits, and where no pixel is valid.
 
     Raises:
-        ConfigError: shapes that cannot be compared, a temperature that is not positive, or an
-            unknown direction or reduction.
+        ConfigError: shapes that cannot be compared, a temperature that is not positive, a
+            confidence outside [0, 1], or an unknown direction or reduction.
     """
     check_pair(student_logits, teacher_logits, "pixelwise", channels=True)
     if not temperature > 0:
         raise ConfigError(f"pixelwise: temperature must be above 0, got {temperature}.")
+    if not 0 <= confidence <= 1:
+        raise ConfigError(f"pixelwise: confidence must be in [0, 1], got {confidence}.")
     teacher = at_least_float32(teacher_logits.detach())
     grid = (teacher.shape[-2], teacher.shape[-1])
     student = bilinear(at_least_float32(student_logits), grid)
     mask = valid_on(valid, teacher, "pixelwise")
+    if confidence:
+        sure = teacher.softmax(dim=1).amax(dim=1) >= confidence
+        mask = sure if mask is None else mask & sure
     divergence = _divergence(student / temperature, teacher / temperature, direction)
     if mask is not None:
         divergence = divergence.masked_fill(~mask, 0)

@@ -73,20 +73,25 @@ def _check_taught(experiment: Experiment) -> Iterator[str]:
     """Yield the teachers whose logits would be noise: nothing ever trained their heads."""
     trained: set[str] = set()
     for name, stage in experiment.stages.items():
-        teacher = experiment.networks.get(stage.teacher or "")
-        wants_logits = stage.losses.pixelwise or stage.losses.holistic
-        if teacher is not None and wants_logits and stage.teacher not in trained:
-            extractor = teacher.extractor
-            asked = any("weights" in k or k == "pretrained" for k, v in extractor.args.items() if v)
-            own = teacher.head.name == "own" and (extractor.weights != "random" or asked)
-            if teacher.bundle is None and not own:
-                yield (
-                    f"stages.{name}.teacher: the head of {stage.teacher!r} is untrained. Pass "
-                    f"--networks.{stage.teacher}.bundle RUN/student (train one with: spiritseg "
-                    "distill teacher), or train it in a stage before"
-                )
+        if stage.losses.pixelwise or stage.losses.holistic:
+            for one in (stage.teacher or "", *stage.co_teachers):
+                if one in experiment.networks and one not in trained:
+                    yield from _check_head(f"stages.{name}.teacher", one, experiment.networks[one])
         if stage.trains in ("all", "head"):
             trained.add(stage.network)
+
+
+def _check_head(where: str, name: str, teacher: Network) -> Iterator[str]:
+    """Yield a problem where a teacher that no stage trains has a head with fresh weights."""
+    extractor = teacher.extractor
+    asked = any("weights" in k or k == "pretrained" for k, v in extractor.args.items() if v)
+    own = teacher.head.name == "own" and (extractor.weights != "random" or asked)
+    if teacher.bundle is None and not own:
+        yield (
+            f"{where}: the head of {name!r} is untrained. Pass --networks.{name}.bundle "
+            "RUN/student (train one with: spiritseg distill teacher), or train it in a stage "
+            "before"
+        )
 
 
 def _check_network(name: str, network: Network, experiment: Experiment) -> Iterator[str]:
@@ -107,6 +112,9 @@ def _check_stage(where: str, stage: Stage, experiment: Experiment) -> Iterator[s
         yield f"{where}.teacher: {unknown('network', stage.teacher, experiment.networks)}"
     if stage.teacher is not None and stage.teacher == stage.network:
         yield f"{where}.teacher: {stage.teacher} cannot teach itself"
+    yield from _check_co_teachers(f"{where}.co_teachers", stage, experiment)
+    if not 0 <= stage.average < 1:
+        yield f"{where}.average: expected 0 to below 1, got {stage.average}"
     yield from _check_losses(where, stage, experiment)
     if stage.ratio < 0:
         yield f"{where}.ratio: r = |Dt| : |Dp| is 0 or more, got {stage.ratio}"
@@ -118,6 +126,20 @@ def _check_stage(where: str, stage: Stage, experiment: Experiment) -> Iterator[s
     if stage.batch_size < 1:
         yield f"{where}.batch_size: expected 1 or more, got {stage.batch_size}"
     yield from _check_optimizer(where, stage.optimizer)
+
+
+def _check_co_teachers(where: str, stage: Stage, experiment: Experiment) -> Iterator[str]:
+    if stage.co_teachers and stage.teacher is None:
+        yield f"{where}: they go beside a teacher, got none"
+    seen = {stage.network, stage.teacher}
+    for name in stage.co_teachers:
+        if name not in experiment.networks:
+            yield f"{where}: {unknown('network', name, experiment.networks)}"
+        elif name in seen:
+            yield f"{where}: {name} is the student, the teacher or named twice"
+        seen.add(name)
+    if stage.co_teachers and not (stage.losses.pixelwise or stage.losses.holistic):
+        yield f"{where}: no loss reads their class distributions; expected pixelwise or holistic"
 
 
 def _check_optimizer(where: str, optimizer: Optimizer) -> Iterator[str]:
@@ -156,6 +178,8 @@ def _check_losses(where: str, stage: Stage, experiment: Experiment) -> Iterator[
         yield f"{where}.losses.mimicry.centre: it needs normalise: true"
     if losses.pixelwise is not None and losses.pixelwise.temperature <= 0:
         yield f"{where}.losses.pixelwise.temperature: expected more than 0"
+    if losses.pixelwise is not None and not 0 <= losses.pixelwise.confidence <= 1:
+        yield f"{where}.losses.pixelwise.confidence: expected 0 to 1"
     if losses.pairwise is not None and losses.pairwise.node_size <= 0:
         yield f"{where}.losses.pairwise.node_size: expected more than 0"
     if losses.holistic is not None:

@@ -22,6 +22,7 @@ from spiritseg.inference import Student, load
 from spiritseg.models import Segmenter
 from spiritseg.models.build import build_networks
 from spiritseg.models.bundle import BundleInfo, bundle_info, save_bundle
+from spiritseg.models.ensemble import stage_teacher
 from spiritseg.recipes import fingerprint
 from spiritseg.training.fit import discard_checkpoints, fit, quiet
 from spiritseg.training.measure import explained_variance, layer_statistics, score
@@ -123,7 +124,7 @@ class _Run:
     def _train(self, name: str, path: Path) -> dict[str, Any]:
         stage = self.experiment.stages[name]
         network = self.networks[stage.network]
-        teacher = self.networks[stage.teacher] if stage.teacher else None
+        teacher = stage_teacher(stage, self.networks)
         data = StageData(self.domains.train(stage), stage, self.experiment, name)
         mimicry, statistics = stage.losses.mimicry, None
         if mimicry is not None and mimicry.normalise and teacher is not None:
@@ -141,6 +142,7 @@ class _Run:
             compile=trainer.compile,
         )
         lightning = fit(module, data, path, trainer)
+        module.settle()
         report: dict[str, Any] = {
             "seconds": round(module.seconds, 2),
             "steps": lightning.global_step,

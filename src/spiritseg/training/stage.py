@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from spiritseg.config import Stage
 from spiritseg.errors import ConfigError, DivergedError, RunError
@@ -86,6 +87,7 @@ class StageModule(L.LightningModule):
         self.critic = self._make_critic()
         self.needs = _needs(self.terms, "student", self.critic)
         self.teacher_needs = _needs(self.terms, "teacher", self.critic)
+        self.average = _averaged(network, stage.average) if stage.average else None
         self.seconds = 0.0
         self._started = time.monotonic()
         self._format = torch.channels_last if channels_last else torch.preserve_format
@@ -188,13 +190,15 @@ class StageModule(L.LightningModule):
         """Compute what the losses need from a batch, and nothing else.
 
         Args:
-            batch: ``image`` (B, 3, h, w), ``labels`` and ``valid`` (B, H, W), and what the
-                images are a function of: ``domain``, ``index`` and ``view`` (B,).
+            batch: ``image`` (B, 3, h, w), ``plain`` where the teacher sees other colours,
+                ``labels`` and ``valid`` (B, H, W), and what the images are a function of:
+                ``domain``, ``index`` and ``view`` (B,).
 
         Returns:
             The outputs of the network and of the teacher that some loss needs.
         """
         images = batch["image"].contiguous(memory_format=self._format)
+        plain = batch.get("plain", batch["image"]).contiguous(memory_format=self._format)
         columns = (batch[k].tolist() for k in ("domain", "index", "view"))
         keys: list[Key] = list(zip(*columns, strict=True))
         return Outputs(
@@ -202,7 +206,7 @@ class StageModule(L.LightningModule):
             valid=batch["valid"],
             images=images,
             student=self._student_outputs(images, keys),
-            teacher=self._teacher_outputs(images, keys),
+            teacher=self._teacher_outputs(plain, keys),
         )
 
     def _student_outputs(self, images: Tensor, keys: list[Key]) -> dict[str, Tensor]:
@@ -287,6 +291,16 @@ class StageModule(L.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Move the average of the weights towards them."""
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+
+    def settle(self) -> None:
+        """Give the network the averaged weights, if the stage keeps an average."""
+        if self.average is not None:
+            self.network.load_state_dict(self.average.module.state_dict())
+
     def on_train_epoch_start(self) -> None:
         """Start the epoch's clock."""
         self._started = time.monotonic()
@@ -298,7 +312,8 @@ class StageModule(L.LightningModule):
     def on_train_end(self) -> None:
         """Give all processes the batch-norm statistics of the first, which is the one saved."""
         if self.trainer.world_size > 1:
-            for buffer in self.network.buffers():
+            averaged = self.average.buffers() if self.average is not None else ()
+            for buffer in (*self.network.buffers(), *averaged):
                 torch.distributed.broadcast(buffer, src=0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -317,6 +332,13 @@ class StageModule(L.LightningModule):
         batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         batches["current"] = dict.fromkeys(batches["current"], 0)
         batches["is_last_batch"] = False
+
+
+def _averaged(network: Segmenter, decay: float) -> AveragedModel:
+    """Copy a network into the moving average of its weights and batch-norm statistics."""
+    move = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    average = AveragedModel(network, multi_avg_fn=move, use_buffers=True)
+    return average.requires_grad_(False)
 
 
 def _needs(found: Mapping[str, Term], side: str, critic: CriticTraining | None) -> frozenset[str]:

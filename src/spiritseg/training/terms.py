@@ -126,6 +126,7 @@ def _pixelwise(config: Pixelwise) -> Term:
             direction=config.direction,
             valid=outputs.valid,
             reduction=config.reduction,
+            confidence=config.confidence,
         )
 
     return Term(frozenset({LOGITS}), frozenset({LOGITS}), config.weight, compute)

@@ -1,0 +1,84 @@
+"""Several networks as one teacher: the mean of their class distributions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from spiritseg.config import Stage
+from spiritseg.errors import ConfigError
+from spiritseg.models.segmenter import Segmenter
+
+__all__ = ["Ensemble", "stage_teacher"]
+
+
+class Ensemble(Segmenter):
+    r"""Networks whose class distributions are averaged.
+
+    .. math:: z = \log \frac{1}{M} \sum_m \mathrm{softmax}(z_m)
+
+    so that softmax(z) is the mean. Features and inner layers are those of the first member:
+    the others may have other widths and grids.
+
+    Args:
+        members: two networks or more, with the same classes. They are not copied: what trains
+            later changes the ensemble too.
+
+    Raises:
+        ConfigError: fewer than two.
+
+    Source: Lakshminarayanan et al., arXiv:1612.01474, section 2.4; distilled into one network
+    as Hinton et al., arXiv:1503.02531.
+    """
+
+    def __init__(self, members: Sequence[Segmenter]) -> None:
+        if len(members) < 2:
+            raise ConfigError(f"Ensemble: expected two networks or more, got {len(members)}.")
+        first = members[0]
+        super().__init__(first.extractor, first.head)
+        self.members = nn.ModuleList(members)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Segment images.
+
+        Args:
+            images: (B, 3, H, W), RGB in [0, 1].
+
+        Returns:
+            Log probabilities (B, K, H, W).
+        """
+        return self.outputs(images, ("logits",))["logits"]
+
+    def outputs(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+        """Compute several outputs; see `Segmenter.outputs`. Other layers are the first's.
+
+        Args:
+            images: (B, 3, H, W), RGB in [0, 1].
+            wanted: ``features``, ``logits``, or the path of a module inside the first member.
+        """
+        first, *others = self.members
+        assert isinstance(first, Segmenter)
+        found = first.outputs(images, wanted)
+        if "logits" in wanted:
+            logits = [found["logits"], *(other(images) for other in others)]
+            log_p = torch.stack([z.float().log_softmax(dim=1) for z in logits])
+            found["logits"] = log_p.logsumexp(dim=0) - math.log(len(logits))
+        return found
+
+
+def stage_teacher(stage: Stage, networks: Mapping[str, Segmenter]) -> Segmenter | None:
+    """Return what a stage distils from: its teacher, an `Ensemble` of several, or None.
+
+    Args:
+        stage: its teacher and co_teachers are read.
+        networks: by name.
+    """
+    if stage.teacher is None:
+        return None
+    first = networks[stage.teacher]
+    return (
+        Ensemble([first, *(networks[n] for n in stage.co_teachers)]) if stage.co_teachers else first
+    )
