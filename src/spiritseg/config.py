@@ -372,6 +372,8 @@ class Stage:
             image makes it (weak-to-strong consistency).
         images: target, target+proximity (mixed at the ratio), or proximity.
         ratio: target images to proximity images, r = |Dt| : |Dp|; 0 for proximity only.
+        fourier: share of the views of target images that take the light and colours of a
+            random proximity image, by its low-frequency amplitudes (FDA); 0 for none.
         losses: the losses.
         optimizer: how it steps.
         batch_size: images a step, over all devices.
@@ -394,6 +396,7 @@ class Stage:
     teacher_view: Literal["same", "plain"] = "same"
     images: Literal["target", "target+proximity", "proximity"] = "target"
     ratio: float = 0.5
+    fourier: float = 0.0
     losses: Losses = field(default_factory=Losses)
     optimizer: Optimizer = field(default_factory=Optimizer)
     batch_size: int = 8

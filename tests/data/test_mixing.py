@@ -146,6 +146,27 @@ def test_the_plain_view_is_the_same_crop_without_jitter(experiment: Experiment, 
     assert "plain" not in make(experiment, MIXED)[TARGET, 2, 0]
 
 
+def test_fourier_gives_a_share_of_the_target_views_the_light_of_proximity_images(
+    experiment: Experiment,
+) -> None:
+    still = dataclasses.replace(experiment, input=dataclasses.replace(experiment.input, jitter=0))
+    domains = open_domains(still)
+    stage = dataclasses.replace(MIXED, fourier=0.5, teacher_view="plain")
+    data = StageData(domains.train(stage), stage, still, "mimicry", domains.styles(stage))
+    own = make(still, MIXED)
+    keys = [(TARGET, index, view) for index in range(6) for view in range(8)]
+    changed = [key for key in keys if not torch.equal(data[key]["image"], own[key]["image"])]
+    assert 12 <= len(changed) <= 36
+    for key in changed:
+        assert torch.equal(data[key]["plain"], own[key]["image"])
+        assert torch.equal(data[key]["labels"], own[key]["labels"])
+        assert torch.equal(data[key]["image"], data[key]["image"])
+    proximity = (PROXIMITY, 3, 0)
+    assert torch.equal(data[proximity]["image"], own[proximity]["image"])
+    with pytest.raises(ConfigError, match="takes the light of proximity images"):
+        open_domains(still, target_only=True).styles(stage)
+
+
 def test_views_come_round(experiment: Experiment) -> None:
     data = make(experiment, Stage(views=3))
     for epoch in range(7):

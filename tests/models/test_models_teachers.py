@@ -275,6 +275,21 @@ def _weights(network: Segmenter) -> Tensor:
     return torch.cat([p.flatten() for p in network.parameters()])
 
 
+@torch.no_grad()
+def test_an_efficientnet_is_cut_at_any_block() -> None:
+    images = torch.rand(1, 3, 64, 96)
+    joined = teacher("efficientnet_lite0", split="blocks.2+blocks.4", seed=3).eval()
+    usual = teacher("efficientnet_lite0", strides=(8, 16)).eval()
+    usual.load_state_dict(joined.state_dict())
+    assert torch.equal(joined.features(images), usual.features(images))
+    inner = teacher("efficientnet_lite0", split="blocks.3").extractor
+    assert (inner.channels, inner.stride) == (80, 16)
+    assert not any("blocks.4" in key for key in inner.state_dict())
+    for wrong in ("blocks.9", "blocks.2+blocks.2", "blocks.2+"):
+        with pytest.raises(ConfigError, match=r"cannot be split at .* or several joined"):
+            teacher("efficientnet_lite0", split=wrong)
+
+
 def test_splits() -> None:
     assert splits("deeplabv3_resnet50") == ["layer1", "layer2", "layer3", "layer4"]
     assert splits("vgg16")[:3] == ["conv1_1", "conv1_2", "pool1"]

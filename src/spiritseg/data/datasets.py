@@ -94,6 +94,21 @@ class Domains:
             )
         return target, proximity
 
+    def styles(self, stage: Stage) -> UnlabelledImages | None:
+        """Return the proximity images whose light a stage's target images take; None for none.
+
+        Raises:
+            ConfigError: where the stage wants them and there are none.
+        """
+        if not stage.fourier:
+            return None
+        if len(self.proximity[0]) == 0:
+            raise ConfigError(
+                "proximity.root: a stage takes the light of proximity images (fourier), got none. "
+                "Give their folder."
+            )
+        return self.proximity[0]
+
     def held_out(self) -> dict[str, EvalData]:
         """Return prepared images by domain that no stage trains on, for explained variance."""
         found = {"target": EvalData(self.target.val, self.input)}

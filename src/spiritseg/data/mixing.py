@@ -7,6 +7,7 @@ epoch, index) alone: not of the number of workers or processes, nor of what ran 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -90,6 +91,7 @@ class StageData(Dataset[dict[str, Any]]):
         stage: its ratio and views are read.
         experiment: its seed and input are read.
         name: the stage's name; it enters every draw.
+        styles: the images whose light target images take (stage.fourier).
 
     Raises:
         ConfigError: where there is no image, or the ratio cannot be drawn.
@@ -101,8 +103,11 @@ class StageData(Dataset[dict[str, Any]]):
         stage: Stage,
         experiment: Experiment,
         name: str,
+        styles: UnlabelledImages | None = None,
     ) -> None:
         self.target, self.proximity = images
+        self.styles = styles
+        self.fourier = stage.fourier if styles is not None else 0.0
         self.input = experiment.input
         self.seed = experiment.seed
         self.name = name
@@ -168,9 +173,21 @@ class StageData(Dataset[dict[str, Any]]):
         domain, index, view = key
         image, labels = self._decoded(domain, index)
         seed = derive_seed(self.seed, self.name, "augment", view, domain, index)
-        drawn = draw_view(image, labels, self.input, seed, self.plain)
+        style = self._style(seed) if domain == TARGET else None
+        drawn = draw_view(image, labels, self.input, seed, self.plain, style)
         plain = None if drawn.plain is None else pool(drawn.plain, self.input.pool)
         return drawn._replace(image=pool(drawn.image, self.input.pool), plain=plain)
+
+    def _style(self, seed: int) -> Tensor | None:
+        """Draw whose light a view takes, and a crop of it; None for its own."""
+        if not self.fourier or self.styles is None:
+            return None
+        generator = torch.Generator().manual_seed(derive_seed(seed, "style"))
+        if float(torch.rand((), generator=generator)) >= self.fourier:
+            return None
+        index = int(torch.randint(len(self.styles), (), generator=generator))
+        still = dataclasses.replace(self.input, jitter=0.0, flip=0.0, scale=(1.0, 1.0))
+        return draw_view(self.styles[index], None, still, derive_seed(seed, "style crop")).image
 
     def _decoded(self, domain: int, index: int) -> tuple[Tensor, Tensor | None]:
         images = self.proximity if domain == PROXIMITY else self.target

@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 
 from spiritseg.config import Input
 from spiritseg.data.classes import IGNORED
+from spiritseg.data.fourier import exchange_amplitudes
 
 __all__ = ["View", "augment", "draw_view", "finish", "fit", "pool", "prepare", "to_float"]
 
@@ -28,8 +29,8 @@ class View(NamedTuple):
         image: (3, h, w) uint8.
         labels: (c, c) uint8, 255 ignored; None where unlabelled.
         padding: (c, c) bool; None where nothing is padded.
-        plain: (3, h, w) uint8, the image before its colour jitter; None where it is not wanted
-            or the same.
+        plain: (3, h, w) uint8, the image before its colours change (style, jitter); None where
+            it is not wanted or the same.
     """
 
     image: Tensor
@@ -46,7 +47,12 @@ def augment(
 
 
 def draw_view(
-    image: Tensor, labels: Tensor | None, input: Input, seed: int, plain: bool = False
+    image: Tensor,
+    labels: Tensor | None,
+    input: Input,
+    seed: int,
+    plain: bool = False,
+    style: Tensor | None = None,
 ) -> View:
     """Draw one training view: resize, crop, flip and jitter, as a function of the seed.
 
@@ -60,7 +66,8 @@ def draw_view(
             resized up first where the crop does not fit.
         input: crop, flip, scale and jitter.
         seed: every draw is a function of it; torch's global generator is left as it was.
-        plain: keep the image before the jitter too.
+        plain: keep the image before its colours change too.
+        style: (3, c, c) uint8, whose low-frequency amplitudes the view takes before the jitter.
 
     Returns:
         The view, its image (3, c, c): the max-pool is not applied.
@@ -70,7 +77,7 @@ def draw_view(
     state = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed CUDA too
     try:
-        return _view(image, labels, input, plain)
+        return _view(image, labels, input, plain, style)
     finally:
         torch.default_generator.set_state(state)
 
@@ -142,7 +149,9 @@ def _maxima(images: Tensor, side: int, dim: int) -> Tensor:
     return reduce(torch.maximum, images.unfold(dim, side, side).unbind(-1))
 
 
-def _view(image: Tensor, labels: Tensor | None, input: Input, keep_plain: bool) -> View:
+def _view(
+    image: Tensor, labels: Tensor | None, input: Input, keep_plain: bool, style: Tensor | None
+) -> View:
     window = _window(input)
     parts: list[Tensor] = [tv_tensors.Image(image)]
     if labels is not None:
@@ -155,7 +164,10 @@ def _view(image: Tensor, labels: Tensor | None, input: Input, keep_plain: bool) 
     if window != input.crop:
         parts = v2.Resize([input.crop, input.crop], antialias=True)(parts)  # masks: nearest
     parts = v2.RandomHorizontalFlip(input.flip)(parts)
-    before = parts[0].as_subclass(Tensor) if input.jitter and keep_plain else None
+    recoloured = input.jitter or style is not None
+    before = parts[0].as_subclass(Tensor) if recoloured and keep_plain else None
+    if style is not None:
+        parts[0] = tv_tensors.Image(exchange_amplitudes(parts[0].as_subclass(Tensor), style))
     if input.jitter:
         parts[0] = v2.ColorJitter(input.jitter, input.jitter, input.jitter)(parts[0])
     found = [part.as_subclass(Tensor) for part in parts]

@@ -83,7 +83,7 @@ def measure_stage(
     """
     stage = experiment.stages[name]
     network, teacher = networks[stage.network], stage_teacher(stage, networks)
-    data = StageData(domains.train(stage), stage, experiment, name)
+    data = StageData(domains.train(stage), stage, experiment, name, domains.styles(stage))
     mimicry, statistics_ = stage.losses.mimicry, None
     if mimicry is not None and mimicry.normalise and teacher is not None:
         layers = set(layer_pairs(mimicry).values())

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spiritseg.errors import ConfigError, MissingExtraError, WeightsError
 from spiritseg.models.graph import drop_unused
@@ -42,7 +42,8 @@ def backbone(
     Args:
         model: timm's name; a tag chooses its weights: ``resnet18.a1_in1k``.
         weights: None for fresh ones, "pretrained" for timm's own, or a file.
-        split: name of the one module whose output is taken; empty to go by strides.
+        split: name of the module whose output is taken; empty to go by strides. Several blocks
+            of an EfficientNet are joined: ``blocks.2+blocks.3``.
         strides: strides of the maps that are joined; empty for 8 and 16.
         args: further arguments of ``timm.create_model``.
 
@@ -97,7 +98,14 @@ def lite_classifier(name: str) -> nn.Module:
 
 def backbone_splits(model: str) -> list[str]:
     """Return the modules at which a timm model can be cut."""
-    return [str(n) for n in _create(model, {"features_only": True}).feature_info.module_name()]
+    from timm.models.efficientnet import EfficientNetFeatures
+
+    net = _create(model, {"features_only": True})
+    names = [str(n) for n in net.feature_info.module_name()]
+    if not isinstance(net, EfficientNetFeatures):
+        return names
+    between = [f"blocks.{i}" for i in range(len(net.blocks))]
+    return [*(n for n in names if n not in between), *between]
 
 
 def _extractor(
@@ -135,15 +143,47 @@ def _features(model: str, split: str, strides: Sequence[int], args: dict[str, An
     names, reductions = info.module_name(), info.reduction()
     if split and strides:
         raise ConfigError(f"{model}: expected split or strides, got both: {split!r}, {strides}.")
-    if split:
-        if split not in names:
-            raise ConfigError(
-                f"{model} cannot be split at {split!r}. Legal splits: {', '.join(names)}."
-            )
+    if split in names:
         indices = [names.index(split)]
+    elif split:
+        return _blocks(model, split, args)
     else:
         indices = [_last(reductions, stride, model) for stride in sorted(strides or _STRIDES)]
     return _create(model, {**args, "features_only": True, "out_indices": tuple(indices)})
+
+
+class _Blocks(nn.Module):
+    """An EfficientNet up to the last of the blocks whose outputs are taken."""
+
+    def __init__(self, net: Any, taken: Sequence[int]) -> None:
+        super().__init__()
+        self.conv_stem, self.bn1 = net.conv_stem, net.bn1
+        self.blocks = nn.ModuleList(net.blocks[i] for i in range(max(taken) + 1))
+        self.taken = frozenset(taken)
+        self.pretrained_cfg = net.pretrained_cfg
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = self.bn1(self.conv_stem(images))
+        maps = []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in self.taken:
+                maps.append(x)
+        return maps
+
+
+def _blocks(model: str, split: str, args: dict[str, Any]) -> nn.Module:
+    """Cut an EfficientNet at any of its blocks, not only at the last one of a stride."""
+    legal = backbone_splits(model)
+    wanted = [part.strip() for part in split.split("+")]
+    unknown = [part for part in wanted if part not in legal]
+    if unknown or len(set(wanted)) < len(wanted):
+        several = any(re.fullmatch(r"blocks\.\d+", name) for name in legal)
+        raise ConfigError(
+            f"{model} cannot be split at {split!r}. Legal splits: {', '.join(legal)}"
+            f"{', or several joined, such as blocks.2+blocks.3' if several else ''}."
+        )
+    return _Blocks(_create(model, args), sorted(int(part.split(".")[1]) for part in wanted))
 
 
 def _last(reductions: Sequence[int], stride: int, model: str) -> int:

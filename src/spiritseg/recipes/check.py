@@ -61,10 +61,10 @@ def _check_roots(experiment: Experiment) -> Iterator[str]:
             "target.root: expected the folder of the labelled images, got nothing; "
             "pass --target.root DIR, or --target.dataset scenes for the embedded scenes"
         )
-    needs = any(s.images != "target" for s in experiment.stages.values())
+    needs = any(s.images != "target" or s.fourier for s in experiment.stages.values())
     if needs and experiment.proximity.root is None and experiment.proximity.dataset != "scenes":
         yield (
-            "proximity.root: a stage trains on proximity images, got no folder; pass "
+            "proximity.root: a stage takes proximity images, got no folder; pass "
             "--proximity.root DIR, or --proximity.dataset scenes for the embedded scenes"
         )
 
@@ -113,6 +113,8 @@ def _check_stage(where: str, stage: Stage, experiment: Experiment) -> Iterator[s
     if stage.teacher is not None and stage.teacher == stage.network:
         yield f"{where}.teacher: {stage.teacher} cannot teach itself"
     yield from _check_co_teachers(f"{where}.co_teachers", stage, experiment)
+    if not 0 <= stage.fourier <= 1:
+        yield f"{where}.fourier: expected 0 to 1, got {stage.fourier}"
     if not 0 <= stage.average < 1:
         yield f"{where}.average: expected 0 to below 1, got {stage.average}"
     yield from _check_losses(where, stage, experiment)

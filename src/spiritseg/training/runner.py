@@ -125,7 +125,8 @@ class _Run:
         stage = self.experiment.stages[name]
         network = self.networks[stage.network]
         teacher = stage_teacher(stage, self.networks)
-        data = StageData(self.domains.train(stage), stage, self.experiment, name)
+        images, styles = self.domains.train(stage), self.domains.styles(stage)
+        data = StageData(images, stage, self.experiment, name, styles)
         mimicry, statistics = stage.losses.mimicry, None
         if mimicry is not None and mimicry.normalise and teacher is not None:
             layers = set(layer_pairs(mimicry).values())
