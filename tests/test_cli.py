@@ -84,6 +84,20 @@ def test_distill_then_evaluate(images: Path, capsys: pytest.CaptureFixture[str])
     assert "IoU road %" in out
 
 
+def test_a_bundle_says_nothing_of_the_folders_of_its_machine(
+    images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _call(_words(images), capsys)[0] == 0
+    moved = images / "elsewhere"
+    shutil.copytree(images / "run" / "student", moved)
+    assert str(images) not in (moved / "student.json").read_text()
+    code, _, err = _call(["evaluate", str(moved)], capsys)
+    assert code == 2
+    assert "road" in err
+    code, out, _ = _call(["evaluate", str(moved), "--target.root", str(images / "road")], capsys)
+    assert (code, out) == _call(["evaluate", str(images / "run")], capsys)[:2]
+
+
 def test_another_config_may_not_take_the_folder(
     images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from spiritseg.errors import RunError
 
-__all__ = ["json_bytes", "write_atomically"]
+__all__ = ["json_bytes", "without_folders", "write_atomically"]
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -45,6 +45,20 @@ def json_bytes(value: Any) -> bytes:
         value: dicts, lists, tuples, numbers and words.
     """
     return json.dumps(_finite(value), indent=1, allow_nan=False).encode()
+
+
+def without_folders(value: Any) -> Any:
+    """Return plain values without the folders of this machine: absolute paths by their last part.
+
+    Args:
+        value: dicts, lists, tuples, numbers and words; ``folder:/a/b`` becomes ``folder:b``.
+    """
+    if isinstance(value, str):
+        rule, colon, path = value.rpartition(":")
+        return f"{rule}{colon}{Path(path).name}" if Path(path).is_absolute() else value
+    if isinstance(value, dict):
+        return {key: without_folders(item) for key, item in value.items()}
+    return [without_folders(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _finite(value: Any) -> Any:

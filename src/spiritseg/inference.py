@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from spiritseg.config import Experiment
 from spiritseg.data.images import read_image, to_rgb
 from spiritseg.data.transforms import pool
 from spiritseg.errors import DataError
@@ -30,9 +32,13 @@ class Student:
         network: (1, 3, h, w) in [0, 1] to logits (1, K, h, w).
         info: what it is.
         device: where it runs.
+        config: the YAML of the run that it came from, where that is at hand.
     """
 
-    def __init__(self, network: Segmenter, info: BundleInfo, device: str = "cpu") -> None:
+    def __init__(
+        self, network: Segmenter, info: BundleInfo, device: str = "cpu", config: Path | None = None
+    ) -> None:
+        self._config = config
         self.network = network.to(device).eval()
         self.info = info
         self.device = torch.device(device)
@@ -41,6 +47,22 @@ class Student:
     def classes(self) -> tuple[str, ...]:
         """The class names, in the order of the mask's values."""
         return self.info.classes
+
+    def experiment(self, overrides: Mapping[str, Any] | None = None) -> Experiment:
+        """Return the experiment that made it.
+
+        Args:
+            overrides: dotted fields, such as ``{"target.root": DIR}``: a bundle away from its
+                run names the folders of its images only by their last part.
+
+        Raises:
+            ConfigError: with all problems at once.
+        """
+        from spiritseg.recipes import experiment_from_dict, load_experiment
+
+        if self._config is not None:
+            return load_experiment(self._config, overrides)
+        return experiment_from_dict(self.info.training["experiment"], overrides)
 
     def logits(self, image: Tensor) -> Tensor:
         """Return the logits of an image on its own grid.
@@ -112,7 +134,9 @@ def load(path: str | Path, device: str = "cpu", trust: bool = False) -> Student:
     if (folder / "student").is_dir():
         folder = folder / "student"
     network, info = load_bundle(folder, trust=trust)
-    return Student(network, info, device)
+    config = folder.parent / "config.yaml"
+    of_run = folder.name == "student" and config.is_file()
+    return Student(network, info, device, config if of_run else None)
 
 
 def _tensor(image: str | Path | Image.Image | NDArray[Any] | Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from spiritseg.deploy.export import ExportReport
 from spiritseg.deploy.predict import predict
 from spiritseg.deploy.runtime import Runtime, open_runtime
 from spiritseg.deploy.sources import Item, VideoReader
+from spiritseg.errors import BadImageError
 from spiritseg.pixels import Pixels
 
 
@@ -42,6 +43,13 @@ def _frames(path: Path) -> list[tuple[float, Pixels]]:
     with av.open(str(path)) as container:
         shown = list(container.decode(video=0))
         return [(f.time or 0.0, f.to_ndarray(format="rgb24").astype(np.uint8)) for f in shown]
+
+
+def test_a_playlist_under_the_name_of_a_video_is_not_followed(video: Path, tmp_path: Path) -> None:
+    playlist = tmp_path / "drive.mp4"
+    playlist.write_text(f"#EXTM3U\n#EXTINF:1,\n{video}\n#EXT-X-ENDLIST\n")
+    with pytest.raises(BadImageError, match="cannot be opened as a video"):
+        VideoReader(Item(playlist, "drive.mp4", "video"))
 
 
 @pytest.mark.parametrize("batch", [1, 5])
@@ -130,7 +138,7 @@ def test_a_turned_video_is_segmented_as_it_is_shown(scenes: list[Pixels]) -> Non
         def to_ndarray(self, format: str) -> Pixels:
             return scenes[0]
 
-    assert np.array_equal(sources._upright(Turned()), np.rot90(scenes[0], -1))
+    assert np.array_equal(sources.upright(Turned()), np.rot90(scenes[0], -1))
 
 
 def test_a_camera_runs_until_it_is_told_to_stop(

@@ -285,9 +285,8 @@ def _refuse_wrong(found: Check, card: ModelCard) -> None:
 
 def _labelled(student: Student, overrides: Mapping[str, Any], limit: int) -> CheckImages:
     from spiritseg.data.datasets import open_target
-    from spiritseg.recipes import experiment_from_dict
 
-    experiment = experiment_from_dict(student.info.training["experiment"], dict(overrides))
+    experiment = student.experiment(overrides)
     images = open_target(experiment.target, experiment.input, "test")
     images.classes.require(student.classes)
     chosen = [images[number] for number in spaced(len(images), limit)]

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from spiritseg.deploy.video_format import VIDEO_HEAD, video_format
 from spiritseg.errors import BadImageError, ConfigError, MissingExtraError
 from spiritseg.pixels import Pixels, read_pixels
 
@@ -31,7 +32,9 @@ __all__ = [
     "VideoReader",
     "find_images",
     "find_items",
+    "pyav",
     "read_ahead",
+    "upright",
 ]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -152,10 +155,10 @@ class VideoReader:
     """
 
     def __init__(self, item: Item, ahead: int = 8, sound: bool = False) -> None:
-        av = _av()
+        av = pyav()
         self._error: type[Exception] = av.error.FFmpegError
         self.live = item.kind == "camera"
-        file, format = camera_address(str(item.path)) if self.live else (str(item.path), None)
+        file, format = camera_address(str(item.path)) if self.live else _file_format(item.path)
         try:
             self._container = av.open(file, format=format)
         except Exception as error:  # also OSError and ValueError
@@ -210,7 +213,7 @@ class VideoReader:
                     broken += 1
                     continue
                 for frame in frames:
-                    self._put(Frame(_upright(frame), frame.pts))
+                    self._put(Frame(upright(frame), frame.pts))
                     count += 1
                 if self._stopped.is_set():
                     return
@@ -249,6 +252,17 @@ class VideoReader:
         if broken or count == 0:
             return f"{broken} of its packets are broken; {count} frames were read"
         return None
+
+
+def _file_format(path: Path) -> tuple[str, str]:
+    try:
+        with path.open("rb") as file:
+            found = video_format(file.read(VIDEO_HEAD))
+    except OSError as error:
+        raise BadImageError(path, f"it cannot be read ({error.strerror})") from None
+    if found is None:
+        raise BadImageError(path, "it cannot be opened as a video (its first bytes are of none)")
+    return str(path), found
 
 
 def camera_address(number: str) -> tuple[str, str]:
@@ -306,14 +320,19 @@ def _read(path: Path) -> Pixels | str:
         return "there is not enough memory for it"
 
 
-def _upright(frame: Any) -> Pixels:
+def upright(frame: Any) -> Pixels:
     """Decode a frame to RGB, turned as its display matrix says (degrees counter-clockwise)."""
     pixels: Pixels = frame.to_ndarray(format="rgb24")
     turns = round(getattr(frame, "rotation", 0) / 90) % 4
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
 
-def _av() -> Any:
+def pyav() -> Any:
+    """Import PyAV.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
     try:
         import av
         import av.error

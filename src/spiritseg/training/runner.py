@@ -17,7 +17,7 @@ from spiritseg.data.mixing import StageData
 from spiritseg.evaluation.cost import cost
 from spiritseg.evaluation.evaluate import Scores
 from spiritseg.evaluation.pictures import draw_predictions
-from spiritseg.files import write_atomically
+from spiritseg.files import without_folders, write_atomically
 from spiritseg.inference import Student, load
 from spiritseg.models import Segmenter
 from spiritseg.models.build import build_networks
@@ -183,7 +183,10 @@ class _Run:
             colours=self.domains.classes.colours,
             pool=experiment.input.pool,
             metrics={"test": metrics["test"], "val": metrics["val"]},
-            training={"experiment": dataclasses.asdict(experiment), "stages": stages},
+            training={
+                "experiment": without_folders(dataclasses.asdict(experiment)),
+                "stages": stages,
+            },
         )
         save_bundle(self.folder.path / "student", network, info)
         _write_per_image(self.folder.path / "per_image.csv", test, self.domains)
@@ -216,7 +219,8 @@ def evaluate(
 
     Args:
         run: a run's folder, or a bundle.
-        overrides: dotted fields of its experiment, such as ``{"target.root": DIR}``.
+        overrides: dotted fields of its experiment, such as ``{"target.root": DIR}``; a bundle
+            away from its run does not know where its images were.
         split: test or val.
 
     Returns:
@@ -225,10 +229,8 @@ def evaluate(
     Raises:
         SpiritsegError: for anything that a user can mend.
     """
-    from spiritseg.recipes import experiment_from_dict
-
     student = load(run, trust=(Path(run) / "config.yaml").exists())
-    experiment = experiment_from_dict(student.info.training["experiment"], overrides)
+    experiment = student.experiment(overrides)
     domains = open_domains(experiment, target_only=True)
     domains.classes.require(student.info.classes)
     scores = score(

@@ -10,23 +10,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from spiritseg.deploy.sources import _av as av_module
-from spiritseg.deploy.sources import _upright as upright
+from spiritseg.deploy.sources import pyav, upright
+from spiritseg.deploy.video_format import video_format
 from spiritseg.errors import BadImageError, ConfigError, DataError
 from spiritseg.pixels import Pixels, opened, read_pixels
 
 __all__ = ["Limits", "TooLargeError", "UnknownKindError", "is_video", "read_still", "read_video"]
 
-# Where each kind says what it is. Nothing else reaches a decoder: Pillow would start
-# Ghostscript for PostScript, and FFmpeg would follow a playlist to other files.
+# How each kind begins. Nothing else reaches a decoder: Pillow would start Ghostscript for
+# PostScript, and FFmpeg would follow a playlist to other files.
 _STILLS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
-_VIDEOS = {
-    (4, b"ftyp"): "mov",
-    (0, b"\x1a\x45\xdf\xa3"): "matroska",
-    (8, b"AVI "): "avi",
-    (0, b"\x47"): "mpegts",
-    (0, b"\0\0\x01\xba"): "mpeg",
-}
 _ACCEPTED = "a JPEG, PNG, WebP, BMP or TIFF image, or an MP4, MOV, MKV, WebM, AVI or MPEG video"
 
 
@@ -93,7 +86,7 @@ def is_video(data: bytes) -> bool:
     """
     if not data:
         raise BadImageError("uploaded", "the file is empty")
-    if _format(data) is not None:
+    if video_format(data) is not None:
         return True
     if data.startswith(_STILLS) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
         return False
@@ -131,10 +124,10 @@ def read_video(data: bytes, limits: Limits) -> Iterator[tuple[float, Pixels]]:
         TooLargeError: its frames or its duration are beyond the limits.
         MissingExtraError: PyAV is not installed.
     """
-    av = av_module()
+    av = pyav()
     count = 0
     try:
-        with av.open(io.BytesIO(data), format=_format(data)) as container:
+        with av.open(io.BytesIO(data), format=video_format(data)) as container:
             for moment, frame in _spaced(container, limits):
                 count += 1
                 yield moment, frame
@@ -173,10 +166,3 @@ def _check_length(seconds: float, limits: Limits) -> None:
             f"the video is longer than the {limits.seconds:g} seconds that this server takes; "
             "cut it, or use spiritseg predict."
         )
-
-
-def _format(data: bytes) -> str | None:
-    for (start, magic), name in _VIDEOS.items():
-        if data[start : start + len(magic)] == magic:
-            return name
-    return None
