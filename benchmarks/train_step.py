@@ -28,6 +28,7 @@ from spiritseg.data.datasets import Domains, open_domains
 from spiritseg.data.mixing import StageBatches, StageData
 from spiritseg.models import Segmenter
 from spiritseg.models.build import build_networks
+from spiritseg.models.ensemble import stage_teacher
 from spiritseg.recipes import load_experiment
 from spiritseg.tables import Table, markdown
 from spiritseg.training.optim import build_optimizer
@@ -114,7 +115,7 @@ def stepper(
     """Make a stage, and what takes one training step of it on a batch."""
     networks = build_networks(experiment.networks, num_classes, seed=0)
     stage = experiment.stages[name]
-    teacher = networks[stage.teacher] if stage.teacher else None
+    teacher = stage_teacher(stage, networks)
     channels = teacher.extractor.channels if teacher else 0
     ones = (torch.zeros(channels), torch.ones(channels))
     module = StageModule(
@@ -203,9 +204,9 @@ def step_flops(
     return total + 2 * (total - frozen)
 
 
-def fake_batch(count: int, size: tuple[int, ...]) -> dict[str, torch.Tensor]:
+def fake_batch(count: int, size: tuple[int, ...], classes: int = 2) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(0, 2, (count, *size), generator=generator)
+    labels = torch.randint(0, classes, (count, *size), generator=generator)
     return {
         "image": torch.rand(count, 3, *size, generator=generator),
         "labels": labels,
