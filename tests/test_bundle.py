@@ -12,10 +12,11 @@ from PIL import Image
 
 import spiritseg
 from spiritseg.config import Extractor, Head, Network
-from spiritseg.errors import BundleError, DataError
+from spiritseg.errors import BundleError, ConfigError, DataError
+from spiritseg.files import json_bytes, without_folders
 from spiritseg.models import Segmenter
 from spiritseg.models.build import build_networks
-from spiritseg.models.bundle import BundleInfo, load_bundle, save_bundle
+from spiritseg.models.bundle import BundleInfo, _card_digest, load_bundle, save_bundle
 
 NETWORKS = {
     "teacher": Network(Extractor("efficientnet_lite0"), Head("none")),
@@ -203,3 +204,78 @@ def test_the_description_is_valid_json_with_nan_as_null(bundle: Path) -> None:
 
     card = json.loads((bundle / "student.json").read_text(), parse_constant=refuse)
     assert card["metrics"]["test"] == {"mIOU": 0.5, "worst": None}
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("/home/me/camvid", ".../camvid"),
+        ("folder:/home/me/val", "folder:.../val"),
+        ("~/secret/x", ".../x"),
+        ("~me", ".../"),
+        ("list:../../home/me/l.txt", "list:.../l.txt"),
+        ("data/../../me/x", ".../x"),
+        ("../..", ".../"),
+        ("C:\\Users\\me\\road", ".../road"),
+        ("list:C:/me/l.txt", "list:.../l.txt"),
+        ("file:///home/me/x", "file:.../x"),
+        # Nothing of these is of a machine.
+        ("https://h/x/y", "https://h/x/y"),
+        ("data/camvid", "data/camvid"),
+        ("first:64", "first:64"),
+        ("blocks.2+blocks.3", "blocks.2+blocks.3"),
+        ("a..b/c", "a..b/c"),
+        ("", ""),
+    ],
+)
+def test_of_paths_only_names_are_kept(given: str, kept: str) -> None:
+    assert without_folders({"a": [given, 1, None]}) == {"a": [kept, 1, None]}
+
+
+def test_arguments_keep_no_folder_of_a_machine_but_where_a_class_may_need_it(
+    network: Segmenter, tmp_path: Path
+) -> None:
+    args = {"cache_dir": "/home/me/x", "in_chans": 3, "overlay": {"file": "~/me/x.pth"}}
+    names = ["timm:resnet18", "own.package.Network"]
+    networks = {name: Network(Extractor(name, args=args), Head("none")) for name in names}
+    info = BundleInfo(networks, names[0], INFO.classes, INFO.colours, 2)
+    save_bundle(tmp_path / "own", network, info)
+    card = json.loads((tmp_path / "own" / "student.json").read_text())
+    found = [card["networks"][name]["extractor"]["args"] for name in names]
+    assert found == [{"in_chans": 3, "overlay": {"file": ".../x.pth"}}, args]
+
+
+def test_a_bundle_without_its_experiment_says_so(bundle: Path) -> None:
+    with pytest.raises(BundleError, match="saved without the experiment"):
+        spiritseg.load(bundle).experiment()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("pool", None, "lacks 'pool'"),
+        ("networks", None, "lacks 'networks'"),
+        ("network", "other", "lacks 'other'"),
+        ("networks", {"student": {}}, "lacks 'extractor'"),
+        ("colours", [1, 2], "is not what"),
+        ("networks", [], "is not what"),
+    ],
+)
+def test_a_description_that_lacks_something_is_refused(
+    bundle: Path, key: str, value: object, said: str
+) -> None:
+    path = bundle / "student.json"
+    card = json.loads(path.read_text())
+    card[key] = value
+    if value is None:
+        del card[key]
+    card["sha256"]["student.json"] = _card_digest(card)
+    path.write_bytes(json_bytes(card))
+    with pytest.raises(BundleError, match=f"student.json {said}"):
+        load_bundle(bundle)
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99"])
+def test_a_device_that_is_not_there_is_one_clear_error(bundle: Path, device: str) -> None:
+    with pytest.raises(ConfigError, match=f"cannot run on '{device}'.* Expected cpu"):
+        spiritseg.load(bundle, device)

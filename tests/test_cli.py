@@ -12,7 +12,8 @@ import yaml
 from PIL import Image
 
 from spiritseg.cli import main
-from spiritseg.recipes import recipe_names
+from spiritseg.cli.words import read_fields
+from spiritseg.recipes import load_experiment, recipe_names
 
 TINY = """
 extends: esd
@@ -218,6 +219,8 @@ def test_no_disk_space_is_said_before_anything_is_written(
         (["distill"], "recipe"),
         (["evaluate", "nowhere"], "nowhere"),
         (["demo", "--sed", "1"], "--sed"),
+        (["distill", "sd-skd", "--print_config", "--stages.ct_head.views", "1"], "mean ct-head"),
+        (["distill", "esd", "--print_config", "--networks.techer.trust", "1"], "mean teacher?"),
     ],
 )
 def test_unknown_words_are_one_clear_error(
@@ -244,6 +247,24 @@ def test_help_is_shown(words: list[str], capsys: pytest.CaptureFixture[str]) -> 
     code, out, _ = _call(words, capsys)
     assert code == 0
     assert out.strip()
+
+
+def test_names_stay_as_they_are_written_and_fields_may_have_dashes() -> None:
+    words = "--stages.ct-head.max-steps 5 --paper-sd.stages.a-b.losses.cross-entropy.weight=2"
+    assert read_fields(words.split()) == {
+        "stages.ct-head.max_steps": "5",
+        "paper-sd.stages.a-b.losses.cross_entropy.weight": "2",
+    }
+
+
+def test_a_stage_with_a_dash_is_set_from_the_shell(capsys: pytest.CaptureFixture[str]) -> None:
+    fields = ["--stages.ct-head.losses.cross_entropy.weight", "0.5", "--stages.ct-head.views", "3"]
+    code, out, _ = _call(["distill", "sd-skd", "--print_config", *fields], capsys)
+    assert code == 0
+    stages = yaml.safe_load(out)["stages"]
+    assert list(stages) == list(load_experiment("sd-skd", complete=False).stages)
+    assert stages["ct-head"]["losses"]["cross_entropy"]["weight"] == 0.5
+    assert (stages["ct-head"]["views"], stages["ct-head"]["max_steps"]) == (3, 200)
 
 
 def test_help_of_a_recipe_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:

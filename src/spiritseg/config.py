@@ -274,7 +274,8 @@ class Pixelwise:
             paper's letter.
         reduction: mean over pixels and images, or batch_sum: summed over the batch,
             divided by the pixels of one image (the released code).
-        confidence: pixels where the teacher's highest probability is lower are left out.
+        confidence: pixels where the teacher's highest probability is lower are left out; on
+            several devices each divides by its own count of pixels.
     """
 
     weight: float = 1.0
@@ -368,12 +369,16 @@ class Stage:
         co_teachers: further networks; their class distributions are averaged with the
             teacher's. Features and inner layers stay the teacher's.
         teacher_view: what the teacher sees: same (the student's view), or plain: the same
-            crop without colour jitter, so that its answer is surer than the student's
-            image makes it (weak-to-strong consistency).
+            crop before fourier and without colour jitter, so that its answer is surer than
+            the student's image makes it (weak-to-strong consistency).
         images: target, target+proximity (mixed at the ratio), or proximity.
         ratio: target images to proximity images, r = |Dt| : |Dp|; 0 for proximity only.
+        jitter: strength of the random colours in this stage; none for input.jitter.
+        scale: range of the random resize in this stage; none for input.scale.
         fourier: share of the views of target images that take the light and colours of a
-            random proximity image, by its low-frequency amplitudes (FDA); 0 for none.
+            random proximity image, by its low-frequency amplitudes (FDA); 0 for none. The
+            band is fixed at 0.01 of the crop's side: below 100 pixels the means alone are
+            exchanged.
         losses: the losses.
         optimizer: how it steps.
         batch_size: images a step, over all devices.
@@ -386,7 +391,8 @@ class Stage:
             the features of frozen parts can be kept. 0 for a new view every epoch.
         cache_mib: memory for the kept features of frozen parts; 0 keeps none.
         average: decay of the moving average of the weights over the steps, which becomes the
-            stage's result; 0 for the last step's weights.
+            stage's result; 0 for the last step's weights. The decay rises to it over the first
+            steps: min(average, (1 + n) / (10 + n)).
     """
 
     network: str = "student"
@@ -396,6 +402,8 @@ class Stage:
     teacher_view: Literal["same", "plain"] = "same"
     images: Literal["target", "target+proximity", "proximity"] = "target"
     ratio: float = 0.5
+    jitter: float | None = None
+    scale: tuple[float, float] | None = None
     fourier: float = 0.0
     losses: Losses = field(default_factory=Losses)
     optimizer: Optimizer = field(default_factory=Optimizer)

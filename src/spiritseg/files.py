@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from spiritseg.errors import RunError
 
 __all__ = ["json_bytes", "without_folders", "write_atomically"]
+
+# A rule such as list: (of two letters and more, for C: is a drive), then a path from the root,
+# from a home, from a drive, or one that leads up.
+_RULE = re.compile(r"(?:[\w-]{2,}:)*")
+_OUTSIDE = re.compile(r"[/\\]|~|[A-Za-z]:[/\\]|(?:[^/\\]*[/\\])*\.\.(?:[/\\]|$)")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -48,17 +54,33 @@ def json_bytes(value: Any) -> bytes:
 
 
 def without_folders(value: Any) -> Any:
-    """Return plain values without the folders of this machine: absolute paths by their last part.
+    """Return plain values without the folders of this machine: of a path only the last part.
+
+    Absolute paths, those of a home (~) and those that lead up (..) are shortened to
+    ``.../NAME``, which opens nothing: a bare name could be a folder where somebody else works.
+    Paths below the working folder and URLs stay.
 
     Args:
-        value: dicts, lists, tuples, numbers and words; ``folder:/a/b`` becomes ``folder:b``.
+        value: dicts, lists, tuples, numbers and words; ``folder:/a/b`` becomes ``folder:.../b``.
     """
     if isinstance(value, str):
-        rule, colon, path = value.rpartition(":")
-        return f"{rule}{colon}{Path(path).name}" if Path(path).is_absolute() else value
+        return _short(value)
     if isinstance(value, dict):
         return {key: without_folders(item) for key, item in value.items()}
     return [without_folders(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _short(value: str) -> str:
+    if "://" in value and not value.startswith("file:"):
+        return value
+    rule = _RULE.match(value)
+    assert rule is not None  # it matches nothing, too
+    path = value[rule.end() :]
+    if not _OUTSIDE.match(path):
+        return value
+    *_, last = ["", *(part for part in re.split(r"[/\\]", path) if part)]
+    named = last not in (".", "..") and last[:1] != "~" and last[1:] != ":"
+    return f"{rule.group()}.../{last if named else ''}"
 
 
 def _finite(value: Any) -> Any:

@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from spiritseg.config import Experiment
 from spiritseg.data.images import read_image, to_rgb
 from spiritseg.data.transforms import pool
-from spiritseg.errors import DataError
+from spiritseg.errors import BundleError, ConfigError, DataError
 from spiritseg.models.bundle import BundleInfo, load_bundle
 from spiritseg.models.segmenter import Segmenter
 
-__all__ = ["Student", "load"]
+__all__ = ["Student", "bundle_folder", "load"]
 
 Mask = NDArray[np.uint8]
 
@@ -33,15 +33,18 @@ class Student:
         info: what it is.
         device: where it runs.
         config: the YAML of the run that it came from, where that is at hand.
+
+    Raises:
+        ConfigError: the device is unknown, or not there.
     """
 
     def __init__(
         self, network: Segmenter, info: BundleInfo, device: str = "cpu", config: Path | None = None
     ) -> None:
         self._config = config
-        self.network = network.to(device).eval()
+        self.device = _device(device)
+        self.network = network.to(self.device).eval()
         self.info = info
-        self.device = torch.device(device)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -56,13 +59,21 @@ class Student:
                 run names the folders of its images only by their last part.
 
         Raises:
+            BundleError: it was saved without one.
             ConfigError: with all problems at once.
         """
         from spiritseg.recipes import experiment_from_dict, load_experiment
 
         if self._config is not None:
             return load_experiment(self._config, overrides)
-        return experiment_from_dict(self.info.training["experiment"], overrides)
+        fields = self.info.training.get("experiment")
+        if not isinstance(fields, Mapping):
+            raise BundleError(
+                "the bundle was saved without the experiment that made it, so that nothing says "
+                "which images and settings are meant. Take the bundle of a run (RUN/student), or "
+                "save it with training={'experiment': ...}."
+            )
+        return experiment_from_dict(fields, overrides)
 
     def logits(self, image: Tensor) -> Tensor:
         """Return the logits of an image on its own grid.
@@ -129,14 +140,34 @@ def load(path: str | Path, device: str = "cpu", trust: bool = False) -> Student:
 
     Raises:
         BundleError: a file is missing, altered, or of another format.
+        ConfigError: the device is unknown, or not there.
     """
-    folder = Path(path)
-    if (folder / "student").is_dir():
-        folder = folder / "student"
+    folder = bundle_folder(path)
     network, info = load_bundle(folder, trust=trust)
     config = folder.parent / "config.yaml"
     of_run = folder.name == "student" and config.is_file()
     return Student(network, info, device, config if of_run else None)
+
+
+def bundle_folder(path: str | Path) -> Path:
+    """Return where the bundle lies that `load` reads.
+
+    Args:
+        path: a bundle, or the run that it came from.
+    """
+    folder = Path(path)
+    return folder / "student" if (folder / "student").is_dir() else folder
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)  # a device without a driver is told by using it
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        here = "cpu or cuda" if torch.cuda.is_available() else "cpu; torch sees no GPU here"
+        raise ConfigError(f"device: cannot run on {name!r}: {reason} Expected {here}.") from None
+    return device
 
 
 def _tensor(image: str | Path | Image.Image | NDArray[Any] | Tensor) -> Tensor:

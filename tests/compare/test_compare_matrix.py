@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from spiritseg.cli import main
+from spiritseg.cli.words import read_fields
 from spiritseg.compare import pools
 from spiritseg.compare.matrix import Cell, plan, run
 from spiritseg.compare.pools import Here, Task, drive
@@ -87,9 +88,18 @@ def test_fields_of_a_stage_go_to_the_recipes_that_have_it() -> None:
 
 
 def test_fields_of_a_recipe_go_to_it_alone() -> None:
-    fields = {**IMAGES, "input.flip": 0.25, "paper_baseline.input.flip": 0.75}
-    baseline, paper = plan(["baseline", "paper-baseline"], fields, seeds=1)
-    assert (baseline.experiment.input.flip, paper.experiment.input.flip) == (0.25, 0.75)
+    words = ["--paper-baseline.input.flip", "0.75", "--paper-baseline.stages.supervised.views=2"]
+    fields = {**IMAGES, "input.flip": 0.25, **read_fields(words)}
+    baseline, paper = (c.experiment for c in plan(["baseline", "paper-baseline"], fields, seeds=1))
+    assert (baseline.input.flip, paper.input.flip) == (0.25, 0.75)
+    assert (baseline.stages["supervised"].views, paper.stages["supervised"].views) == (0, 2)
+
+
+def test_fields_of_a_stage_with_a_dash_go_to_the_recipes_that_have_it() -> None:
+    words = ["--stages.ct-head.max-steps", "7", "--sd-skd.stages.ct-all.max_steps", "8"]
+    (cell,) = plan(["sd-skd"], {**IMAGES, **read_fields(words)}, seeds=1)
+    stages = cell.experiment.stages
+    assert (stages["ct-head"].max_steps, stages["ct-all"].max_steps) == (7, 8)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +111,7 @@ def test_fields_of_a_recipe_go_to_it_alone() -> None:
         ({"seeds": 0}, "--seeds"),
         ({"overrides": {"seed": 3}}, "use --seeds"),
         ({"overrides": {"stages.mimic.max_steps": 3}}, "has mimic in its stages"),
+        ({"overrides": {**IMAGES, "baseline.networks.studnt.trust": True}}, "mean student"),
         ({"ratios": [0.5]}, "mix"),
         ({"labels": [16, "x"]}, "--labels"),
         ({"labels": [0]}, "--labels"),

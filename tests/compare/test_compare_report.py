@@ -20,11 +20,16 @@ from compare.conftest import NAMES, per_image
 from spiritseg.cli import main
 from spiritseg.compare import figures
 from spiritseg.compare.matrix import plan, run
+from spiritseg.compare.measured import Images, head_only
 from spiritseg.compare.paper import TABLE_II, TABLE_III
 from spiritseg.compare.report import report
 from spiritseg.compare.results import read_runs, rows_of, settings_of
+from spiritseg.config import Extractor, Head, Network
 from spiritseg.data.datasets import open_domains
-from spiritseg.errors import ConfigError, RunError
+from spiritseg.errors import BundleError, ConfigError, RunError
+from spiritseg.models.bundle import BundleInfo, save_bundle
+from spiritseg.models.extractors import separable
+from spiritseg.models.segmenter import Segmenter
 from spiritseg.recipes import load_experiment
 
 Planted = Callable[..., Path]
@@ -163,6 +168,23 @@ def test_no_runs_and_unknown_baselines_are_one_clear_error(
         report(planted({"baseline": 0.0}, seeds=1), baseline="basline")
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_report_loads_no_class_of_a_student_unasked(
+    planted: Planted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = planted({"baseline": 0.0}, seeds=2)
+    networks = {"student": Network(Extractor("os.path.join"), Head("none"))}
+    info = BundleInfo(networks, "student", ("a", "b"), ((0, 0, 0), (1, 1, 1)), 2)
+    save_bundle(runs / "baseline-n64-s1" / "student", Segmenter(separable(8, 8), None), info)
+    with pytest.raises(SystemExit) as caught:  # its config.yaml makes it nobody's own
+        main(["report", str(runs), "--no-latency"])
+    assert caught.value.code == 2
+    assert re.search(r"os\.path\.join.*\(--trust", capsys.readouterr().err, re.S)
+    with pytest.raises(BundleError, match="trust=True"):
+        report(runs, latency=False, resamples=10)
+    assert report(runs, latency=False, resamples=10, trust=True).is_file()
+
+
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """S, CT and SD, really run for a step a stage on embedded scenes."""
@@ -234,6 +256,20 @@ def test_students_are_loaded_for_latency_pictures_and_the_head_stage(
     assert "Figure 6" in page
     names = {path.stem for path in (real / "report/figures").iterdir()}
     assert names == {"cost", "histogram", "pictures", "steadiness", "thresholds"}
+
+
+def test_what_was_measured_of_the_head_stage_is_of_the_runs_own_images(real: Path) -> None:
+    row = rows_of(read_runs([real]), "64")["CT"]
+    kept = real / "ct-n64-s0/stages/1-head/test.json"
+    head_only(row, Images(row.first, {}))
+    kept.write_text(json.dumps({"images": -1}))
+    assert head_only(row, Images(row.first, {})) == {0: {"images": -1}}
+    other = head_only(row, Images(row.first, {"target.scenes.test": 3}))
+    assert other[0]["images"] == 3
+    assert json.loads(kept.read_text()) == {"images": -1}
+    kept.unlink()
+    head_only(row, Images(row.first, {"target.scenes.test": 3}))
+    assert not kept.exists()
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -61,7 +61,7 @@ NOT_MIMICRY = [
     {"trainer__workers": 3},
     {"trainer__progress": True},
     {"evaluation__pictures": 2},
-    {"networks__other__extractor__name": "efficientnet_lite0"},
+    {"networks__other": {"extractor": {"name": "efficientnet_lite0"}}},
 ]
 
 

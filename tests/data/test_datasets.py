@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import PIL.Image
 import pytest
 import torch
 
@@ -399,3 +400,23 @@ def test_real_camvid_and_kitti(shared_data: Path) -> None:
     assert 0.1 < counts["road"] / sum(counts.values()) < 0.4
     assert (len(domains.proximity[0]), len(domains.proximity[1])) == (112, 16)
     assert min(domains.proximity[0][0].shape[1:]) == 256
+
+
+def test_a_split_alone_is_opened_whatever_the_training_images_are(
+    folder: Path, small: Input
+) -> None:
+    config = target(folder, subset="first:64", test="fraction:0.5")  # there are 20
+    assert len(open_target(config, replace(small, crop=512), "test")) == 10
+    whole = replace(config, subset="all")
+    assert open_target(config, small, "val").names == open_target(whole, small, "val").names
+    with pytest.raises(ConfigError, match="first:64 asks for 64 images, there are"):
+        open_target(config, small, "train")
+
+
+def test_a_huge_image_is_refused(
+    folder: Path, small: Input, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 40 * 56 - 1)
+    monkeypatch.setattr(PIL.Image, "_decompression_bomb_check", lambda size: None)
+    with pytest.raises(BadImageError, match=r"56 x 40 pixels .width x height., more than 2239"):
+        open_target(target(folder), small, "test")

@@ -167,6 +167,16 @@ def test_fourier_gives_a_share_of_the_target_views_the_light_of_proximity_images
         open_domains(still, target_only=True).styles(stage)
 
 
+def test_a_stage_may_have_its_own_jitter_and_scale(experiment: Experiment) -> None:
+    own = make(experiment, dataclasses.replace(MIXED, jitter=0.0, scale=(1.0, 1.0)))
+    still = dataclasses.replace(experiment.input, jitter=0.0, scale=(1.0, 1.0))
+    plain = make(dataclasses.replace(experiment, input=still), MIXED)
+    usual = make(experiment, MIXED)
+    for key in [(TARGET, 2, 0), (PROXIMITY, 5, 1)]:
+        assert torch.equal(own[key]["image"], plain[key]["image"])
+        assert not torch.equal(own[key]["image"], usual[key]["image"])
+
+
 def test_views_come_round(experiment: Experiment) -> None:
     data = make(experiment, Stage(views=3))
     for epoch in range(7):

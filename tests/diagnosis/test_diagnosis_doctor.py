@@ -10,14 +10,17 @@ import torch
 from PIL import Image
 
 from spiritseg.cli import main
-from spiritseg.config import Pairwise, Stage
+from spiritseg.config import CrossEntropy, Losses, Pairwise, Stage
 from spiritseg.diagnosis import Finding, Report, Section, doctor
 from spiritseg.diagnosis.costs import kept_share, misses, pairwise_memory, steps_of
 from spiritseg.diagnosis.images import examine_images
-from spiritseg.diagnosis.steps import StageCost
+from spiritseg.diagnosis.steps import StageCost, _weights_bytes
 from spiritseg.losses.pairwise import pairwise
+from spiritseg.models import Segmenter, separable, student_head
 from spiritseg.recipes import load_experiment
 from spiritseg.training.cache import FrozenOutputs
+from spiritseg.training.optim import build_optimizer
+from spiritseg.training.stage import StageModule
 
 TINY = """
 extends: esd
@@ -225,3 +228,14 @@ def test_misses_are_those_of_the_cache(cache_images: int) -> None:
     assert misses(stage, cost) == pytest.approx(cache.computed, rel=0.03)
     if cache_images >= 48:
         assert kept_share(stage, cost) == 1
+
+
+def test_the_average_of_the_weights_is_counted() -> None:
+    network = Segmenter(separable(8, 8), student_head(8, 2, 8, "dense"))
+    found = []
+    for average in (0.0, 0.9):
+        stage = Stage("student", losses=Losses(cross_entropy=CrossEntropy()), average=average)
+        module = StageModule("all", stage, network)
+        optimizer = build_optimizer(stage.optimizer, module.trained_parameters())
+        found.append(_weights_bytes(module, optimizer))
+    assert found[1] - found[0] == sum(p.nbytes for p in network.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,16 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from spiritseg.config import Experiment, Head, Network
+from spiritseg.config import (
+    CrossEntropy,
+    Experiment,
+    Head,
+    Input,
+    Losses,
+    Network,
+    Pixelwise,
+    Stage,
+)
 from spiritseg.config import Extractor as ExtractorConfig
 from spiritseg.diagnosis.inputs import (
     examine_inputs,
@@ -19,7 +29,16 @@ from spiritseg.diagnosis.inputs import (
 from spiritseg.diagnosis.splits import split_points
 from spiritseg.diagnosis.weights import build_each, effective_rank, examine_weights, traces
 from spiritseg.evaluation.cost import cost
-from spiritseg.models import Extractor, Segmenter, separable, student_head, teacher
+from spiritseg.models import (
+    Extractor,
+    Segmenter,
+    build_networks,
+    separable,
+    splits,
+    student_head,
+    teacher,
+)
+from spiritseg.models.bundle import BundleInfo, save_bundle
 
 OWN = "test_diagnosis_weights"
 
@@ -146,6 +165,43 @@ def test_every_network_that_cannot_be_built_is_told() -> None:
     assert "no.pth" in errors["two"]
 
 
+def test_co_teachers_are_teachers() -> None:
+    networks = {
+        name: Network(ExtractorConfig("separable"), Head("student", channels=8))
+        for name in ("first", "second", "student")
+    }
+    stages = {
+        "teach": Stage("first", losses=Losses(cross_entropy=CrossEntropy())),
+        "distil": Stage(
+            "student",
+            teacher="first",
+            co_teachers=("second",),
+            losses=Losses(pixelwise=Pixelwise()),
+        ),
+    }
+    experiment = Experiment(networks=networks, stages=stages, result="student")
+    built, errors = build_each(experiment, 2)
+    found = {f.what: f.level for f in examine_weights(experiment, built, [], errors).findings}
+    second = {what: level for what, level in found.items() if what.startswith("second")}
+    assert sorted(second.values()) == ["problem", "warning"]
+    assert all("teaches" in what and "distil" in what for what in second)
+    assert not any("teaches" in what for what in found if what.startswith("first"))
+
+
+def test_a_bundle_of_other_classes_or_another_pool_is_told(tmp_path: Path) -> None:
+    own = {"student": Network(ExtractorConfig("separable"), Head("student", channels=8))}
+    info = BundleInfo(own, "student", ("road", "background"), ((0, 0, 0), (1, 1, 1)), pool=2)
+    save_bundle(tmp_path / "teacher", build_networks(own, 2, 0)["student"], info)
+    teacher_ = Network(bundle=str(tmp_path / "teacher"))
+    experiment = Experiment(networks={**own, "teacher": teacher_})
+    networks, errors = build_each(experiment, 2, ("background", "road"))
+    assert list(networks) == ["student"]
+    assert "in the same order" in errors["teacher"]
+    assert not build_each(experiment, 2, ("road", "background"))[1]
+    other = dataclasses.replace(experiment, input=Input(pool=1))
+    assert "max-pool of 2" in build_each(other, 2)[1]["teacher"]
+
+
 def test_known_normalisations() -> None:
     assert expected_normalisation("efficientnet_lite1") == ((127 / 255,) * 3, (128 / 255,) * 3)
     assert expected_normalisation("timm:resnet18") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -200,11 +256,14 @@ def test_known_weights_with_another_normalisation_are_a_problem(
     assert "expect (0.50, 0.50, 0.50)" in section.findings[-1].what
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "timm:resnet18", "vgg16"])
+@pytest.mark.parametrize(
+    "name", ["efficientnet_lite0", "timm:resnet18", "timm:mobilenetv3_small_100", "vgg16"]
+)
 def test_split_points_are_those_of_networks_cut_there(name: str) -> None:
     size = (64, 96)
     found = split_points(name, size)
-    for one in (found[1], found[-1]):
+    assert {one.name for one in found} == set(splits(name))  # all that can be asked for
+    for one in (found[1], found[-2], found[-1]):
         cut = teacher(name, split=one.name).extractor
         measured = cost(cut, size)
         shape = cut(torch.zeros(1, 3, *size)).shape

@@ -290,6 +290,30 @@ def test_an_efficientnet_is_cut_at_any_block() -> None:
             teacher("efficientnet_lite0", split=wrong)
 
 
+@pytest.mark.parametrize(
+    ("model", "split"),
+    [
+        ("resnet18", "layer2+layer3"),
+        ("convnext_atto", "stages.1+stages.2"),
+        ("mobilenetv3_small_100", "bn1+blocks.1"),
+        ("ghostnet_050", "blocks.2+blocks.4"),  # it has an act1 between bn1 and the blocks
+    ],
+)
+def test_what_is_no_efficientnet_is_not_joined(model: str, split: str) -> None:
+    with pytest.raises(ConfigError, match=f"{model} cannot be split at"):
+        teacher(f"timm:{model}", split=split)
+
+
+@torch.no_grad()
+def test_a_mobilenet_is_joined_as_by_its_strides() -> None:
+    name = "timm:mobilenetv3_small_100"
+    joined = teacher(name, split="blocks.1+blocks.3", seed=3).eval()
+    usual = teacher(name, strides=(8, 16)).eval()
+    usual.load_state_dict(joined.state_dict())
+    images = torch.rand(1, 3, 64, 96)
+    assert torch.equal(joined.features(images), usual.features(images))
+
+
 def test_splits() -> None:
     assert splits("deeplabv3_resnet50") == ["layer1", "layer2", "layer3", "layer4"]
     assert splits("vgg16")[:3] == ["conv1_1", "conv1_2", "pool1"]

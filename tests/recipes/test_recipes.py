@@ -22,6 +22,7 @@ from spiritseg.recipes import (
 )
 
 ROOTS = {"target.root": "labelled", "proximity.root": "unlabelled"}
+LRASPP = "torchvision.models.segmentation.lraspp_mobilenet_v3_large"
 
 
 def _whole(name: str) -> Experiment:
@@ -190,12 +191,73 @@ def test_all_problems_are_reported_at_once() -> None:
         ({"stages.head.losses.cross_entropy": None}, "at least one loss"),
         ({"networks.student.extractor.of": None}, "needs the name of another network"),
         ({"stages.mimicry": 3}, "expected a mapping of fields, got 3"),
+        ({"stages.mimicy.max_steps": 3}, "unknown stage 'mimicy'. Did you mean mimicry?"),
+        ({"stages.mimicy": None}, "unknown stage 'mimicy'. Did you mean mimicry?"),
+        ({"networks.techer.extractor.weights": "x"}, "Did you mean teacher?"),
+        ({"stages.mimicry": None, "stages.mimicry.views": 1}, "unknown stage 'mimicry'"),
+        ({"stages.all.losses.cross_entropy.weight": -1}, "cross_entropy.weight: expected 0 or"),
+        ({"stages.mimicry.losses.mimicry.weight": -1}, "mimicry.weight: expected 0 or more"),
+        ({"stages.mimicry.images": "proximity", "stages.mimicry.fourier": 0.5}, "changes target"),
+        ({"stages.mimicry.teacher_view": "plain", "input.jitter": 0}, "both are 0"),
+        ({"stages.mimicry.teacher_view": "plain", "stages.mimicry.jitter": 0}, "both are 0"),
+        ({"stages.all.teacher_view": "plain"}, "plain is for a teacher"),
+        ({"stages.all.jitter": 2}, "stages.all.jitter: expected 0 to 1, got 2"),
+        ({"stages.all.scale": [2, 1]}, "stages.all.scale: expected 0 < low <= high"),
+        ({"trainer.workers": -1}, "trainer.workers: expected 0 or more, got -1"),
+        ({"evaluation.batch_size": 0}, "evaluation.batch_size: expected 1 or more, got 0"),
+        ({"evaluation.pictures": -1}, "evaluation.pictures: expected 0 or more, got -1"),
+        ({"input.cache_mib": -1}, "input.cache_mib: expected 0 or more, got -1"),
+        ({"networks.student.head.channels": 0}, "head.channels: expected 1 or more, got 0"),
     ],
 )
 def test_a_problem_is_said_with_its_field(overrides: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError, match=r"problem\(s\)") as caught:
         load_experiment("esd", {**ROOTS, **overrides})
     assert said in str(caught.value)
+
+
+def test_views_that_have_an_effect_are_taken() -> None:
+    plain = {**ROOTS, "stages.mimicry.teacher_view": "plain"}
+    load_experiment("esd", plain)
+    load_experiment("esd", {**plain, "input.jitter": 0, "stages.mimicry.jitter": 0.5})
+    load_experiment("esd", {**plain, "input.jitter": 0, "stages.mimicry.fourier": 0.5})
+
+
+def _from_its_own_head(extractor: dict[str, object]) -> Experiment:
+    """Distil from the logits of a network's own head, which no stage trains."""
+    teacher = {"bundle": None, "head": {"name": "own"}, "extractor": {"of": None, **extractor}}
+    return load_experiment("skd-pixel", {**ROOTS, "networks.teacher": teacher})
+
+
+@pytest.mark.parametrize(
+    "extractor",
+    [
+        {"name": "segmentation_models_pytorch.Unet", "args": {"encoder_weights": "imagenet"}},
+        {"name": LRASPP, "args": {"weights_backbone": "IMAGENET1K_V1"}},
+        {"name": LRASPP, "args": {"weights": None}},
+        {"name": "mine.Net", "args": {"trunk_weights": "trunk.pth", "pretrained_backbone": True}},
+        {"name": "deeplabv3_resnet50", "weights": "IMAGENET1K_V2"},
+    ],
+)
+def test_weights_of_a_trunk_train_no_head(extractor: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="head of 'teacher' is untrained"):
+        _from_its_own_head(extractor)
+
+
+@pytest.mark.parametrize(
+    "extractor",
+    [
+        {"name": "segmentation_models_pytorch.Unet", "weights": "unet.safetensors"},
+        {"name": LRASPP, "args": {"weights": "COCO_WITH_VOC_LABELS_V1"}},
+        {"name": "mine.Net", "args": {"weights_file": "net.pth"}},
+        {"name": "mine.Net", "args": {"pretrained": True}},
+        {"name": "deeplabv3_resnet50", "weights": "COCO_WITH_VOC_LABELS_V1"},
+        {"name": "deeplabv3_resnet50", "weights": "pretrained"},
+        {"name": "deeplabv3_resnet50", "weights": "cityscapes.pth"},
+    ],
+)
+def test_a_network_with_trained_weights_teaches_its_logits(extractor: dict[str, object]) -> None:
+    assert _from_its_own_head(extractor).networks["teacher"].head.name == "own"
 
 
 def test_an_unknown_recipe_suggests_the_nearest() -> None:
@@ -227,6 +289,15 @@ def test_the_fingerprint_ignores_what_cannot_change_the_result() -> None:
 
 def test_a_stage_is_taken_out_with_null() -> None:
     assert list(load_experiment("esd", {**ROOTS, "stages.mimicry": None}).stages) == ["head", "all"]
+
+
+def test_a_stage_and_a_network_are_added_by_their_fields() -> None:
+    stage = {"network": "other", "losses": {"cross_entropy": {}}}
+    fields = {"networks.other": {}, "networks.other.head.channels": 8, "stages.more": stage}
+    found = load_experiment("esd", {**ROOTS, **fields, "stages.more.max_steps": 3})
+    assert found.networks["other"].head.channels == 8
+    assert list(found.stages) == ["mimicry", "head", "all", "more"]
+    assert found.stages["more"].max_steps == 3
 
 
 def test_a_config_spells_out_every_field() -> None:

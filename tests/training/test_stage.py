@@ -18,7 +18,7 @@ from spiritseg.errors import DivergedError
 from spiritseg.models import Segmenter
 from spiritseg.training.fit import quiet
 from spiritseg.training.optim import build_optimizer, build_schedule
-from spiritseg.training.stage import StageModule
+from spiritseg.training.stage import StageModule, _averaged
 
 
 class Trunk(nn.Sequential):
@@ -186,25 +186,61 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path: Path) 
 def test_the_average_of_the_weights_becomes_the_result(tmp_path: Path) -> None:
     steps: list[dict[str, Tensor]] = []
 
+    def learnt(module: StageModule) -> dict[str, Tensor]:
+        state = module.network.state_dict(prefix="network.")
+        state.update(module.adapters.state_dict(prefix="adapters."))
+        return {k: v.clone() for k, v in state.items() if v.is_floating_point()}
+
     class Noted(StageModule):
         def on_train_batch_end(self, *args: Any) -> None:
             super().on_train_batch_end(*args)
-            state = self.network.state_dict()
-            steps.append({k: v.clone() for k, v in state.items() if v.is_floating_point()})
+            steps.append(learnt(self))
 
     network = Segmenter(Trunk(), Classifier())
-    stage = Stage(losses=SUPERVISED.losses, average=0.5)
-    module = Noted("s", stage, network)
-    _fit(module, tmp_path, steps=5)
+    teacher = Segmenter(nn.Conv2d(3, 6, 3, stride=2, padding=1), None)  # 6 channels, not 4
+    losses = Losses(cross_entropy=CrossEntropy(), mimicry=Mimicry())
+    module = Noted("s", Stage(teacher="t", losses=losses, average=0.5), network, teacher)
+    _fit(module, tmp_path, steps=11)
     module.settle()
     expected = steps[0]
-    for state in steps[1:]:
-        expected = {k: 0.5 * v + 0.5 * state[k] for k, v in expected.items()}
-    found = network.state_dict()
+    for n, state in enumerate(steps[1:], start=1):
+        decay = min(0.5, (1 + n) / (10 + n))  # 0.5 from the eighth on
+        expected = {k: decay * v + (1 - decay) * state[k] for k, v in expected.items()}
+    found = learnt(module)
     assert any("running_mean" in key for key in expected)
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value)
-    assert not torch.allclose(found["extractor.0.weight"], steps[-1]["extractor.0.weight"])
+    for key in ("network.extractor.0.weight", "adapters.0.weight"):
+        assert not torch.allclose(found[key], steps[-1][key])
+
+
+def test_the_average_of_a_short_stage_forgets_its_first_steps() -> None:
+    network = nn.BatchNorm2d(1)
+    average = _averaged(network, 0.999)
+    for step in range(300):
+        with torch.no_grad():
+            network.weight.fill_(float(step < 30))
+        average.update_parameters(network)
+    assert float(average.module.get_parameter("weight")) < 1e-6
+
+
+def test_counters_are_not_averaged() -> None:
+    network = nn.BatchNorm2d(1)
+    counter = network.get_buffer("num_batches_tracked").fill_(29)  # 29 d + 29 (1 - d) < 29
+    average = _averaged(network, 0.9)
+    for _ in range(20):
+        average.update_parameters(network)
+    assert int(average.module.get_buffer("num_batches_tracked")) == int(counter) == 29
+
+
+def test_a_layer_of_a_network_that_an_earlier_stage_compiled_is_noted() -> None:
+    network, images = Segmenter(Trunk(), None).eval(), torch.rand(2, 3, 8, 8)
+    network.extractor.compile(backend="eager")
+    wanted = network.features(images)  # compiled code, which knows of no hooks
+    found = network.outputs(images, ("extractor.1", "features"))
+    torch.testing.assert_close(found["extractor.1"], wanted)
+    torch.autograd.backward(found["extractor.1"].square().mean())
+    assert all(p.grad is not None for p in network.extractor.parameters())
 
 
 def test_the_teacher_sees_the_plain_view() -> None:

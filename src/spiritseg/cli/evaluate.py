@@ -14,6 +14,7 @@ def run(words: list[str]) -> None:
     parser.add_argument("run", help="a run's folder, or a bundle")
     parser.add_argument("--split", choices=("test", "val"), default="test")
     parser.add_argument("--skip-bad", action="store_true", help="leave unreadable images out")
+    parser.add_argument("--trust", action="store_true", help="import the bundle's own classes")
     options, rest = parser.parse_known_args(words)
     overrides = read_fields(rest)
     if options.skip_bad:
@@ -22,7 +23,7 @@ def run(words: list[str]) -> None:
     from spiritseg.training.rundir import is_first_process
     from spiritseg.training.runner import evaluate
 
-    scores = evaluate(options.run, overrides, options.split)
+    scores = evaluate(options.run, overrides, options.split, options.trust)
     if not is_first_process():
         return
     print_table(class_table(scores))

@@ -15,9 +15,17 @@ def run(words: list[str]) -> None:
     parser.add_argument("--out", help="folder of the report; by default the first of RUNS")
     parser.add_argument("--baseline", default="baseline", help="recipe to compare with")
     parser.add_argument("--no-latency", action="store_true", help="do not measure latency")
+    parser.add_argument("--trust", action="store_true", help="import the students' own classes")
     options, rest = parser.parse_known_args(words)
     overrides = read_fields(rest)
     from spiritseg.compare.report import report
 
-    page = report(options.runs, options.out, options.baseline, overrides, not options.no_latency)
+    page = report(
+        options.runs,
+        options.out,
+        options.baseline,
+        overrides,
+        not options.no_latency,
+        trust=options.trust,
+    )
     print(f"report: {page}")

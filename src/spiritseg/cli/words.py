@@ -41,7 +41,9 @@ def read_fields(words: list[str]) -> dict[str, Any]:
     """Read ``--a.b value``, ``--a.b=value``, ``--a.b one two`` and ``--flag``.
 
     Args:
-        words: what is left of the command line after its own options.
+        words: what is left of the command line after its own options. A field may be written
+            with dashes (``--stages.all.max-steps``); names of stages, networks and recipes stay
+            as they are.
 
     Returns:
         Values by dotted field, for `load_experiment`.
@@ -59,8 +61,19 @@ def read_fields(words: list[str]) -> dict[str, Any]:
         values = [value] if equals else []
         while not equals and rest and not rest[0].startswith("--"):
             values.append(rest.pop(0))
-        found[name.replace("-", "_")] = values[0] if len(values) == 1 else values or "true"
+        found[_field(name)] = values[0] if len(values) == 1 else values or "true"
     return found
+
+
+def _field(name: str) -> str:
+    """Write the fields in a dotted name with underscores; what a recipe named stays."""
+    parts = name.split(".")
+    # No field of an experiment itself has a dash: what comes first may be a recipe's name.
+    before = ["stages", *parts]
+    return ".".join(
+        part if above in ("stages", "networks") else part.replace("-", "_")
+        for above, part in zip(before, parts, strict=False)
+    )
 
 
 def _usage_error(parser: argparse.ArgumentParser) -> Callable[[str], NoReturn]:

@@ -139,10 +139,8 @@ def _taken_out(given: dict[str, Any], recipe: str) -> dict[str, Any]:
     """Take the fields out that begin with a recipe's name; return them without it."""
     if recipe in {field.name for field in dataclasses.fields(Experiment)}:
         return {}
-    # The command line reads a dash in a field's name as an underscore.
-    prefixes = (f"{recipe}.", f"{recipe.replace('-', '_')}.")
-    found = [field for field in given if field.startswith(prefixes)]
-    return {field.partition(".")[2]: given.pop(field) for field in found}
+    found = [field for field in given if field.startswith(f"{recipe}.")]
+    return {field.removeprefix(f"{recipe}."): given.pop(field) for field in found}
 
 
 def _owner(field: str) -> tuple[str, str] | None:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +22,19 @@ from spiritseg.data.datasets import Domains, open_domains
 from spiritseg.errors import SpiritsegError
 from spiritseg.evaluation import latencies_ms
 from spiritseg.files import json_bytes, write_atomically
-from spiritseg.inference import load
+from spiritseg.inference import Student, bundle_folder, load
+from spiritseg.models.bundle import bundle_info, refuse_foreign
 from spiritseg.recipes import experiment_from_dict
 
-__all__ = ["Images", "head_only", "latencies", "machine", "manifest", "pictures"]
+__all__ = [
+    "Images",
+    "head_only",
+    "latencies",
+    "machine",
+    "manifest",
+    "pictures",
+    "refuse_untrusted",
+]
 
 _NETWORKS = 3  # predictions beside each other
 _EACH = 3  # images of each kind
@@ -67,6 +76,21 @@ class Images:
         return self._opened[1]
 
 
+def refuse_untrusted(runs: Iterable[Run]) -> None:
+    """Refuse runs whose students are of classes of their own, before any of them is loaded.
+
+    Args:
+        runs: from anywhere; a ``config.yaml`` beside a bundle makes it nobody's own.
+
+    Raises:
+        BundleError: loading a student would run code that its bundle names.
+    """
+    for run in runs:
+        folder = bundle_folder(run.folder)
+        if (folder / "student.json").is_file():
+            refuse_foreign(folder, bundle_info(folder))
+
+
 def latencies(rows: Mapping[str, Row]) -> dict[str, float]:
     """Measure the latency of one student a row, all in one run, turn by turn.
 
@@ -78,7 +102,7 @@ def latencies(rows: Mapping[str, Row]) -> dict[str, float]:
     """
     networks: dict[str, torch.nn.Module] = {}
     for title, row in rows.items():
-        network = load(row.first.folder, trust=True).network
+        network = _student(row.first).network
         networks[title] = network.to(memory_format=torch.channels_last)
     if not networks:
         return {}
@@ -91,7 +115,8 @@ def head_only(row: Row, images: Images) -> dict[int, dict[str, Any]]:
     """Measure fine-tuning transfer before its fine-tuning: after the stage that trains the head.
 
     Training measures a stage on the validation images; what the test images say is measured
-    here, once, and kept in the stage's folder as ``test.json``.
+    here, once, and kept in the stage's folder as ``test.json``. With overrides, which may name
+    other images, nothing is kept, and nothing that was kept is taken.
 
     Args:
         row: runs of a recipe with a stage that trains the head before the last one.
@@ -108,10 +133,13 @@ def head_only(row: Row, images: Images) -> dict[int, dict[str, Any]]:
             continue
         folder = stage_folders(run.experiment, run.folder)[name]
         kept = folder / "test.json"
-        if not kept.exists() and (folder / "network.safetensors").exists() and images.domains:
-            write_atomically(kept, json_bytes(_score(run, folder, images.domains)))
-        if kept.exists():
+        if not images.overrides and kept.exists():
             found[seed] = json.loads(kept.read_text())
+        elif (folder / "network.safetensors").exists() and images.domains:
+            said = json_bytes(_score(run, folder, images.domains))
+            if not images.overrides:
+                write_atomically(kept, said)
+            found[seed] = json.loads(said)
     return found
 
 
@@ -120,7 +148,7 @@ def _score(run: Run, stage: Path, domains: Domains) -> dict[str, Any]:
 
     from spiritseg.training.measure import score
 
-    network = load(run.folder, trust=True).network
+    network = _student(run).network
     network.load_state_dict(load_file(stage / "network.safetensors"))
     names = list(domains.classes.names)
     return score(network, domains.evaluation("test"), names, run.experiment).as_dict()
@@ -158,8 +186,13 @@ def pictures(rows: Mapping[str, Row], reference: str, images: Domains) -> Any:
         "loss": [index for index in by_gain[:each] if gain[index] < -_LEAST],
         "worst": sorted(common, key=lambda index: scores[last][index])[:each],
     }
-    students = {title: load(row.first.folder, trust=True) for title, row in shown.items()}
+    students = {title: _student(row.first) for title, row in shown.items()}
     return pictures_figure(groups, images.test, students, scores, names, images.classes)
+
+
+def _student(run: Run) -> Student:
+    # Whoever was not asked for trust has been through refuse_untrusted.
+    return load(run.folder, trust=True)
 
 
 def _shown(rows: Mapping[str, Row], reference: str) -> dict[str, Row]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spiritseg.compare.drawing import draw_all, sweep
-from spiritseg.compare.measured import Images, head_only, latencies
+from spiritseg.compare.measured import Images, head_only, latencies, refuse_untrusted
 from spiritseg.compare.provenance import provenance
 from spiritseg.compare.results import Row, Run, read_runs, settings_of, write_results
 from spiritseg.compare.sections import Section, gaps, labelled, make_section, verdict
@@ -27,6 +27,7 @@ def report(
     overrides: Mapping[str, Any] | None = None,
     latency: bool = True,
     resamples: int = RESAMPLES,
+    trust: bool = False,
 ) -> Path:
     """Write ``report.html``, ``results.json``, ``results.csv`` and ``figures/*.png``.
 
@@ -38,12 +39,14 @@ def report(
             lie elsewhere now.
         latency: whether the students' latency is measured now, turn by turn.
         resamples: of the bootstrap.
+        trust: import your own classes that the students' bundles name.
 
     Returns:
         The page.
 
     Raises:
         RunError: there is no finished run.
+        BundleError: a student is of classes of its own, and trust was not given.
         ConfigError: no run is of the baseline's recipe, though another was named.
         MissingExtraError: Jinja2 or scipy is not installed.
     """
@@ -51,6 +54,8 @@ def report(
     folders = [runs] if isinstance(runs, str | Path) else list(runs)
     target = Path(out if out is not None else folders[0])
     found = read_runs(folders)
+    if not trust:
+        refuse_untrusted(found)
     recipes = {run.recipe for run in found}
     if baseline not in recipes and baseline != "baseline":
         raise ConfigError(f"--baseline: {unknown('recipe', baseline, recipes)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from spiritseg.randomness import derive_seed
 
 __all__ = [
     "Domains",
+    "Split",
     "TargetImages",
     "open_domains",
     "open_proximity",
@@ -210,8 +211,8 @@ def open_target(
 ) -> LabelledImages:
     """Open one split of the labelled images.
 
-    Every file is decoded once, so that a bad one is told before anything is trained; what fits
-    stays in memory. `target.subset` chooses among the training images only. See `split_files`
+    Every file of it is decoded once, so that a bad one is told before anything is trained; what
+    fits stays in memory. `target.subset` chooses among the training images only. See `split_files`
     for where val and test come from.
 
     Args:
@@ -335,6 +336,8 @@ def _open(
     else:
         root = _root(target)
         dataset = layouts.detect(root) if target.dataset == "auto" else target.dataset
+        if dataset == "folder" and "train" not in wanted:
+            target = replace(target, subset="all")  # a folder's val and test do not depend on it
         pairs = split_files(target, root, dataset, wanted)
         items = {split: list(found) for split, found in pairs.items()}
     classes = resolve_classes(target, dataset, root)

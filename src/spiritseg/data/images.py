@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import ImageOps
 
 from spiritseg.errors import DataError
-from spiritseg.pixels import opened, to_rgb
+from spiritseg.pixels import opened, read_pixels, to_rgb
 
 __all__ = ["Budget", "image_size", "read_image", "read_mask", "to_rgb"]
 
@@ -72,9 +71,7 @@ def read_image(path: str | Path) -> torch.Tensor:
     Raises:
         BadImageError: where the file is missing, empty, truncated, not an image, or too large.
     """
-    with opened(path) as image:
-        pixels = np.array(to_rgb(ImageOps.exif_transpose(image)))
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(read_pixels(path)).permute(2, 0, 1).contiguous()
 
 
 def read_mask(path: str | Path) -> npt.NDArray[Any]:

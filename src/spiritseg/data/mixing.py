@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from spiritseg.config import Experiment, Stage
+from spiritseg.config import Experiment, Input, Stage
 from spiritseg.data.image_sets import EvalData, LabelledImages, UnlabelledImages
 from spiritseg.data.images import Budget
 from spiritseg.data.transforms import View, draw_view, finish, pool, to_float
@@ -108,7 +108,7 @@ class StageData(Dataset[dict[str, Any]]):
         self.target, self.proximity = images
         self.styles = styles
         self.fourier = stage.fourier if styles is not None else 0.0
-        self.input = experiment.input
+        self.input = stage_input(experiment.input, stage)
         self.seed = experiment.seed
         self.name = name
         self.views = stage.views
@@ -195,6 +195,13 @@ class StageData(Dataset[dict[str, Any]]):
             raise DataError(f"stage {self.name!r} has no images of domain {domain}")
         sample = images[index]
         return (sample, None) if isinstance(sample, Tensor) else sample
+
+
+def stage_input(input: Input, stage: Stage) -> Input:
+    """Return the input of a stage, which may have its own jitter and scale."""
+    jitter = input.jitter if stage.jitter is None else stage.jitter
+    scale = input.scale if stage.scale is None else stage.scale
+    return dataclasses.replace(input, jitter=jitter, scale=scale)
 
 
 class StageBatches(Sampler[list[Key]]):

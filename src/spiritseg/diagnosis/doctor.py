@@ -41,7 +41,7 @@ def examine(experiment: Experiment) -> Iterator[Section]:
     yield _recipe(experiment)
     images = examine_images(experiment)
     yield images.section
-    networks, weights = build_each(experiment, images.num_classes)
+    networks, weights = build_each(experiment, images.num_classes, images.classes)
     yield examine_weights(experiment, networks, images.samples, weights)
     yield examine_inputs(experiment, networks, images.samples)
     yield examine_splits(experiment, networks, images.size)

@@ -44,6 +44,7 @@ class Images:
     Args:
         section: the findings.
         num_classes: K, the background included.
+        classes: their names; empty where the class map cannot be read.
         samples: prepared training images (1, 3, h, w) in [0, 1]; empty where none is readable.
         size: (H, W) of an image as a network sees it in evaluation.
         domains: the opened images; None where something is wrong with them.
@@ -53,6 +54,7 @@ class Images:
 
     section: Section
     num_classes: int = _NO_CLASSES
+    classes: tuple[str, ...] = ()
     samples: list[Tensor] = field(default_factory=list)
     size: tuple[int, int] = (128, 128)
     domains: Domains | None = None
@@ -116,7 +118,7 @@ def _open_splits(
             root = layouts.need_folder(Path(target.root or "").expanduser(), "target.root")
             dataset = layouts.detect(root) if dataset == "auto" else dataset
         classes = resolve_classes(target, dataset, root)
-        found.num_classes = len(classes)
+        found.num_classes, found.classes = len(classes), classes.names
     except SpiritsegError as error:
         found.section.problem(str(error))
         return {}

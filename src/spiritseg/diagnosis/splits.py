@@ -137,26 +137,21 @@ def _built(name: str, split: str, size: tuple[int, int]) -> Split:
 def _timm(name: str, size: tuple[int, int]) -> list[Split]:
     import timm
 
-    from spiritseg.models.backbones import LITES
+    from spiritseg.models.backbones import LITES, backbone_splits
 
     model = LITES.get(name, name.removeprefix("timm:"))
     info: Any = timm.create_model(model, features_only=True).feature_info
-    paths = [str(path) for path in info.module_name()]
+    of_stride = zip(info.channels(), info.reduction(), strict=True)
+    described = dict(zip(map(str, info.module_name()), of_stride, strict=True))
     whole = timm.create_model(model).eval()
-    found = _run(whole, torch.zeros(1, 3, *size), paths)
-    described = zip(paths, info.channels(), info.reduction(), strict=True)
-    return [
-        Split(
-            path,
-            channels,
-            stride,
-            (-(-size[0] // stride), -(-size[1] // stride)),
-            found[path].params,
-            found[path].flops / 1e9,
-        )
-        for path, channels, stride in described
-        if path in found
-    ]
+    points = _run(whole, torch.zeros(1, 3, *size), backbone_splits(model))
+    found = []
+    for path, one in points.items():  # as they are met on the way
+        # timm describes the last layer of a stride only; the others are blocks with plain maps.
+        channels, stride = described.get(path) or (one.shape[1], round(size[0] / one.shape[2]))
+        there = (-(-size[0] // stride), -(-size[1] // stride))
+        found.append(Split(path, channels, stride, there, one.params, one.flops / 1e9))
+    return found
 
 
 def _layers(network: Segmenter, size: tuple[int, int]) -> list[Split]:

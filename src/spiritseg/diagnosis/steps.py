@@ -42,8 +42,8 @@ class StageCost:
         student: (B, C, h, w) of the outputs that its losses need, by name.
         teacher: the same of its teacher.
         saved: bytes that a step keeps for its backward pass.
-        weights: bytes of what trains, its gradients and the optimizer's state, and of what is
-            frozen beside it.
+        weights: bytes of what trains, its gradients and the optimizer's state, of what is
+            frozen beside it, and of the average of the weights.
         kept: bytes of the frozen outputs of one view, in half precision; 0 where nothing is kept.
         load_s: seconds to augment a batch of decoded images.
         step_s: of a step whose frozen outputs are kept already.
@@ -209,6 +209,8 @@ def _weights_bytes(module: StageModule, optimizer: torch.optim.Optimizer) -> int
     teacher = module.teacher
     frozen = [p for part in module.frozen_parts() for p in part.parameters()]
     frozen += list(teacher.parameters()) if teacher is not None else []
+    if module.average is not None:  # a second copy of what trains
+        frozen += list(module.average.parameters())
     return total + sum(p.nbytes for p in frozen)
 
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from spiritseg.config import Experiment, Network
+from spiritseg.config import Experiment, Network, Stage
 from spiritseg.diagnosis.findings import Section
 from spiritseg.errors import SpiritsegError
 from spiritseg.models import Segmenter, build_networks
 from spiritseg.models.backbones import LITES, lite_classifier
+from spiritseg.models.bundle import check_bundles
 from spiritseg.models.class_path import is_class_path
 
 __all__ = ["Traces", "build_each", "effective_rank", "examine_weights", "traces"]
@@ -89,18 +90,21 @@ def effective_rank(network: Segmenter, samples: Sequence[Tensor]) -> float:
 
 
 def build_each(
-    experiment: Experiment, num_classes: int
+    experiment: Experiment, num_classes: int, classes: Sequence[str] = ()
 ) -> tuple[dict[str, Segmenter], dict[str, str]]:
     """Build the networks of an experiment, those that can be built.
 
     Args:
-        experiment: its networks and seed are read.
+        experiment: its networks, pool and seed are read.
         num_classes: K.
+        classes: their names, which those of bundles must be; none where they are not known.
 
     Returns:
         The networks by name, and what is wrong with the others.
     """
+    pool = experiment.input.pool
     try:
+        check_bundles(experiment.networks, classes, pool)
         return build_networks(experiment.networks, num_classes, experiment.seed), {}
     except SpiritsegError:
         built: dict[str, Segmenter] = {}
@@ -108,6 +112,7 @@ def build_each(
     for name in experiment.networks:
         needed = {n: experiment.networks[n] for n in _made_of(experiment, name)}
         try:
+            check_bundles(needed, classes, pool)
             built[name] = build_networks(needed, num_classes, experiment.seed)[name]
         except SpiritsegError as error:
             errors[name] = str(error)
@@ -247,7 +252,7 @@ def _head(section: Section, experiment: Experiment, name: str, head: nn.Module) 
     logits_from = [
         stage
         for stage, s in experiment.stages.items()
-        if s.teacher == name and (s.losses.pixelwise or s.losses.holistic)
+        if name in _teachers(s) and (s.losses.pixelwise or s.losses.holistic)
     ]
     if found.trained:
         section.ok(f"{name}'s head is trained: {found}")
@@ -295,7 +300,11 @@ def _trained_by(experiment: Experiment, name: str, parts: Collection[str]) -> li
 
 
 def _teaches(experiment: Experiment, name: str) -> list[str]:
-    return [k for k, s in experiment.stages.items() if s.teacher == name]
+    return [k for k, s in experiment.stages.items() if name in _teachers(s)]
+
+
+def _teachers(stage: Stage) -> tuple[str, ...]:
+    return () if stage.teacher is None else (stage.teacher, *stage.co_teachers)
 
 
 def _before(experiment: Experiment, trained_by: Sequence[str], used_in: Sequence[str]) -> bool:

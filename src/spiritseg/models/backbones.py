@@ -174,16 +174,21 @@ class _Blocks(nn.Module):
 
 def _blocks(model: str, split: str, args: dict[str, Any]) -> nn.Module:
     """Cut an EfficientNet at any of its blocks, not only at the last one of a stride."""
+    from timm.models.efficientnet import EfficientNet
+    from timm.models.mobilenetv3 import MobileNetV3
+
     legal = backbone_splits(model)
+    net = _create(model, args)
+    # Others have a conv_stem, a bn1 and blocks too, but run more between them (GhostNet).
+    as_blocks = isinstance(net, EfficientNet | MobileNetV3)
+    blocks = [n for n in legal if as_blocks and re.fullmatch(r"blocks\.\d+", n)]
     wanted = [part.strip() for part in split.split("+")]
-    unknown = [part for part in wanted if part not in legal]
-    if unknown or len(set(wanted)) < len(wanted):
-        several = any(re.fullmatch(r"blocks\.\d+", name) for name in legal)
+    if not set(wanted) <= set(blocks) or len(set(wanted)) < len(wanted):
+        joined = f", or several joined, such as {'+'.join(blocks[-2:])}" if blocks else ""
         raise ConfigError(
-            f"{model} cannot be split at {split!r}. Legal splits: {', '.join(legal)}"
-            f"{', or several joined, such as blocks.2+blocks.3' if several else ''}."
+            f"{model} cannot be split at {split!r}. Legal splits: {', '.join(legal)}{joined}."
         )
-    return _Blocks(_create(model, args), sorted(int(part.split(".")[1]) for part in wanted))
+    return _Blocks(net, sorted(int(part.split(".")[1]) for part in wanted))
 
 
 def _last(reductions: Sequence[int], stride: int, model: str) -> int:

@@ -5,22 +5,30 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from spiritseg.config import Extractor, Network
-from spiritseg.errors import BundleError
-from spiritseg.files import json_bytes, write_atomically
+from spiritseg.errors import BundleError, ConfigError
+from spiritseg.files import json_bytes, without_folders, write_atomically
 from spiritseg.models.build import build_network, network_from_dict
 from spiritseg.models.class_path import DOWNLOADS, is_class_path, is_library_network
 from spiritseg.models.segmenter import Segmenter
 
-__all__ = ["BundleInfo", "bundle_info", "load_bundle", "save_bundle"]
+__all__ = [
+    "BundleInfo",
+    "bundle_info",
+    "check_bundles",
+    "load_bundle",
+    "refuse_foreign",
+    "save_bundle",
+]
 
 _FORMAT = 1
 _CARD, _WEIGHTS = "student.json", "student.safetensors"
+_ANEW = "Copy the bundle again, or save it anew from its run."
 
 
 @dataclass(frozen=True)
@@ -87,19 +95,15 @@ def load_bundle(folder: Path | str, trust: bool = False) -> tuple[Segmenter, Bun
     """
     folder = Path(folder)
     card = _read_card(folder)
-    info = _info(card)
+    info = _info(card, folder)
     weights = _read(folder / _WEIGHTS)
     if _digest(weights) != card["sha256"].get(_WEIGHTS):
         raise BundleError(
             f"{folder / _WEIGHTS} is not the file that was saved: its SHA-256 differs from the "
-            f"one in {_CARD}. Copy the bundle again, or save it anew from its run."
+            f"one in {_CARD}. {_ANEW}"
         )
-    foreign = [] if trust else sorted(filter(None, map(_foreign, info.networks.values())))
-    if foreign:
-        raise BundleError(
-            f"{folder} is built from your own classes ({', '.join(foreign)}); loading it imports "
-            "them, which runs their code. Pass trust=True if the bundle is yours."
-        )
+    if not trust:
+        refuse_foreign(folder, info)
     return _restore(folder, info, weights), info
 
 
@@ -109,7 +113,58 @@ def bundle_info(folder: Path | str) -> BundleInfo:
     Raises:
         BundleError: the description is missing, altered, or of another format.
     """
-    return _info(_read_card(Path(folder)))
+    return _info(_read_card(Path(folder)), Path(folder))
+
+
+def refuse_foreign(folder: Path, info: BundleInfo) -> None:
+    """Refuse a bundle whose loading would import and call classes that it names itself.
+
+    Args:
+        folder: of the bundle.
+        info: what it says of its network.
+
+    Raises:
+        BundleError: it names such classes; says how to trust it.
+    """
+    if foreign := sorted(filter(None, map(_foreign, info.networks.values()))):
+        raise BundleError(
+            f"{folder} is built from your own classes ({', '.join(foreign)}); loading it imports "
+            "them, which runs their code. Pass trust=True (--trust; in a recipe "
+            "networks.NAME.trust) if the bundle is yours."
+        )
+
+
+def check_bundles(networks: Mapping[str, Network], classes: Sequence[str], pool: int) -> None:
+    """Refuse bundles whose networks know other classes, or see images at another size.
+
+    Their logits would be compared with other classes' and their features with those of other
+    positions, and nothing else would tell.
+
+    Args:
+        networks: of an experiment, by name.
+        classes: of the data set, in the order of the logits; none where they are not known.
+        pool: side of the experiment's max-pool.
+
+    Raises:
+        BundleError: a description cannot be read.
+        ConfigError: the first network that does not fit, and how.
+    """
+    for name, network in networks.items():
+        if network.bundle is None:
+            continue
+        info = bundle_info(network.bundle)
+        where = f"networks.{name}.bundle: {network.bundle}"
+        if classes and info.classes != tuple(classes):
+            raise ConfigError(
+                f"{where} knows {len(info.classes)} classes ({', '.join(info.classes[:12])}), the "
+                f"data set has {len(classes)} ({', '.join(classes[:12])}). Both need the same "
+                "ones in the same order: choose target.classes so."
+            )
+        if info.pool != pool:
+            raise ConfigError(
+                f"{where} was trained behind a max-pool of {info.pool}, input.pool is {pool}. Set "
+                f"input.pool to {info.pool}, or take a network that was trained with {pool}."
+            )
 
 
 def _restore(folder: Path, info: BundleInfo, weights: bytes) -> Segmenter:
@@ -149,21 +204,31 @@ def _read_card(folder: Path) -> dict[str, Any]:
     if not isinstance(digests, dict) or digests.get(_CARD) != _card_digest(card):
         raise BundleError(
             f"{path} is not the file that was saved: its SHA-256 differs from the one inside. "
-            "Copy the bundle again, or save it anew from its run."
+            f"{_ANEW}"
         )
     return card
 
 
-def _info(card: Mapping[str, Any]) -> BundleInfo:
-    info = BundleInfo(
-        networks={name: network_from_dict(n) for name, n in card["networks"].items()},
-        network=card["network"],
-        classes=tuple(card["classes"]),
-        colours=tuple((int(r), int(g), int(b)) for r, g, b in card["colours"]),
-        pool=card["pool"],
-        metrics=card["metrics"],
-        training=card["training"],
-    )
+def _info(card: Mapping[str, Any], folder: Path) -> BundleInfo:
+    try:
+        info = BundleInfo(
+            networks={name: network_from_dict(n) for name, n in card["networks"].items()},
+            network=card["network"],
+            classes=tuple(map(str, card["classes"])),
+            colours=tuple((int(r), int(g), int(b)) for r, g, b in card["colours"]),
+            pool=int(card["pool"]),
+            metrics=dict(card["metrics"]),
+            training=dict(card["training"]),
+        )
+        info.networks[info.network]  # it must be one of them
+    except KeyError as error:
+        raise BundleError(
+            f"{folder / _CARD} lacks {error}, which a bundle's description has. {_ANEW}"
+        ) from None
+    except (ConfigError, AttributeError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{folder / _CARD} is not what a bundle's description looks like: {error}. {_ANEW}"
+        ) from None
     return _without_weights(info)
 
 
@@ -195,8 +260,18 @@ def _without_weights(info: BundleInfo) -> BundleInfo:
 def _bare(extractor: Extractor) -> Extractor:
     args = extractor.args
     if not is_class_path(extractor.name) or is_library_network(extractor.name):
-        args = {key: value for key, value in args.items() if key not in DOWNLOADS}
+        args = {k: v for k, v in args.items() if k not in DOWNLOADS and not _is_file(v)}
+        args = {k: without_folders(v) for k, v in args.items()}
     return dataclasses.replace(extractor, weights="random", args=args)
+
+
+def _is_file(value: Any) -> bool:
+    """Say whether an argument names a file of this machine.
+
+    A library's networks have no use for one but weights and caches; a class of your own may
+    need it to be made, so that its arguments stay as they are.
+    """
+    return isinstance(value, str) and bool(without_folders(value) != value)
 
 
 def _digest(data: bytes) -> str:

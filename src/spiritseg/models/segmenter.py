@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -229,8 +229,11 @@ def recorded(network: nn.Module, layers: Collection[str]) -> Iterator[dict[str, 
     """
     found: dict[str, Tensor] = {}
     hooks = [layer(network, path).register_forward_hook(_note(found, path)) for path in layers]
+    # Code that an earlier stage compiled would pass the hooks over in silence.
+    eager = torch.compiler.set_stance("force_eager") if hooks else nullcontext()
     try:
-        yield found
+        with eager:
+            yield found
     finally:
         for hook in hooks:
             hook.remove()

@@ -67,7 +67,8 @@ def load_experiment(
     Args:
         name_or_yaml: name of a shipped recipe, or path of a YAML file. ``extends: NAME``
             in a file starts from another recipe.
-        overrides: dotted fields and their values, such as ``{"target.root": "camvid"}``.
+        overrides: dotted fields and their values, such as ``{"target.root": "camvid"}``. A
+            stage or a network is added by a mapping of its fields and taken out by None.
         complete: whether the folders of images must be named; to look at a recipe they
             need not be.
 
@@ -101,10 +102,13 @@ def experiment_from_dict(
         ConfigError: with all problems at once.
     """
     tree = copy.deepcopy(dict(fields))
+    problems: list[str] = []
     for dotted, value in (overrides or {}).items():
+        if (problem := _misnamed(tree, dotted, value)) is not None:
+            problems.append(problem)
+            continue
         *parents, leaf = dotted.split(".")
         _merge(tree, _nest(parents, {leaf: value}))
-    problems: list[str] = []
     experiment: Experiment = _build(Experiment, tree, "", problems)
     if not problems:
         problems = check(experiment, complete)
@@ -174,6 +178,24 @@ def _read(name_or_yaml: str | Path, seen: tuple[str, ...] = ()) -> dict[str, Any
     merged = _read(beside if beside.suffix and beside.is_file() else base, (*seen, str(path)))
     _merge(merged, tree)
     return merged
+
+
+def _misnamed(tree: Mapping[str, Any], dotted: str, value: Any) -> str | None:
+    """Return what is wrong with an override whose stage or network is not there.
+
+    A field of a name that is not there would make a new stage or network of defaults, beside
+    the one that was meant; a mapping of fields says that a new one is wanted.
+    """
+    kind, _, rest = dotted.partition(".")
+    name, _, field = rest.partition(".")
+    members = tree.get(kind)
+    if kind not in ("stages", "networks") or not name or not isinstance(members, dict | None):
+        return None
+    known = [str(key) for key, member in (members or {}).items() if not _is_none(member)]
+    if name in known or not (field or _is_none(value)):
+        return None
+    hint = "A new one needs a YAML file that extends the recipe." if field else ""
+    return f"{dotted}: {unknown(kind.removesuffix('s'), name, known, hint)}"
 
 
 def _nest(parents: list[str], leaf: dict[str, Any]) -> dict[str, Any]:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 from spiritseg.config import Experiment, Network, Optimizer, Stage
 from spiritseg.errors import unknown
 
 __all__ = ["check"]
+
+# ImageNet's: they train a trunk, and leave the head of a segmentation network as it is drawn.
+_TRUNK_WEIGHTS = ("DEFAULT", "IMAGENET1K_V1", "IMAGENET1K_V2")
+_TRUNK_WORDS = ("backbone", "encoder", "trunk")  # in the names of constructors' arguments
 
 
 def check(experiment: Experiment, complete: bool = True) -> list[str]:
@@ -52,6 +57,14 @@ def _check_input(experiment: Experiment) -> Iterator[str]:
         yield f"proximity.held_out: expected 0 to below 1, got {experiment.proximity.held_out}"
     if not 0 <= experiment.evaluation.threshold <= 1:
         yield f"evaluation.threshold: expected 0 to 1, got {experiment.evaluation.threshold}"
+    for field, value, least in (
+        ("input.cache_mib", given.cache_mib, 0),
+        ("evaluation.batch_size", experiment.evaluation.batch_size, 1),
+        ("evaluation.pictures", experiment.evaluation.pictures, 0),
+        ("trainer.workers", experiment.trainer.workers, 0),
+    ):
+        if value < least:
+            yield f"{field}: expected {least} or more, got {value}"
 
 
 def _check_roots(experiment: Experiment) -> Iterator[str]:
@@ -83,10 +96,7 @@ def _check_taught(experiment: Experiment) -> Iterator[str]:
 
 def _check_head(where: str, name: str, teacher: Network) -> Iterator[str]:
     """Yield a problem where a teacher that no stage trains has a head with fresh weights."""
-    extractor = teacher.extractor
-    asked = any("weights" in k or k == "pretrained" for k, v in extractor.args.items() if v)
-    own = teacher.head.name == "own" and (extractor.weights != "random" or asked)
-    if teacher.bundle is None and not own:
+    if not _has_trained_head(teacher):
         yield (
             f"{where}: the head of {name!r} is untrained. Pass --networks.{name}.bundle "
             "RUN/student (train one with: spiritseg distill teacher), or train it in a stage "
@@ -94,11 +104,28 @@ def _check_head(where: str, name: str, teacher: Network) -> Iterator[str]:
         )
 
 
+def _has_trained_head(network: Network) -> bool:
+    """Say whether a network comes with a head that is trained already."""
+    extractor = network.extractor
+    if network.bundle is not None or network.head.name != "own":
+        return network.bundle is not None
+    if extractor.weights != "random":
+        trunk_only = extractor.name == "deeplabv3_resnet50" and extractor.weights in _TRUNK_WEIGHTS
+        return not trunk_only
+    asked = [name for name, value in extractor.args.items() if value]
+    return any(
+        name == "pretrained" or ("weights" in name and not any(w in name for w in _TRUNK_WORDS))
+        for name in asked
+    )
+
+
 def _check_network(name: str, network: Network, experiment: Experiment) -> Iterator[str]:
     of = network.extractor.of
     where = f"networks.{name}.extractor.of"
     if network.bundle is not None:
         return
+    if network.head.name in ("student", "pyramid") and network.head.channels < 1:
+        yield f"networks.{name}.head.channels: expected 1 or more, got {network.head.channels}"
     if of is not None and of not in experiment.networks:
         yield f"{where}: {unknown('network', of, experiment.networks)}"
     if of is None and network.extractor.name in ("copy", "compact", "separable"):
@@ -113,8 +140,7 @@ def _check_stage(where: str, stage: Stage, experiment: Experiment) -> Iterator[s
     if stage.teacher is not None and stage.teacher == stage.network:
         yield f"{where}.teacher: {stage.teacher} cannot teach itself"
     yield from _check_co_teachers(f"{where}.co_teachers", stage, experiment)
-    if not 0 <= stage.fourier <= 1:
-        yield f"{where}.fourier: expected 0 to 1, got {stage.fourier}"
+    yield from _check_views(where, stage, experiment)
     if not 0 <= stage.average < 1:
         yield f"{where}.average: expected 0 to below 1, got {stage.average}"
     yield from _check_losses(where, stage, experiment)
@@ -128,6 +154,30 @@ def _check_stage(where: str, stage: Stage, experiment: Experiment) -> Iterator[s
     if stage.batch_size < 1:
         yield f"{where}.batch_size: expected 1 or more, got {stage.batch_size}"
     yield from _check_optimizer(where, stage.optimizer)
+
+
+def _check_views(where: str, stage: Stage, experiment: Experiment) -> Iterator[str]:
+    if not 0 <= stage.fourier <= 1:
+        yield f"{where}.fourier: expected 0 to 1, got {stage.fourier}"
+    elif stage.fourier and stage.images == "proximity":
+        yield f"{where}.fourier: it changes target images, and the stage takes proximity images"
+    if stage.jitter is not None and not 0 <= stage.jitter <= 1:
+        yield f"{where}.jitter: expected 0 to 1, got {stage.jitter}"
+    if stage.scale is not None and not 0 < stage.scale[0] <= stage.scale[1]:
+        yield f"{where}.scale: expected 0 < low <= high, got {stage.scale}"
+    if stage.teacher_view == "same":
+        return
+    jitter = experiment.input.jitter if stage.jitter is None else stage.jitter
+    if not jitter and not stage.fourier:
+        yield f"{where}.teacher_view: plain leaves out jitter and fourier, and both are 0"
+    if not _used(stage).keys() - {"cross_entropy"}:
+        yield f"{where}.teacher_view: plain is for a teacher, and no loss of the stage reads one"
+
+
+def _used(stage: Stage) -> dict[str, Any]:
+    """Return the losses of a stage, by name."""
+    names = (field.name for field in dataclasses.fields(stage.losses))
+    return {name: loss for name in names if (loss := getattr(stage.losses, name)) is not None}
 
 
 def _check_co_teachers(where: str, stage: Stage, experiment: Experiment) -> Iterator[str]:
@@ -156,15 +206,14 @@ def _check_optimizer(where: str, optimizer: Optimizer) -> Iterator[str]:
 
 
 def _check_losses(where: str, stage: Stage, experiment: Experiment) -> Iterator[str]:
-    losses = stage.losses
-    used = {f.name: v for f in dataclasses.fields(losses) if (v := getattr(losses, f.name))}
+    losses, used = stage.losses, _used(stage)
     if not used:
         yield f"{where}.losses: a stage needs at least one loss"
-    for name in used.keys() - {"cross_entropy"}:
-        if stage.teacher is None:
+    for name, loss in used.items():
+        if name != "cross_entropy" and stage.teacher is None:
             yield f"{where}.teacher: {name} needs a teacher, got none"
-        if used[name].weight < 0:
-            yield f"{where}.losses.{name}.weight: expected 0 or more, got {used[name].weight}"
+        if loss.weight < 0:
+            yield f"{where}.losses.{name}.weight: expected 0 or more, got {loss.weight}"
     teacher = experiment.networks.get(stage.teacher or "")
     for name in used.keys() & {"pixelwise", "holistic"}:
         if teacher is not None and teacher.bundle is None and teacher.head.name == "none":

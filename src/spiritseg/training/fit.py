@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +12,14 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from spiritseg.config import Stage, Trainer
 from spiritseg.data.mixing import StageBatches, StageData
-from spiritseg.errors import RunError
+from spiritseg.errors import ConfigError, RunError
 from spiritseg.training.checkpoint import AtomicCheckpointIO, EpochCheckpoint, latest
 from spiritseg.training.stage import StageModule
 
@@ -35,17 +35,25 @@ def lightning_trainer(config: Trainer, **further: Any) -> L.Trainer:
 
     Returns:
         A trainer that leaves sampling to us and writes checkpoints atomically.
+
+    Raises:
+        ConfigError: no such machine, strategy or precision here.
     """
-    with quiet():
-        return L.Trainer(
-            accelerator=config.accelerator,
-            **_machines(config),
-            strategy=config.strategy,
-            precision=config.precision,  # type: ignore[arg-type]  # checked by Lightning
-            enable_model_summary=False,
-            enable_progress_bar=config.progress,
-            **further,
-        )
+    try:
+        with quiet():
+            return L.Trainer(
+                accelerator=config.accelerator,
+                **_machines(config),
+                strategy=config.strategy,
+                precision=config.precision,  # type: ignore[arg-type]  # checked by Lightning
+                enable_model_summary=False,
+                enable_progress_bar=config.progress,
+                **further,
+            )
+    except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
+        names = ("accelerator", "devices", "num_nodes", "strategy", "precision")
+        given = ", ".join(f"trainer.{name} {getattr(config, name)}" for name in names)
+        raise ConfigError(f"this machine cannot train with {given}: {error}") from error
 
 
 def _machines(config: Trainer) -> dict[str, Any]:
@@ -69,7 +77,7 @@ def fit(module: StageModule, data: StageData, folder: Path, config: Trainer) -> 
         config: on what machine.
 
     Returns:
-        The trainer, which knows how many steps and epochs it took.
+        The trainer, which knows how many steps it took and whether it stopped early.
 
     Raises:
         DivergedError: a loss is not finite.
@@ -112,18 +120,11 @@ def discard_checkpoints(folder: Path) -> None:
         path.unlink()
 
 
-def free_mib(folder: Path) -> float:
-    """Return the free disk space under a folder, in MiB."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free / 2**20
-
-
 def _epochs_done(checkpoint: Path | None) -> int:
     """Return how many epochs a checkpoint has behind it."""
     if checkpoint is None:
         return 0
-    loops = torch.load(checkpoint, weights_only=True)["loops"]["fit_loop"]
+    loops = torch.load(checkpoint, map_location="cpu", weights_only=True)["loops"]["fit_loop"]
     return int(loops["epoch_progress"]["current"]["processed"])
 
 

@@ -65,7 +65,7 @@ class RunDir:
             yield
             return
         self._check(experiment)
-        is_new = not self.path.exists()
+        is_absent, is_new = not self.path.exists(), False
         self._check_space()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -75,6 +75,7 @@ class RunDir:
         try:
             with lock:
                 self._lock(lock.fileno())
+                is_new = is_absent  # known only now: another process may have made it since
                 if not (self.path / "config.yaml").exists():
                     write_atomically(self.path / "config.yaml", to_yaml(experiment).encode())
                 yield

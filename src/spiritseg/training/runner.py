@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from spiritseg.config import Experiment, Network
-from spiritseg.data.datasets import Domains, open_domains
+from spiritseg.data.datasets import Domains, Split, open_domains, open_target
+from spiritseg.data.image_sets import EvalData
 from spiritseg.data.mixing import StageData
 from spiritseg.evaluation.cost import cost
 from spiritseg.evaluation.evaluate import Scores
@@ -21,7 +22,7 @@ from spiritseg.files import without_folders, write_atomically
 from spiritseg.inference import Student, load
 from spiritseg.models import Segmenter
 from spiritseg.models.build import build_networks
-from spiritseg.models.bundle import BundleInfo, bundle_info, save_bundle
+from spiritseg.models.bundle import BundleInfo, bundle_info, check_bundles, save_bundle
 from spiritseg.models.ensemble import stage_teacher
 from spiritseg.recipes import fingerprint
 from spiritseg.training.fit import discard_checkpoints, fit, quiet
@@ -92,6 +93,7 @@ class _Run:
         self.folder = folder
         self.domains = domains
         self.classes = list(domains.classes.names)
+        check_bundles(experiment.networks, self.classes, experiment.input.pool)
         self.networks = build_networks(experiment.networks, len(self.classes), experiment.seed)
         self.device = _device(experiment)
 
@@ -147,9 +149,9 @@ class _Run:
         report: dict[str, Any] = {
             "seconds": round(module.seconds, 2),
             "steps": lightning.global_step,
-            "epochs": lightning.current_epoch,
+            "epochs": module.epochs,
             "converged": bool(lightning.should_stop),
-            "loss": float(lightning.callback_metrics["loss_epoch"]),
+            "loss": module.loss,
         }
         if mimicry is not None:
             report["explained variance"] = {
@@ -213,30 +215,38 @@ class _Run:
 
 
 def evaluate(
-    run: str | Path, overrides: dict[str, Any] | None = None, split: str = "test"
+    run: str | Path,
+    overrides: dict[str, Any] | None = None,
+    split: Split = "test",
+    trust: bool = False,
 ) -> dict[str, Any]:
     """Measure a run's student again, or a bundle's on other images.
+
+    Only the images of the split are opened: neither the training images' number nor their size
+    matters.
 
     Args:
         run: a run's folder, or a bundle.
         overrides: dotted fields of its experiment, such as ``{"target.root": DIR}``; a bundle
             away from its run does not know where its images were.
         split: test or val.
+        trust: import your own classes that the bundle names.
 
     Returns:
-        mIOU, HP-Acc, Var, dataset mIoU and IoU per class, in [0, 1].
+        mIOU, HP-Acc, Var, dataset mIoU and IoU per class, in [0, 1]; ``images``, how many were
+        measured, and ``skipped``, the unreadable ones.
 
     Raises:
-        SpiritsegError: for anything that a user can mend.
+        BundleError: the bundle cannot be read, or is of your own classes and trust was not given.
+        SpiritsegError: for anything else that a user can mend.
     """
-    student = load(run, trust=(Path(run) / "config.yaml").exists())
+    student = load(run, trust=trust)
     experiment = student.experiment(overrides)
-    domains = open_domains(experiment, target_only=True)
-    domains.classes.require(student.info.classes)
-    scores = score(
-        student.network, domains.evaluation(split), list(domains.classes.names), experiment
-    )
-    return {**scores.as_dict(), "skipped": domains.skipped()}
+    images = open_target(experiment.target, experiment.input, split)
+    images.classes.require(student.info.classes)
+    data = EvalData(images, experiment.input)
+    scores = score(student.network, data, list(images.classes.names), experiment)
+    return {**scores.as_dict(), "skipped": images.skipped}
 
 
 def _made_from(networks: dict[str, Network], name: str) -> dict[str, Network]:

@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from spiritseg.config import Stage
 from spiritseg.errors import ConfigError, DivergedError, RunError
@@ -34,6 +34,7 @@ from spiritseg.training.terms import (
 __all__ = ["StageModule"]
 
 Batch = dict[str, Tensor]
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class StageModule(L.LightningModule):
@@ -87,8 +88,10 @@ class StageModule(L.LightningModule):
         self.critic = self._make_critic()
         self.needs = _needs(self.terms, "student", self.critic)
         self.teacher_needs = _needs(self.terms, "teacher", self.critic)
-        self.average = _averaged(network, stage.average) if stage.average else None
+        self.average = _averaged(self._learnt(), stage.average) if stage.average else None
         self.seconds = 0.0
+        self.epochs = 0
+        self.loss = float("nan")  # the last epoch's
         self._started = time.monotonic()
         self._format = torch.channels_last if channels_last else torch.preserve_format
         budget = stage.cache_mib if stage.views else 0
@@ -294,20 +297,30 @@ class StageModule(L.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Move the average of the weights towards them."""
         if self.average is not None:
-            self.average.update_parameters(self.network)
+            self.average.update_parameters(self._learnt())
 
     def settle(self) -> None:
-        """Give the network the averaged weights, if the stage keeps an average."""
+        """Give network and adapters the averaged weights, if the stage keeps an average.
+
+        Its decay grows with the steps up to ``stage.average``, so that the first steps' weights
+        are forgotten in a short stage too (`_averaged`).
+        """
         if self.average is not None:
-            self.network.load_state_dict(self.average.module.state_dict())
+            self._learnt().load_state_dict(self.average.module.state_dict())
+
+    def _learnt(self) -> nn.ModuleDict:
+        """Return what belongs together: an adapter fits the weights that it was trained with."""
+        return nn.ModuleDict({"network": self.network, "adapters": self.adapters})
 
     def on_train_epoch_start(self) -> None:
         """Start the epoch's clock."""
         self._started = time.monotonic()
 
     def on_train_epoch_end(self) -> None:
-        """Add the epoch's seconds; checkpoints are saved after this."""
+        """Add the epoch and its seconds, note its loss; checkpoints are saved after this."""
         self.seconds += time.monotonic() - self._started
+        self.epochs += 1
+        self.loss = float(self.trainer.callback_metrics["loss_epoch"])
 
     def on_train_end(self) -> None:
         """Give all processes the batch-norm statistics of the first, which is the one saved."""
@@ -317,14 +330,24 @@ class StageModule(L.LightningModule):
                 torch.distributed.broadcast(buffer, src=0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the seconds spent so far, and the state of the critic's optimizer."""
+        """Keep what a stage reports, whether it stops, and the state of the critic's optimizer.
+
+        From the checkpoint of its last epoch a stage resumes with nothing left to train, and
+        Lightning then knows neither a loss nor that early stopping had its say.
+        """
         checkpoint["seconds"] = self.seconds
+        checkpoint["epochs"] = self.epochs
+        checkpoint["loss"] = self.loss
+        checkpoint["should_stop"] = self.trainer.should_stop
         if self.critic is not None:
             checkpoint["critic"] = self.critic.training_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the seconds spent before, and start at the beginning of an epoch."""
+        """Take up what was reached before, and start at the beginning of an epoch."""
         self.seconds = checkpoint["seconds"]
+        self.epochs = checkpoint["epochs"]
+        self.loss = checkpoint["loss"]
+        self.trainer.should_stop = checkpoint["should_stop"]
         if self.critic is not None:
             self.critic.restore(checkpoint["critic"])
         # Checkpoints are written between two epochs, while Lightning still counts the batches
@@ -334,10 +357,22 @@ class StageModule(L.LightningModule):
         batches["is_last_batch"] = False
 
 
-def _averaged(network: Segmenter, decay: float) -> AveragedModel:
-    """Copy a network into the moving average of its weights and batch-norm statistics."""
-    move = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    average = AveragedModel(network, multi_avg_fn=move, use_buffers=True)
+def _averaged(learnt: nn.Module, decay: float) -> AveragedModel:
+    """Copy a module into the moving average of its weights and batch-norm statistics.
+
+    The first step's weights are taken as they are; after n steps the decay is
+    min(decay, (1 + n) / (10 + n)). A constant 0.999 would leave them 74 % of the average after
+    300 steps.
+    """
+
+    def move(averages: Tensors, values: Tensors, count: Tensor | int) -> None:
+        if averages[0].is_floating_point():
+            n = int(count)
+            torch._foreach_lerp_(averages, values, 1 - min(decay, (1 + n) / (10 + n)))
+        else:  # counters: rounded, even frozen ones would move
+            torch._foreach_copy_(averages, values)
+
+    average = AveragedModel(learnt, multi_avg_fn=move, use_buffers=True)
     return average.requires_grad_(False)
 
 
