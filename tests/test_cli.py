@@ -167,6 +167,7 @@ def test_bad_images_are_one_clear_error(
         (["--stages.head.max_step", "3"], "max_steps"),
         (["--networks.teacher.extractor.weights", "no.pth"], "no.pth"),
         (["--networks.teacher.extractor.strides", "8", "5"], "strides"),
+        (["--trainer.precision", "17-mixed"], "trainer.precision 17-mixed"),
     ],
 )
 def test_bad_fields_are_one_clear_error(

@@ -16,6 +16,7 @@ from spiritseg.compare.results import Row
 __all__ = [
     "cost_figure",
     "drawn",
+    "front_figure",
     "headline",
     "histogram_figure",
     "label_figure",
@@ -153,6 +154,38 @@ def cost_figure(rows: Mapping[str, Row]) -> Any:
     axis.set(xlabel="GFLOPs an image", ylabel="mIOU (%)")
     names = [f"{title} (HP-Acc {100 * row.mean('HP-Acc'):.0f} %)" for title, row in rows.items()]
     _name_points(axis, xs, ys, names)
+    return figure
+
+
+def front_figure(settings: Mapping[str, Mapping[str, Row]], latency: Mapping[str, float]) -> Any:
+    """Draw mIOU and HP-Acc against latency, with the standard deviation over seeds.
+
+    Args:
+        settings: rows by title, by label count: one line of panels each.
+        latency: of a recipe's network in ms, by recipe.
+    """
+    figure, axes = _figure(9.5, 3.4 * len(settings), len(settings), 2, sharex=True)
+    recipes = list(
+        dict.fromkeys(r.first.recipe for rows in settings.values() for r in rows.values())
+    )
+    for line, (labels, rows) in zip(axes, settings.items(), strict=True):
+        for axis, name in zip(line, ("mIOU", "HP-Acc"), strict=True):
+            for title, row in rows.items():
+                number = recipes.index(row.first.recipe)
+                spread = row.std(name)
+                axis.errorbar(
+                    latency[row.first.recipe],
+                    100 * row.mean(name),
+                    yerr=0 if np.isnan(spread) else 100 * spread,
+                    fmt=_MARKERS[number % len(_MARKERS)],
+                    color=_colour(number),
+                    capsize=3,
+                    label=title,
+                )
+            axis.set(ylabel=f"{name} (%)", title=f"labels: {labels}")
+    for axis in axes[-1]:
+        axis.set_xlabel("latency (ms)")
+    axes[0][1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
     return figure
 
 

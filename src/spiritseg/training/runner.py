@@ -25,7 +25,7 @@ from spiritseg.models.build import build_networks
 from spiritseg.models.bundle import BundleInfo, bundle_info, check_bundles, save_bundle
 from spiritseg.models.ensemble import stage_teacher
 from spiritseg.recipes import fingerprint
-from spiritseg.training.fit import discard_checkpoints, fit, quiet
+from spiritseg.training.fit import discard_checkpoints, fit, lightning_trainer, quiet
 from spiritseg.training.measure import explained_variance, layer_statistics, score
 from spiritseg.training.rundir import RunDir, is_first_process
 from spiritseg.training.stage import StageModule
@@ -69,9 +69,11 @@ def distill(experiment: Experiment, run_dir: str | Path | None = None, name: str
     """
     path = Path(run_dir) if run_dir is not None else default_run_dir(experiment, name)
     folder = RunDir(path, writes=is_first_process())
-    # The images come first: a run whose input is bad leaves no folder behind.
+    # These come first: a run whose images or machine do not do leaves no folder behind.
     finished = (path / "metrics.json").exists()
     domains = None if finished else open_domains(experiment)
+    if not finished:
+        lightning_trainer(experiment.trainer, logger=False, enable_checkpointing=False)
     with folder.claim(experiment):
         metrics = folder.read("metrics.json")
         if metrics is None:

@@ -1,0 +1,83 @@
+"""The front of accuracy against latency: finished runs, all through onnxruntime in one run.
+
+    python benchmarks/front.py runs/best/first runs/best/even --opponent finetune-pretrained \
+        --report front.md --figure front.png
+
+Latency is of the network alone at the size of the evaluation (an image of 480x360 after its
+max-pool), batch 1, float32, the median of runs in turn. A recipe's networks are one
+architecture, so that one seed of each is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+
+from spiritseg.compare import Run, read_runs
+from spiritseg.compare.figures import drawn, front_figure
+from spiritseg.compare.results import Row, rows_of, settings_of
+from spiritseg.deploy.bench import bench
+from spiritseg.tables import Table, markdown
+
+METRICS = {"mIOU": (100, 1), "HP-Acc": (100, 1), "Var": (1000, 2)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--opponent", default="finetune-pretrained", help="latency 1.00")
+    parser.add_argument("--size", type=int, nargs=2, default=(360, 480), help="image, H W")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--report", type=Path, help="write the tables here")
+    parser.add_argument("--figure", type=Path, help="write the figure here")
+    options = parser.parse_args()
+    runs = read_runs(options.runs)
+    latency = latencies(runs, (options.size[0], options.size[1]), options.threads, options.rounds)
+    parts = []
+    for labels in settings_of(runs):
+        rows = rows_of(runs, labels)
+        parts.append(f"## {labels}\n\n{markdown(tabulate(rows, latency, options.opponent))}")
+    text = "\n\n".join(parts) + "\n"
+    print(text)
+    if options.report:
+        options.report.write_text(text)
+    if options.figure:
+        rows_by_labels = {labels: rows_of(runs, labels) for labels in settings_of(runs)}
+        _, png = drawn(lambda: front_figure(rows_by_labels, latency))
+        options.figure.write_bytes(png)
+
+
+def latencies(
+    runs: list[Run], size: tuple[int, int], threads: int, rounds: int
+) -> dict[str, float]:
+    """Return the median latency in ms of each recipe's network, by recipe."""
+    one = {run.recipe: run.folder for run in runs}
+    found = bench(
+        list(one.values()), [size], ["onnxruntime"], threads=threads, rounds=rounds, budget_s=120
+    )
+    medians = [statistics.median(row.network_ms) for row in found]
+    return dict(zip(one, medians, strict=True))
+
+
+def tabulate(rows: dict[str, Row], latency: dict[str, float], opponent: str) -> Table:
+    head = ["network", "seeds", "mIOU %", "HP-Acc %", "Var e-3", "params M", "GFLOPs"]
+    table: Table = [[*head, "latency ms", f"latency / {opponent}"]]
+    for title, row in rows.items():
+        cost = row.first.metrics["cost"]
+        own = latency[row.first.recipe]
+        figures = [spread(row, name, unit, digits) for name, (unit, digits) in METRICS.items()]
+        size = [f"{cost['params'] / 1e6:.3f}", f"{cost['gflops']:.2f}"]
+        relative = f"{own / latency[opponent]:.2f}" if opponent in latency else "-"
+        table.append([title, str(len(row.runs)), *figures, *size, f"{own:.1f}", relative])
+    return table
+
+
+def spread(row: Row, name: str, unit: float, digits: int) -> str:
+    mean = f"{unit * row.mean(name):.{digits}f}"
+    return mean if len(row.runs) == 1 else f"{mean} ± {unit * row.std(name):.{digits}f}"
+
+
+if __name__ == "__main__":
+    main()
