@@ -14,6 +14,7 @@ from spiritseg.config import CrossEntropy, Losses, Pairwise, Stage
 from spiritseg.diagnosis import Finding, Report, Section, doctor
 from spiritseg.diagnosis.costs import kept_share, misses, pairwise_memory, steps_of
 from spiritseg.diagnosis.images import examine_images
+from spiritseg.diagnosis.splits import split_points
 from spiritseg.diagnosis.steps import StageCost, _weights_bytes
 from spiritseg.losses.pairwise import pairwise
 from spiritseg.models import Segmenter, separable, student_head
@@ -239,3 +240,9 @@ def test_the_average_of_the_weights_is_counted() -> None:
         optimizer = build_optimizer(stage.optimizer, module.trained_parameters())
         found.append(_weights_bytes(module, optimizer))
     assert found[1] - found[0] == sum(p.nbytes for p in network.parameters())
+
+
+def test_strides_of_blocks_are_those_of_the_network_at_any_size() -> None:
+    found = split_points("efficientnet_lite0", (180, 240))
+    assert [one.stride for one in found] == [2, 4, 8, 16, 16, 32, 32]
+    assert found[3].size == (12, 15)

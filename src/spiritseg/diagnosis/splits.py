@@ -141,14 +141,17 @@ def _timm(name: str, size: tuple[int, int]) -> list[Split]:
 
     model = LITES.get(name, name.removeprefix("timm:"))
     info: Any = timm.create_model(model, features_only=True).feature_info
-    of_stride = zip(info.channels(), info.reduction(), strict=True)
+    strides = info.reduction()
+    of_stride = zip(info.channels(), strides, strict=True)
     described = dict(zip(map(str, info.module_name()), of_stride, strict=True))
     whole = timm.create_model(model).eval()
     points = _run(whole, torch.zeros(1, 3, *size), backbone_splits(model))
     found = []
     for path, one in points.items():  # as they are met on the way
-        # timm describes the last layer of a stride only; the others are blocks with plain maps.
-        channels, stride = described.get(path) or (one.shape[1], round(size[0] / one.shape[2]))
+        # timm describes the last layer of a stride only; the others are blocks with plain maps,
+        # whose sizes are rounded up.
+        nearest = min(strides, key=lambda s: abs(s - size[0] / one.shape[2]))
+        channels, stride = described.get(path) or (one.shape[1], nearest)
         there = (-(-size[0] // stride), -(-size[1] // stride))
         found.append(Split(path, channels, stride, there, one.params, one.flops / 1e9))
     return found
