@@ -131,7 +131,7 @@ def open_check_images(
     """
     try:
         return _labelled(student, overrides or {}, limit)
-    except (SpiritsegError, KeyError):
+    except SpiritsegError:
         if overrides:
             raise
     if unlabelled:
