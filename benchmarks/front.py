@@ -44,7 +44,7 @@ def main() -> None:
     if options.report:
         options.report.write_text(text)
     if options.figure:
-        rows_by_labels = {labels: rows_of(runs, labels) for labels in settings_of(runs)}
+        rows_by_labels = {labels: rows_of(runs, labels) for labels in sorted(settings_of(runs))}
         _, png = drawn(lambda: front_figure(rows_by_labels, latency))
         options.figure.write_bytes(png)
 

@@ -179,6 +179,7 @@ def front_figure(settings: Mapping[str, Mapping[str, Row]], latency: Mapping[str
                     yerr=0 if np.isnan(spread) else 100 * spread,
                     fmt=_MARKERS[number % len(_MARKERS)],
                     color=_colour(number),
+                    mfc=_colour(number) if number < len(_COLOURS) else "white",
                     capsize=3,
                     label=title,
                 )
