@@ -333,3 +333,17 @@ def test_the_page_opens_in_a_browser_alone(planted: Planted) -> None:
         assert image["width"] > 300, image
         assert image["colours"] > 10, image
     assert not wide
+
+
+def test_the_front_names_every_network_of_every_panel(planted: Planted) -> None:
+    runs = read_runs([planted({"baseline": 0.0, "sd": 0.03})])
+    rows = rows_of(runs, settings_of(runs)[0])
+    only = {"S": rows["S"]}
+    drawing = figures.front_figure({"a": only, "b": rows}, {"baseline": 6.0, "sd": 7.0})
+    panels = drawing.axes
+    assert [axis.get_ylabel() for axis in panels] == ["mIOU (%)", "HP-Acc (%)"] * 2
+    assert [text.get_text() for text in panels[1].get_legend().get_texts()] == ["S", "SD"]
+    drawn_at = {
+        float(line.get_xdata()[0]) for line in panels[2].lines if len(line.get_xdata()) == 1
+    }
+    assert {6.0, 7.0} <= drawn_at

@@ -186,7 +186,14 @@ def front_figure(settings: Mapping[str, Mapping[str, Row]], latency: Mapping[str
             axis.set(ylabel=f"{name} (%)", title=f"labels: {labels}")
     for axis in axes[-1]:
         axis.set_xlabel("latency (ms)")
-    axes[0][1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
+    handles = {
+        label: handle
+        for line in axes
+        for handle, label in zip(*line[1].get_legend_handles_labels(), strict=True)
+    }
+    axes[0][1].legend(
+        handles.values(), handles, loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False
+    )
     return figure
 
 
