@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -266,6 +268,14 @@ def test_a_stage_with_a_dash_is_set_from_the_shell(capsys: pytest.CaptureFixture
     assert list(stages) == list(load_experiment("sd-skd", complete=False).stages)
     assert stages["ct-head"]["losses"]["cross_entropy"]["weight"] == 0.5
     assert (stages["ct-head"]["views"], stages["ct-head"]["max_steps"]) == (3, 200)
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_error() -> None:
+    command = f"set -o pipefail; {sys.executable} -m spiritseg distill esd --help | head -1"
+    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert found.stderr == ""
+    assert found.returncode in (0, 141)
+    assert len(found.stdout.splitlines()) == 1
 
 
 def test_help_of_a_recipe_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:

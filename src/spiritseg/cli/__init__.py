@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -32,7 +33,7 @@ COMMANDS = (
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit: 0 done, 2 for a user's mistake, 130 interrupted.
+    """Run one command and exit: 0 done, 2 for a user's mistake, 130 interrupted, 141 unread.
 
     Args:
         argv: the words after the program's name; by default those of this process.
@@ -40,6 +41,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         _run(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has gone (| head); Python would complain again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except SpiritsegError as error:
         print(f"spiritseg: error: {error}", file=sys.stderr)
         sys.exit(2)
