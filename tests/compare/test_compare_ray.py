@@ -88,6 +88,7 @@ def _kill_when_busy(cluster: Any, out: Path, seen: list[str]) -> None:
             if (
                 doomed in log.read_text()
                 and state.exists()
+                and json.loads(state.read_text())[0] <= 5  # far from its end: the kill takes time
                 and not (log.parent / "finished").exists()
             ):
                 seen.append(log.parent.name)
