@@ -48,13 +48,19 @@ def cluster() -> Iterator[Any]:
 
 
 def _work() -> Any:
-    """Make a task that takes steps and continues from the last one, like a run."""
+    """Make a task that takes steps and continues from the last one, like a run.
+
+    On the node that is to die it stops after some steps and waits for that.
+    """
 
     def work(task: Task) -> None:
         folder = Path(task.run_dir)
         folder.mkdir(parents=True, exist_ok=True)
+        node = os.environ.get("RAY_NODE_ID", ray.get_runtime_context().get_node_id())
+        doomed = folder.parent / "doomed"
+        dies = doomed.exists() and doomed.read_text() == node
         with (folder / "attempts").open("a") as log:
-            log.write(f"{os.environ.get('RAY_NODE_ID', ray.get_runtime_context().get_node_id())}\n")
+            log.write(f"{node}\n")
         state = folder / "state"
         step, value = json.loads(state.read_text()) if state.exists() else (0, task.fields["seed"])
         while step < 8:
@@ -62,6 +68,8 @@ def _work() -> Any:
             step, value = step + 1, (value * 31 + step) % 1009
             (folder / "part").write_text(json.dumps([step, value]))
             (folder / "part").replace(state)
+            if dies and step == 3:
+                time.sleep(120)
         if task.fields["seed"] == 3:
             raise RunError("the fourth cell fails")
         with (folder / "finished").open("a") as log:
@@ -88,8 +96,7 @@ def _kill_when_busy(cluster: Any, out: Path, seen: list[str]) -> None:
             if (
                 doomed in log.read_text()
                 and state.exists()
-                and json.loads(state.read_text())[0] <= 5  # far from its end: the kill takes time
-                and not (log.parent / "finished").exists()
+                and json.loads(state.read_text())[0] == 3
             ):
                 seen.append(log.parent.name)
                 cluster.remove_node(cluster.doomed, allow_graceful=False)
@@ -99,6 +106,8 @@ def _kill_when_busy(cluster: Any, out: Path, seen: list[str]) -> None:
 
 def test_a_node_dies_and_every_cell_finishes_once(cluster: Any, tmp_path: Path) -> None:
     out, seen = tmp_path / "ray", list[str]()
+    out.mkdir()
+    (out / "doomed").write_text(cluster.doomed.node_id)
     killer = threading.Thread(target=_kill_when_busy, args=(cluster, out, seen))
     killer.start()
     outcomes = drive(_tasks(out), RayCluster("auto", work=_work()))
