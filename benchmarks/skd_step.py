@@ -21,8 +21,10 @@ from train_step import fake_batch, stepper, with_random_weights
 
 from spiritseg.config import CrossEntropy, Losses
 from spiritseg.tables import Table, markdown
+from spiritseg.training.allocator import freed_memory_kept
 
 
+@freed_memory_kept()  # as in a run
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipes", nargs="+", default=["skd-pixel", "skd-pixel-pair"])

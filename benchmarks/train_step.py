@@ -31,11 +31,13 @@ from spiritseg.models.build import build_networks
 from spiritseg.models.ensemble import stage_teacher
 from spiritseg.recipes import load_experiment
 from spiritseg.tables import Table, markdown
+from spiritseg.training.allocator import freed_memory_kept
 from spiritseg.training.optim import build_optimizer
 from spiritseg.training.stage import StageModule
 from spiritseg.training.terms import FEATURES
 
 
+@freed_memory_kept()  # as in a run
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default="paper-sd")

@@ -25,6 +25,7 @@ from spiritseg.models.build import build_networks
 from spiritseg.models.bundle import BundleInfo, bundle_info, check_bundles, save_bundle
 from spiritseg.models.ensemble import stage_teacher
 from spiritseg.recipes import fingerprint
+from spiritseg.training.allocator import freed_memory_kept
 from spiritseg.training.fit import discard_checkpoints, fit, lightning_trainer, quiet
 from spiritseg.training.measure import explained_variance, layer_statistics, score
 from spiritseg.training.rundir import RunDir, is_first_process
@@ -74,7 +75,7 @@ def distill(experiment: Experiment, run_dir: str | Path | None = None, name: str
     domains = None if finished else open_domains(experiment)
     if not finished:
         lightning_trainer(experiment.trainer, logger=False, enable_checkpointing=False)
-    with folder.claim(experiment):
+    with folder.claim(experiment), freed_memory_kept():
         metrics = folder.read("metrics.json")
         if metrics is None:
             run = _Run(experiment, folder, domains or open_domains(experiment))
