@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,17 @@ class Figure:
     source: str
 
 
+@dataclass
+class _Plan:
+    """A figure to be drawn: its file's name, its texts, and what draws it."""
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[], Any]
+    png: bool = False
+
+
 def draw_all(
     main: Section,
     sections: Sequence[Section],
@@ -53,66 +64,73 @@ def draw_all(
     Returns:
         The figures in the page's order.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    found: list[Figure] = []
+    for plan in _plans(main, sections, images, missing):
+        picture, raster = figures.drawn(plan.draw, plan.png)
+        write_atomically(folder / f"{plan.name}.png", raster)
+        kind = "png" if plan.png else "svg+xml"
+        source = f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+        found.append(Figure(plan.title, plan.caption, source))
+    return found
+
+
+def _plans(
+    main: Section, sections: Sequence[Section], images: Images, missing: list[str]
+) -> Iterator[_Plan]:
+    """Say what is drawn, in the page's order."""
     rows, shown = main.rows, figures.headline(main.rows)
     threshold = next(iter(rows.values())).first.experiment.evaluation.threshold
-    found: list[Figure] = []
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def add(
-        name: str, title: str, caption: str, draw: Callable[[], Any], png: bool = False
-    ) -> None:
-        picture, raster = figures.drawn(draw, png)
-        write_atomically(folder / f"{name}.png", raster)
-        kind = "png" if png else "svg+xml"
-        source = f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
-        found.append(Figure(title, caption, source))
-
-    add(
+    yield _Plan(
         "cost",
         "Figure 1. Accuracy and cost",
         "mIOU against GFLOPs; the radius of a circle grows with HP-Acc. Means over seeds.",
-        lambda: figures.cost_figure(shown),
+        partial(figures.cost_figure, shown),
     )
-    add(
+    yield _Plan(
         "histogram",
         "Figure 5. The images' mIOU",
         "All seeds together." + (f" Outlined: {main.reference}." if main.reference else ""),
-        lambda: figures.histogram_figure(shown, threshold, main.reference),
+        partial(figures.histogram_figure, shown, threshold, main.reference),
     )
-    if main.reference and images.domains is not None:
-        pictured = pictures(rows, main.reference, images.domains)
-        if pictured is not None:
-            caption = (
-                "The images with the largest gains and losses against "
-                f"{main.reference}, and the worst ones, of the network on the right."
-            )
-            add("pictures", "Figure 6. Predictions", caption, lambda: pictured, png=True)
-    elif main.reference:
-        missing.append(f"Figure 6: the images cannot be opened here. {images.reason}")
+    yield from _pictures(main, images, missing)
+    bars = "Bars: one standard deviation over seeds."
     swept = sweep(rows)
     if len(swept) > 1:
         lines: dict[str, Row] = {t: rows[t] for t in ("S", "SD") if t in rows}
-        caption = "Bars: one standard deviation over seeds."
         draw = partial(figures.ratio_figure, swept, lines)
-        add("ratio", "Figure 7. The ratio of target to proximity images", caption, draw)
-    add(
+        yield _Plan("ratio", "Figure 7. The ratio of target to proximity images", bars, draw)
+    yield _Plan(
         "steadiness",
         "Figure 8. HP-Acc and Var",
         "Small dots: seeds. Upper left is better: more good images, and a steadier quality.",
-        lambda: figures.steadiness_figure(shown),
+        partial(figures.steadiness_figure, shown),
     )
-    add(
+    yield _Plan(
         "thresholds",
         "HP-Acc over all thresholds",
         "The share of the images above each threshold, all seeds together.",
-        lambda: figures.threshold_figure(shown, threshold),
+        partial(figures.threshold_figure, shown, threshold),
     )
     curves, order = _curves(sections)
     if curves:
-        caption = "Bars: one standard deviation over seeds."
         draw = partial(figures.label_figure, curves, order)
-        add("labels", "Label efficiency", caption, draw)
-    return found
+        yield _Plan("labels", "Label efficiency", bars, draw)
+
+
+def _pictures(main: Section, images: Images, missing: list[str]) -> Iterator[_Plan]:
+    if not main.reference:
+        return
+    if images.domains is None:
+        missing.append(f"Figure 6: the images cannot be opened here. {images.reason}")
+        return
+    pictured = pictures(main.rows, main.reference, images.domains)
+    if pictured is not None:
+        caption = (
+            "The images with the largest gains and losses against "
+            f"{main.reference}, and the worst ones, of the network on the right."
+        )
+        yield _Plan("pictures", "Figure 6. Predictions", caption, lambda: pictured, png=True)
 
 
 def sweep(rows: Mapping[str, Row]) -> list[Row]:
