@@ -92,7 +92,7 @@ def measure_networks(options: argparse.Namespace) -> None:
 
 def measure_predict(student: Path, folder: Path, options: argparse.Namespace) -> None:
     """Compare frames per second of files in, files out with those of the network alone."""
-    runtime = open_runtime(student, options.threads)
+    runtime, busy = open_runtime(student, options.threads), open_runtime(student, streams=0)
     images = [read_pixels(path)[None] for path in find_images([folder])]
     runtime.masks(images[0])
     bare, whole = [], []
@@ -102,7 +102,7 @@ def measure_predict(student: Path, folder: Path, options: argparse.Namespace) ->
             runtime.masks(image)
         bare.append(len(images) / (time.perf_counter() - started))
         with tempfile.TemporaryDirectory() as out:
-            whole.append(predict(runtime, folder, out, progress=False).frames_per_second)
+            whole.append(predict(busy, folder, out, progress=False).frames_per_second)
     shares = [w / b for w, b in zip(whole, bare, strict=True)]
     print(
         f"{len(images)} images, {options.threads} threads: network {statistics.median(bare):.1f} "

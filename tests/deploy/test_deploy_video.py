@@ -153,6 +153,27 @@ def test_a_camera_runs_until_it_is_told_to_stop(
     assert (out / "camera-0.overlay-1.mkv").exists()
 
 
+def test_an_interrupted_camera_keeps_its_film(
+    runtime: Runtime, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "camera_address", lambda number: (str(video), "mp4"))
+    masks = type(runtime).masks
+
+    def interrupted(self: Runtime, images: Pixels) -> Pixels:
+        os.kill(os.getpid(), signal.SIGINT)
+        return masks(self, images)
+
+    calls = iter([masks, interrupted])
+    monkeypatch.setattr(
+        type(runtime), "masks", lambda self, images: next(calls, masks)(self, images)
+    )
+    before = signal.getsignal(signal.SIGINT)
+    report = predict(runtime, "camera:0", tmp_path / "out", "video", progress=False)
+    assert signal.getsignal(signal.SIGINT) == before
+    assert report.frames >= 2
+    assert len(_frames(tmp_path / "out/camera-0.overlay.mkv")) == report.frames
+
+
 def test_a_reader_that_is_left_stops_its_thread(video: Path) -> None:
     with VideoReader(Item(video, "drive.mp4", "video"), ahead=2) as reader:
         next(iter(reader))

@@ -30,7 +30,13 @@ def run(words: list[str]) -> None:
     parser.add_argument("--batch", type=int, default=1, help="images of one size at once")
     parser.add_argument("--workers", type=int, default=2, help="threads that decode and encode")
     parser.add_argument("--opacity", type=float, default=0.5, help="of the colours, 0 to 1")
-    parser.add_argument("--threads", type=int, help="of the network")
+    parser.add_argument("--threads", type=int, help="of each pass of the network")
+    parser.add_argument(
+        "--streams",
+        type=int,
+        default=0,
+        help="passes of an .onnx at once on the CPU; 0, the default: one a core, up to 4",
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--frames", type=int, default=0, help="stop a video after so many")
     parser.add_argument("--trust", action="store_true", help="a .pt2, or a bundle's own classes")
@@ -49,6 +55,7 @@ def run(words: list[str]) -> None:
         device=options.device,
         frames=options.frames,
         trust=options.trust,
+        streams=options.streams,
     )
     rate = f", {report.frames_per_second:.1f} a second" if report.frames else ""
     print(f"{report.frames} frames in {report.seconds:.1f} s{rate}: {options.out}")

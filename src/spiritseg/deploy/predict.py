@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
-import numpy as np
 from PIL import Image
 
 from spiritseg.deploy.outputs import Kind, VideoWriter, check_kind, claim, plan, write_png
+from spiritseg.deploy.pipeline import Writers, batches, segmented
 from spiritseg.deploy.progress import Progress
 from spiritseg.deploy.runtime import Runtime, open_runtime
 from spiritseg.deploy.sources import Item, Sound, VideoReader, find_items, read_ahead
@@ -66,6 +65,7 @@ def predict(
     frames: int = 0,
     progress: bool = True,
     trust: bool = False,
+    streams: int = 0,
 ) -> PredictReport:
     """Segment images, folders, globs, videos or a camera, and write what comes out.
 
@@ -86,6 +86,9 @@ def predict(
         frames: stop each video and camera after so many; 0 for none.
         progress: draw a progress bar.
         trust: open a bundle of your own classes, or a .pt2.
+        streams: passes of the network at once, for an .onnx on the CPU; 0 for up to 4, each
+            with its share of the cores. Each needs its own working memory. What is opened
+            already keeps its own.
 
     Returns:
         What was done, and what was left out.
@@ -97,16 +100,16 @@ def predict(
         BundleError: the student cannot be opened.
     """
     check_kind(kind)
-    if batch < 1 or workers < 1 or frames < 0 or not 0 <= opacity <= 1:
+    if batch < 1 or workers < 1 or frames < 0 or streams < 0 or not 0 <= opacity <= 1:
         raise ConfigError(
-            "predict: expected batch and workers of 1 or more, frames of 0 or more and an "
-            f"opacity in 0..1, got {batch}, {workers}, {frames} and {opacity}."
+            "predict: expected batch and workers of 1 or more, frames and streams of 0 or more "
+            f"and an opacity in 0..1, got {batch}, {workers}, {frames}, {streams} and {opacity}."
         )
     out = Path(out)
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     planned = plan(find_items(given, out), out, kind)
     if not isinstance(student, Runtime):
-        student = open_runtime(student, threads, device, trust)
+        student = open_runtime(student, threads, device, trust, streams)
     claim(out, kind, student.card, opacity)
     with warnings.catch_warnings(), Progress(progress) as bar:
         # Half a decompression bomb is a warning to Pillow; to us it is a file to leave out.
@@ -148,11 +151,10 @@ class _Job:
 
     def _stills(self, wanted: list[tuple[Item, Path]]) -> None:
         targets = dict(wanted)
-        with _Writers(self.workers) as writers:
-            for items, images in _batches(self._readable(targets), self.batch):
-                for item, image, mask in zip(items, images, self._masks(images), strict=True):
-                    writers.do(self._write, targets[item], image, mask)
-                    self.report.outputs.append(targets[item])
+        with Writers(self.workers) as writers:
+            for item, image, mask in self._segmented(self._readable(targets)):
+                writers.do(self._write, targets[item], image, mask)
+                self.report.outputs.append(targets[item])
 
     def _readable(self, targets: dict[Item, Path]) -> Iterator[tuple[Item, Pixels]]:
         for item, found in read_ahead(targets, self.workers):
@@ -162,11 +164,12 @@ class _Job:
             else:
                 yield item, found
 
-    def _masks(self, images: list[Pixels]) -> Pixels:
-        masks = self.runtime.masks(np.stack(images))
-        self.report.frames += len(images)
-        self.bar.advance(len(images))
-        return masks
+    def _segmented(self, pairs: Iterable[tuple[T, Pixels]]) -> Iterator[tuple[T, Pixels, Pixels]]:
+        groups = batches(pairs, self.batch)
+        for found in segmented(self.runtime.masks, groups, self.runtime.streams):
+            self.report.frames += 1
+            self.bar.advance(1)
+            yield found
 
     def _write(self, target: Path, image: Pixels, mask: Pixels) -> None:
         write_png(target, mask if self.kind == "mask" else self._overlay(image, mask))
@@ -185,7 +188,8 @@ class _Job:
             self.report.kept += 1
             return
         try:
-            with VideoReader(item, ahead=2 * self.batch + 4, sound=as_file) as reader:
+            ahead = 2 * self.batch + 4
+            with VideoReader(item, ahead, sound=as_file) as reader, _interruptible(reader):
                 limit = self.frames or reader.expected
                 self.bar.expect(min(limit, reader.expected) if reader.expected else self.frames)
                 before = self.report.frames
@@ -216,17 +220,16 @@ class _Job:
                 else:
                     yield target, pixels
 
-        with _Writers(self.workers) as writers:
-            for targets, images in _batches(missing(), self.batch):
-                for target, image, mask in zip(targets, images, self._masks(images), strict=True):
-                    writers.do(self._write, target, image, mask)
+        with Writers(self.workers) as writers:
+            for target, image, mask in self._segmented(missing()):
+                writers.do(self._write, target, image, mask)
 
     def _to_file(self, reader: VideoReader, target: Path) -> None:
         """Write a video; one that was stopped half-way is made anew."""
         video: VideoWriter | None = None
         waiting: list[Any] = []  # sound before the first frame
         try:
-            with _Writers(1) as writers:
+            with Writers(1) as writers:
 
                 def on_sound(packet: Any) -> None:
                     if video is None:
@@ -234,14 +237,12 @@ class _Job:
                     else:
                         writers.do(video.sound, packet)
 
-                shown = self._shown(reader, on_sound)
-                for times, images in _batches(shown, self.batch):
+                for moment, image, mask in self._segmented(self._shown(reader, on_sound)):
                     if video is None:
-                        video = VideoWriter(target, reader, images[0].shape[:2])
+                        video = VideoWriter(target, reader, image.shape[:2])
                         for packet in waiting:
                             writers.do(video.sound, packet)
-                    for moment, image, mask in zip(times, images, self._masks(images), strict=True):
-                        writers.do(_append, video, self._overlay, image, mask, moment)
+                    writers.do(_append, video, self._overlay, image, mask, moment)
             if video is not None:
                 video.finish()
                 video = None
@@ -254,45 +255,34 @@ class _Job:
     ) -> Iterator[tuple[int | None, Pixels]]:
         """Yield frames until the end, the limit, or the interruption of a camera."""
         count = 0
-        with suppress(*((KeyboardInterrupt,) if reader.live else ())):
-            for given in reader:
-                if isinstance(given, Sound):
-                    if on_sound is not None:
-                        on_sound(given.packet)
-                    continue
-                yield given.time, given.pixels
-                count += 1
-                if count == self.frames:
-                    return
+        for given in reader:
+            if isinstance(given, Sound):
+                if on_sound is not None:
+                    on_sound(given.packet)
+                continue
+            yield given.time, given.pixels
+            count += 1
+            if count == self.frames:
+                return
 
 
-class _Writers:
-    """Threads that encode and write behind the network, never many files behind."""
+@contextmanager
+def _interruptible(reader: VideoReader) -> Iterator[None]:
+    """Let Ctrl-C end a camera's film, which is kept; a second one ends the program."""
+    if not reader.live or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
 
-    def __init__(self, workers: int) -> None:
-        self._pool = ThreadPoolExecutor(workers, "encode")
-        self._waiting: deque[Future[None]] = deque()
-        self._most = 4 * workers
+    def end(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        reader.end()
 
-    def do(self, work: Callable[..., None], *args: Any) -> None:
-        """Run work in a thread; what an earlier one raised is raised here."""
-        self._waiting.append(self._pool.submit(work, *args))
-        while len(self._waiting) > self._most or (self._waiting and self._waiting[0].done()):
-            self._waiting.popleft().result()
-
-    def __enter__(self) -> _Writers:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._pool.shutdown(wait=True)
-        if error is None:
-            for future in self._waiting:
-                future.result()
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _append(
@@ -303,25 +293,6 @@ def _append(
     moment: int | None,
 ) -> None:
     video.write(overlay(image, mask), moment)
-
-
-def _batches(
-    pairs: Iterable[tuple[T, Pixels]], most: int
-) -> Iterator[tuple[list[T], list[Pixels]]]:
-    """Group neighbours of one size, up to `most`."""
-    keys: list[T] = []
-    images: list[Pixels] = []
-    for key, pixels in pairs:
-        if images and (len(images) == most or pixels.shape != images[0].shape):
-            yield keys, images
-            keys, images = [], []
-        keys.append(key)
-        images.append(pixels)
-        if len(images) == most:
-            yield keys, images
-            keys, images = [], []
-    if images:
-        yield keys, images
 
 
 def _free(target: Path) -> Path:

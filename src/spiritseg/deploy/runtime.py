@@ -5,6 +5,7 @@ This module imports numpy alone; the engine is imported when a file is opened.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, cast
@@ -30,12 +31,14 @@ class Runtime(ABC):
         card: what it says of itself.
         name: of the engine.
         path: where it came from.
+        streams: calls of `masks` that gain from running at once, in threads.
     """
 
-    def __init__(self, card: ModelCard, name: str, path: Path) -> None:
+    def __init__(self, card: ModelCard, name: str, path: Path, streams: int = 1) -> None:
         self.card = card
         self.name = name
         self.path = path
+        self.streams = streams
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -142,12 +145,15 @@ class Runtime(ABC):
 class OnnxRuntime(Runtime):
     """An exported ``.onnx``, run by onnxruntime; see `open_runtime`."""
 
-    def __init__(self, path: Path, threads: int | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self, path: Path, threads: int | None = None, device: str = "cpu", streams: int = 1
+    ) -> None:
         onnxruntime = _import("onnxruntime", "deploy")
         data = _read(path)
         check_sealed(data, path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        streams, threads = _shared(streams, threads) if device == "cpu" else (1, threads)
         if threads:
             options.intra_op_num_threads = threads
         wanted = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -163,7 +169,7 @@ class OnnxRuntime(Runtime):
             raise BundleError(f"onnxruntime cannot run {path}: {error}") from None
         self._input = self._session.get_inputs()[0].name
         text = self._session.get_modelmeta().custom_metadata_map[KEY]
-        super().__init__(ModelCard.from_json(text, path), "onnxruntime", path)
+        super().__init__(ModelCard.from_json(text, path), "onnxruntime", path, streams)
 
     def forward(self, images: Array) -> Array:
         """Run the network as it was exported."""
@@ -194,7 +200,11 @@ class OpenVinoRuntime(Runtime):
 
 
 def open_runtime(
-    path: str | Path, threads: int | None = None, device: str = "cpu", trust: bool = False
+    path: str | Path,
+    threads: int | None = None,
+    device: str = "cpu",
+    trust: bool = False,
+    streams: int = 1,
 ) -> Runtime:
     """Open a student, whatever it was saved as.
 
@@ -205,6 +215,9 @@ def open_runtime(
         device: cpu or cuda, for ``.onnx``, runs and bundles.
         trust: import your own classes that a bundle names; open a .pt2, which torch may
             unpickle.
+        streams: passes that shall run at once, in threads of the caller's, each with its share
+            of the cores; 0 for one a core, 4 at most. An ``.onnx`` on a CPU can; the others
+            run one.
 
     Returns:
         The student: ``open_runtime(path).masks(images)``.
@@ -217,7 +230,7 @@ def open_runtime(
     if not path.exists():
         raise BundleError(f"there is no {path}. Expected a run, a bundle, or an exported file.")
     if path.suffix == ".onnx":
-        return OnnxRuntime(path, threads, device)
+        return OnnxRuntime(path, threads, device, streams)
     if path.suffix == ".xml":
         return OpenVinoRuntime(path, threads)
     if path.is_file() and path.suffix != ".pt2":
@@ -247,6 +260,17 @@ def prepare(images: Pixels, side: int) -> Floats:
     windows = padded.reshape(number, rows, side, columns, side, 3)
     pooled = windows.max((2, 4)).transpose(0, 3, 1, 2)
     return np.ascontiguousarray(pooled).astype(np.float32) / np.float32(255)
+
+
+def _shared(streams: int, threads: int | None) -> tuple[int, int | None]:
+    """Choose the streams where they are 0, and what threads each of several has."""
+    if streams == 1:
+        return 1, threads
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = cores or 1
+    if not streams:
+        streams = max(1, min(4, cores // (threads or 1)))
+    return streams, threads or max(1, cores // streams)
 
 
 def _largest(logits: Array) -> Pixels:

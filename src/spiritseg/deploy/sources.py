@@ -175,6 +175,7 @@ class VideoReader:
         self.problem: str | None = None
         self._queue: queue.Queue[Frame | Sound | None] = queue.Queue(ahead)
         self._stopped = threading.Event()
+        self._ended = False
         self._thread = threading.Thread(target=self._decode, name="decode-video", daemon=True)
         self._thread.start()
 
@@ -196,8 +197,18 @@ class VideoReader:
             self._container.close()
 
     def __iter__(self) -> Iterator[Frame | Sound]:
-        while (given := self._queue.get()) is not None:
+        while not self._ended:
+            try:
+                given = self._queue.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            if given is None:
+                return
             yield given
+
+    def end(self) -> None:
+        """Let the iteration end soon; safe in a signal handler, which may wait for no lock."""
+        self._ended = True
 
     def _decode(self) -> None:
         count = broken = 0
