@@ -278,6 +278,17 @@ def test_output_that_nobody_reads_to_its_end_is_no_error() -> None:
     assert len(found.stdout.splitlines()) == 1
 
 
+def test_another_broken_pipe_is_not_hidden(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(words: list[str]) -> None:
+        raise BrokenPipeError("a worker's pipe")
+
+    monkeypatch.setattr("spiritseg.cli._command", lambda name: broken)
+    with pytest.raises(BrokenPipeError, match="a worker's pipe"):
+        main(["recipes"])
+
+
 def test_help_of_a_recipe_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = _call(["distill", "esd", "--help"], capsys)
     for field in (

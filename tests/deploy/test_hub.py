@@ -19,6 +19,7 @@ import pytest
 import spiritseg
 from spiritseg.cli import main
 from spiritseg.deploy.hub import hub_name, pull, push
+from spiritseg.deploy.model_card import _training
 from spiritseg.errors import BundleError, ConfigError, RunError
 
 # The Hub's client calls its own HTTP client in a way that is being given up.
@@ -221,6 +222,39 @@ def test_another_bundle_stays_unless_forced(student_folder: Path, tmp_path: Path
     with pytest.raises(ConfigError, match="--revision"):
         pull(student_folder, tmp_path / "new", revision="main")
     assert {path.name for path in tmp_path.iterdir()} == {"there", "notes"}
+
+
+def test_into_the_folder_where_one_stands(
+    student_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert pull(student_folder, Path()) == Path()
+    assert _same(student_folder, Path())  # the folder itself, not another of its name
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["student.json", "student.safetensors"]
+
+
+def test_a_link_stays_a_link(student_folder: Path, tmp_path: Path) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    pull(student_folder, real)
+    (real / "student.json").write_bytes(b"{}")
+    link.symlink_to(real)
+    pull(student_folder, link, force=True)
+    assert link.is_symlink()
+    assert _same(student_folder, real)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_a_card_names_all_teachers() -> None:
+    stage = {
+        "trains": "all",
+        "teacher": "big",
+        "co_teachers": ["other"],
+        "losses": {"pixelwise": {}},
+    }
+    training = {"experiment": {"stages": {"distil": stage, "last": {"trains": "head"}}}}
+    card = "\n".join(_training(training))
+    assert "| distil | all | big, other |" in card
+    assert "| last | head | labels |" in card
 
 
 def _altered(student_folder: Path, folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         _run(words)
         sys.stdout.flush()
     except BrokenPipeError:
+        if not _is_closed(sys.stdout.fileno()):
+            raise  # another pipe, such as a data loader's
         # Whoever read the output has gone (| head); Python would complain again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -53,6 +56,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print("\nspiritseg: interrupted; the same command continues.", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+def _is_closed(pipe: int) -> bool:
+    """Say whether the other end of a pipe that is written to has gone."""
+    poll = select.poll()
+    poll.register(pipe, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _run(words: list[str]) -> None:

@@ -60,7 +60,9 @@ def push(
         MissingExtraError: huggingface_hub is not installed.
         RunError: there is another bundle, no permission, or no network.
     """
-    source, name = _folder_of(Path(bundle_or_run)), hub_name(target)
+    from spiritseg.inference import bundle_folder
+
+    source, name = bundle_folder(bundle_or_run), hub_name(target)
     if name is None and (revision or private):
         raise ConfigError(f"{target} is a folder: --revision and --private are of the Hub.")
     if name is None:
@@ -113,7 +115,9 @@ def pull(
     if name is None:
         if revision:
             raise ConfigError(f"{source} is a folder, which has no --revision.")
-        return _place(_folder_of(Path(source)), target, force, trust)
+        from spiritseg.inference import bundle_folder
+
+        return _place(bundle_folder(source), target, force, trust)
     with tempfile.TemporaryDirectory(prefix="spiritseg-pull-") as made:
         staged = Path(made) / "bundle"
         _Hub(name, revision, endpoint, token).download(staged)
@@ -255,6 +259,7 @@ def _place(
     shown: str | None = None,
 ) -> Path:
     """Copy a bundle beside its target, verify the copy, and only then give it its name."""
+    given, target = target, target.resolve()  # "." has no name, and a link stays a link
     _refuse_other(target, force)
     staged = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
@@ -265,19 +270,23 @@ def _place(
         if with_card and not (staged / _README).exists():
             from spiritseg.deploy.model_card import model_card
 
-            name = target.absolute().name
-            write_atomically(staged / _README, model_card(staged, name, on_hub=False).encode())
+            card = model_card(staged, target.name, on_hub=False)
+            write_atomically(staged / _README, card.encode())
         _swap(staged, target)
     except OSError as error:
-        raise RunError(f"cannot write {target}: {error.strerror or error}.") from None
+        raise RunError(f"cannot write {given}: {error.strerror or error}.") from None
     finally:
         shutil.rmtree(staged, ignore_errors=True)
-    return target
+    return given
 
 
 def _swap(staged: Path, target: Path) -> None:
     if not target.exists():
         staged.rename(target)
+        return
+    if not any(target.iterdir()):  # filled, not replaced: somebody may stand in it
+        for one in sorted(staged.iterdir(), key=lambda one: one.name == _BUNDLE[0]):
+            one.replace(target / one.name)  # what makes it a bundle comes last
         return
     old = staged.with_suffix(".old")
     target.rename(old)
@@ -325,10 +334,6 @@ def _refuse_other(target: Path, force: bool) -> None:
             f"{target} holds more than a bundle ({', '.join(foreign[:5])}), which --force would "
             "delete; choose another folder."
         )
-
-
-def _folder_of(path: Path) -> Path:
-    return path / "student" if (path / "student").is_dir() else path
 
 
 def _digest(path: Path) -> str:

@@ -101,7 +101,8 @@ def _training(training: dict[str, Any]) -> list[str]:
     for name, stage in stages.items():
         losses = ", ".join(key for key, on in (stage.get("losses") or {}).items() if on)
         steps = (ran.get(name) or {}).get("steps", "")
-        teacher = stage.get("teacher") or "labels"
+        teachers = [stage.get("teacher"), *(stage.get("co_teachers") or [])]
+        teacher = ", ".join(str(one) for one in teachers if one) or "labels"
         row = (name, stage.get("trains"), teacher, stage.get("images"), losses, steps)
         lines.append(f"| {' | '.join(map(_cell, row))} |")
     target = experiment.get("target") or {}
