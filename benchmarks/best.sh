@@ -14,7 +14,7 @@ echo "extends: best" > "$out/best-dashcam.yaml"
 
 for subset in first:64 even:64; do
     here=("${common[@]}" --out "$out/${subset%%:*}" --target.subset "$subset")
-    spiritseg compare finetune-pretrained best --seeds 5 "${here[@]}"
+    spiritseg compare finetune-pretrained best best-long --seeds 5 "${here[@]}"
     spiritseg compare best best-fast --seeds 3 "${here[@]}"
     spiritseg compare best esd best-scratch --seeds 2 "${here[@]}"
     spiritseg compare best "$out/best-dashcam.yaml" --seeds 2 "${here[@]}" \
