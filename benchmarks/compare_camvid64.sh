@@ -22,7 +22,7 @@ spiritseg report "$out"
 spiritseg compare baseline "${common[@]}" --out "$out-same-time" --stages.supervised.max_steps 900
 if [ -n "${WEIGHTS:-}" ]; then
     spiritseg compare baseline ct sd esd "${common[@]}" --out "$out-vgg16" \
-        --networks.teacher.extractor.name vgg16 --networks.teacher.extractor.strides '[]' \
+        --networks.teacher.extractor.name vgg16 \
         --networks.teacher.extractor.weights "$WEIGHTS/vgg16_hed_bsds500.safetensors"
     spiritseg report "$out-vgg16"
 fi

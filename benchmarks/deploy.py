@@ -22,12 +22,12 @@ from pathlib import Path
 import numpy as np
 
 import spiritseg
-from spiritseg.deploy.bench import in_turn, int8_instructions, product_rates
 from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.export import build
 from spiritseg.deploy.predict import predict
 from spiritseg.deploy.runtime import open_runtime
 from spiritseg.deploy.sources import find_images
+from spiritseg.deploy.timing import in_turn, int8_instructions, matrix_products, product_rate
 from spiritseg.inference import Student
 from spiritseg.models import Segmenter
 from spiritseg.models.bundle import BundleInfo
@@ -73,9 +73,9 @@ def measure_networks(options: argparse.Namespace) -> None:
             build(Student(network, _INFO), card, "onnx", path, pictures)
             runtime = open_runtime(path, options.threads)
             works[f"{name} {precision}"] = partial(runtime.forward, image)
-    products = {f"product {k}": v for k, v in product_rates(options.threads, _SIDE).items()}
+    products = {f"product {k}": v for k, v in matrix_products(options.threads, _SIDE).items()}
     times = in_turn({**works, **products}, options.rounds, budget_s=600)
-    rates = {k: 2 * _SIDE**3 / min(times[k]) / 1e6 for k in products}
+    rates = {k: product_rate(times[k], _SIDE) for k in products}
     peak = max(rates.values())
     base = statistics.median(times["CT fp32"])
     table: Table = [["network", "GFLOPs", "median ms", "best ms", "GFLOP/s", "of peak %", "CT /"]]

@@ -80,6 +80,14 @@ def test_a_run_folder_leads_to_its_student(bundle: Path) -> None:
     assert spiritseg.load(bundle.parent).classes == INFO.classes
 
 
+def test_a_run_that_has_not_finished_is_told_from_a_wrong_folder(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"cannot read .*student\.json"):
+        spiritseg.load(tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(BundleError, match="has not finished, so it has no student yet"):
+        spiritseg.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     "image", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3), np.float32), torch.zeros(1, 8, 8)]
 )

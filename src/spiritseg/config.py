@@ -373,8 +373,8 @@ class Stage:
             the student's image makes it (weak-to-strong consistency).
         images: target, target+proximity (mixed at the ratio), or proximity.
         ratio: target images to proximity images, r = |Dt| : |Dp|; 0 for proximity only.
-        jitter: strength of the random colours in this stage; none for input.jitter.
-        scale: range of the random resize in this stage; none for input.scale.
+        jitter: strength of the random colours in this stage; null for input.jitter.
+        scale: range of the random resize in this stage; null for input.scale.
         fourier: share of the views of target images that take the light and colours of a
             random proximity image, by its low-frequency amplitudes (FDA); 0 for none. The
             band is fixed at 0.01 of the crop's side: below 100 pixels the means alone are

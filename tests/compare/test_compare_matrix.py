@@ -12,7 +12,7 @@ import pytest
 from spiritseg.cli import main
 from spiritseg.cli.words import read_fields
 from spiritseg.compare import pools
-from spiritseg.compare.matrix import Cell, plan, run
+from spiritseg.compare.matrix import Cell, left_out, plan, run
 from spiritseg.compare.pools import Here, Task, drive
 from spiritseg.errors import ConfigError, RunError
 from spiritseg.recipes import load_experiment
@@ -85,6 +85,15 @@ def test_fields_of_a_stage_go_to_the_recipes_that_have_it() -> None:
     assert baseline.experiment.stages["supervised"].max_steps == 8
     assert list(sd.experiment.stages) == ["mimicry", "head", "all"]
     assert sd.experiment.stages["mimicry"].max_steps == 7
+
+
+def test_fields_that_a_recipe_does_not_have_are_said() -> None:
+    fields = {**IMAGES, "stages.all.max_steps": 7, "networks.teacher.head.name": "none"}
+    fields |= {"esd.stages.head.max_steps": 3}
+    assert left_out(["baseline", "esd", "finetune-pretrained"], fields) == {
+        "baseline": ["stages.all.max_steps"],
+        "finetune-pretrained": ["stages.all.max_steps", "networks.teacher.head.name"],
+    }
 
 
 def test_fields_of_a_recipe_go_to_it_alone() -> None:

@@ -23,7 +23,8 @@ from spiritseg.compare.matrix import plan, run
 from spiritseg.compare.measured import Images, head_only
 from spiritseg.compare.paper import TABLE_II, TABLE_III
 from spiritseg.compare.report import report
-from spiritseg.compare.results import read_runs, rows_of, settings_of
+from spiritseg.compare.results import Row, Run, read_runs, rows_of, settings_of
+from spiritseg.compare.sections import cautions
 from spiritseg.config import Extractor, Head, Network
 from spiritseg.data.datasets import open_domains
 from spiritseg.errors import BundleError, ConfigError, RunError
@@ -347,3 +348,19 @@ def test_the_front_names_every_network_of_every_panel(planted: Planted) -> None:
         float(line.get_xdata()[0]) for line in panels[2].lines if len(line.get_xdata()) == 1
     }
     assert {6.0, 7.0} <= drawn_at
+
+
+def _row(recipe: str, **fields: int) -> Row:
+    given = {name.replace("__", "."): value for name, value in fields.items()}
+    experiment = load_experiment(recipe, given, complete=False)
+    return Row(recipe, {0: Run(Path(), recipe, experiment, {}, {})})
+
+
+def test_unequal_budgets_are_said() -> None:
+    rows = {"S": _row("baseline"), "SD": _row("sd"), "CT": _row("ct")}
+    assert cautions(rows) == []
+    rows["SD"] = _row("sd", stages__all__max_steps=20)  # and 100 of the head
+    said = ["Unequal budgets. Supervised steps: S 300, SD 120, CT 300."]
+    assert cautions(rows) == said
+    rows["best"] = _row("best")  # it sees no label itself, so that steps with labels do not count
+    assert cautions(rows) == said

@@ -2,42 +2,202 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import importlib.util
+import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
-from spiritseg.deploy.bench import bench, bench_table, in_turn
+import spiritseg
+from spiritseg.deploy import bench as benching
+from spiritseg.deploy import formats
+from spiritseg.deploy.bench import BenchRow, bench
+from spiritseg.deploy.bench_tables import aligned_markdown, bench_table, narrow_text
+from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.export import ExportReport
-from spiritseg.errors import ConfigError
+from spiritseg.deploy.graph import DeployedNetwork
+from spiritseg.deploy.timing import in_turn
+from spiritseg.deploy.torch_runtime import TorchRuntime, card_of
+from spiritseg.errors import ConfigError, MissingExtraError
+
+SIZE = (128, 256)  # also that of the images that `bench` calibrates on
 
 
-@pytest.mark.usefixtures("traced")
-def test_a_bundle_and_an_export_in_one_table(exported: ExportReport, student_folder: Path) -> None:
+@pytest.fixture(autouse=True)
+def _small_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benching, "_SIDE", 256)
+
+
+@pytest.fixture
+def _traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare seconds: a graph of one size, traced once for all engines and precisions."""
+    trace = formats._to_onnx
+    kept: dict[tuple[bool, str], onnx.ModelProto] = {}
+
+    def once(module: DeployedNetwork, card: ModelCard) -> onnx.ModelProto:
+        key = (card.preprocess, card.output)
+        if key not in kept:
+            kept[key] = trace(module, dataclasses.replace(card, size=SIZE, dynamic=False))
+        return copy.deepcopy(kept[key])
+
+    monkeypatch.setattr(formats, "_to_onnx", once)
+
+
+@pytest.mark.usefixtures("_traced_once")
+def test_every_engine_and_precision_and_an_export_in_one_table(
+    exported: ExportReport, student_folder: Path
+) -> None:
     said: list[str] = []
     rows = bench(
         [student_folder, exported.paths[0]],
-        sizes=[(64, 96)],
-        runtimes=["torch"],
+        sizes=[SIZE],
+        precisions=["fp32", "int8"],
         threads=1,
         rounds=3,
         report=said.append,
     )
-    assert [(row.student, row.runtime) for row in rows] == [
-        ("student", "torch"),
-        ("student", "onnxruntime"),
+    assert [(row.student, row.runtime, row.precision) for row in rows] == [
+        ("student", "torch", "fp32"),
+        ("student", "onnxruntime", "fp32"),
+        ("student", "onnxruntime", "int8"),
+        ("student", "openvino", "fp32"),
+        ("student", "openvino", "int8"),
+        ("student", "onnxruntime", "fp32"),
     ]
-    bundle, file = rows
-    assert bundle.params == file.params == exported.card.params
-    assert len(bundle.network_ms) == len(bundle.whole_ms) == len(file.whole_ms) == 3
-    assert file.network_ms == []
+    *bundles, file = rows
+    assert {row.params for row in rows} == {exported.card.params}
+    assert [len(row.network_ms) for row in rows] == [3, 3, 3, 3, 3, 0]
+    assert {len(row.whole_ms) for row in rows} == {3}
+    files = [p for p in student_folder.iterdir() if p.is_file()]
+    assert bundles[0].bytes == sum(p.stat().st_size for p in files)
     assert file.bytes == exported.bytes
-    assert file.gflops == pytest.approx(bundle.gflops, rel=0.1)
+    assert bundles[2].bytes < bundles[1].bytes
     for row in rows:
-        assert row.memory_mib is None or 0 < row.memory_mib < 2000
-        assert 0 < row.share < 1.5
-    table = bench_table(rows)
-    assert {len(line) for line in table} == {len(table[0])}
-    assert said[-1].startswith("measuring 64x96")
+        assert file.gflops == pytest.approx(row.gflops, rel=0.1)
+        if sys.platform == "linux":
+            assert row.memory_mib is not None
+            assert 0 < row.memory_mib < 2000
+        assert row.share > 0
+    assert said[-1].startswith("measuring 128x256")
+
+
+class _Recorded(TorchRuntime):
+    """A file that tells what it was given."""
+
+    def forward(self, images: np.ndarray) -> np.ndarray:
+        self.shapes.add(images.shape)
+        return super().forward(images)
+
+    shapes: set[tuple[int, ...]]
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+@pytest.mark.parametrize("preprocess", [True, False])
+def test_a_file_of_fixed_size_computes_its_own_size(
+    student_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dynamic: bool,
+    preprocess: bool,
+) -> None:
+    student = spiritseg.load(student_folder)
+    path = tmp_path / "file.onnx"
+    path.write_bytes(b"12345")
+    card = dataclasses.replace(
+        card_of(student, "file", (32, 48)), preprocess=preprocess, dynamic=dynamic
+    )
+    module = DeployedNetwork(student.network, 2, preprocess).eval()
+    runtime = _Recorded(module, card, path, "cpu")
+    runtime.shapes = set()
+    monkeypatch.setattr(benching, "open_runtime", lambda *words, **options: runtime)
+    monkeypatch.setattr(benching, "peak_memory_mib", lambda *words: None)
+    rows = bench([path], [(32, 48), (64, 96)], threads=1, rounds=3, report=lambda line: None)
+    own, twice = rows
+    assert own.gflops == card.gflops
+    assert twice.gflops == pytest.approx(card.gflops * (4 if dynamic else 1))
+    sizes = {(32, 48), (64, 96)} if dynamic else {(32, 48)}
+    wanted = {(1, *size, 3) if preprocess else (1, 3, size[0] // 2, size[1] // 2) for size in sizes}
+    assert runtime.shapes == wanted
+    for row in rows:
+        assert len(row.network_ms) == (0 if preprocess else 3)
+        times = row.whole_ms if preprocess else row.network_ms
+        rate = row.gflops / (sorted(times)[1] / 1e3)
+        assert row.share == pytest.approx(rate / row.peak)
+
+
+def _hide(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name in names else find(name)
+    )
+
+
+def test_engines_that_are_not_installed_are_left_out_of_the_default_alone(
+    student_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _hide(monkeypatch, "openvino", "onnxruntime")
+    monkeypatch.setattr(benching, "peak_memory_mib", lambda *words: None)
+    said: list[str] = []
+    rows = bench([student_folder], [(32, 48)], threads=1, rounds=1, report=said.append)
+    assert [row.runtime for row in rows] == ["torch"]
+    assert [line.split(":")[0] for line in said[:2]] == [
+        "onnxruntime is left out",
+        "openvino is left out",
+    ]
+    assert "spiritseg[deploy,openvino]" in said[1]
+    with pytest.raises(MissingExtraError, match=r"onnxruntime: onnxruntime is not installed"):
+        bench([student_folder], runtimes=["torch", "onnxruntime"])
+
+
+def test_openvino_needs_onnxruntime_to_quantise(
+    student_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _hide(monkeypatch, "onnxruntime")
+    with pytest.raises(MissingExtraError, match="openvino: onnxruntime is not installed"):
+        bench([student_folder], runtimes=["openvino"], precisions=["int8"])
+
+
+def _row(runtime: str, precision: str, size: tuple[int, int] = (512, 1024)) -> BenchRow:
+    times = [1032.21, 1045.32, 1100.0]
+    memory = None if precision == "int8" else 1223.4
+    return BenchRow(
+        "ct", runtime, precision, size, 740_123, 412.62, 2_950_000, memory, [], times, 98
+    )
+
+
+ROWS = [_row("torch", "fp32"), _row("onnxruntime", "int8"), _row("openvino", "fp16", (256, 512))]
+
+
+def test_the_whole_table_and_its_markdown() -> None:
+    table = bench_table(ROWS)
+    assert {len(line) for line in table} == {15}
+    row = dict(zip(table[0], table[1], strict=True))
+    assert (row["params M"], row["file MB"], row["memory MiB"]) == ("0.740", "2.95", "1223")
+    assert (row["network ms"], row["image to mask ms"]) == ("-", "1045.3")
+    assert row["of peak %"] == f"{100 * 412.62 / 1.04532 / 98:.0f}"
+    assert table[2][7] == "-"
+    lines = aligned_markdown(table).splitlines()
+    assert len(lines) == 5
+    assert len({len(line) for line in lines}) == 1
+    assert set(lines[1]) == set("|-: ")
+    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == table[1]
+
+
+@pytest.mark.parametrize("width", [70, 80, 100, 120])
+def test_a_narrow_terminal_gets_whole_lines(width: int) -> None:
+    first, second = narrow_text(ROWS, width).split("\n\n")
+    lines = first.splitlines()
+    assert lines[0] == "ct at 512 x 1024: 0.740 M parameters, 412.62 GFLOPs"
+    assert second.startswith("ct at 256 x 512")
+    assert max(map(len, lines)) <= width
+    assert [line.split()[:2] for line in lines[3:]] == [["torch", "fp32"], ["onnxruntime", "int8"]]
+    assert all("1045.3" in line for line in lines[3:])
+    assert ("1094.5" in first) == (width >= 80)  # the percentile goes where there is no room
+    assert len({len(line) for line in lines[1:]}) == 1
 
 
 def test_works_are_timed_in_turn() -> None:
@@ -55,6 +215,8 @@ def test_works_are_timed_in_turn() -> None:
         ({"precisions": ["int4"]}, "Did you mean int8"),
         ({"runtimes": ["torch"], "precisions": ["int8"]}, "no engine offers"),
         ({"sizes": [(4, 4)]}, "16 pixels"),
+        ({"threads": -1}, "1 or more, got -1"),
+        ({"threads": 0}, "1 or more, got 0"),
     ],
 )
 def test_wrong_options_are_one_clear_error(

@@ -5,19 +5,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import spiritseg
+from spiritseg.deploy import export as exporting
 from spiritseg.deploy import graph
+from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.export import ExportReport, export
 from spiritseg.deploy.runtime import Runtime, open_runtime
-from spiritseg.deploy.self_check import CheckImages, check, open_check_images
-from spiritseg.errors import BundleError, ConfigError, RunError
+from spiritseg.deploy.self_check import Check, CheckImages, check, open_check_images
+from spiritseg.errors import BundleError, ConfigError, DataError, RunError
 from spiritseg.inference import Student
 from spiritseg.pixels import Pixels
 
@@ -236,6 +240,74 @@ def test_what_is_not_offered_is_one_clear_error(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         export(student_folder, **words)  # type: ignore[arg-type]
+
+
+class _Seen:
+    """What reaches the exporter and the check, which do nothing here."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(exporting, "build", self._build)
+        monkeypatch.setattr(exporting, "_compare", self._compare)
+
+    def _build(
+        self, student: Student, card: ModelCard, format: str, path: Path, calibration: list[Pixels]
+    ) -> list[Path]:
+        self.size, self.calibration = card.size, [image.shape[:2] for image in calibration]
+        path.write_bytes(b"")
+        return [path]
+
+    def _compare(self, student: Student, path: Path, card: ModelCard, images: CheckImages) -> Check:
+        self.checked = [image.shape[:2] for image in images.images]
+        return Check(0, 0, 1, None, None, len(images.images), images.where)
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> list[Path]:
+    """Pictures of three sizes, and a file that is none."""
+    sizes = {"a.png": (40, 60), "b.png": (48, 64), "c.png": (33, 91)}
+    for name, size in sizes.items():
+        Image.fromarray(np.full((*size, 3), 80, np.uint8)).save(tmp_path / name)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    return [*(tmp_path / name for name in sizes), tmp_path / "broken.png"]
+
+
+@pytest.mark.parametrize("size", [None, (32, 48)])
+@pytest.mark.parametrize("checked_apart", [True, False])
+def test_all_images_have_the_size_of_a_fixed_export(
+    student_folder: Path,
+    mixed: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    size: tuple[int, int] | None,
+    checked_apart: bool,
+) -> None:
+    seen = _Seen(monkeypatch)
+    images = mixed[1:] if checked_apart else None
+    words: dict[str, Any] = {"precision": "int8", "calibrate": mixed, "images": images}
+    report = export(student_folder, size=size, fixed=True, **words)
+    own = size or ((48, 64) if checked_apart else (40, 60))
+    assert report.card.size == seen.size == own
+    assert seen.calibration == [own] * 3
+    assert seen.checked == [own] * (2 if checked_apart else 3)
+    assert report.skipped == (f"{mixed[-1]}: it is not an image file that Pillow knows",)
+
+
+def test_an_export_of_any_size_leaves_images_as_they_are(
+    student_folder: Path, mixed: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = _Seen(monkeypatch)
+    export(student_folder, precision="int8", calibrate=mixed)
+    assert seen.size == (40, 60)
+    assert seen.calibration == seen.checked == [(40, 60), (48, 64), (33, 91)]
+
+
+@pytest.mark.parametrize("option", ["calibrate", "images"])
+def test_no_readable_image_is_an_error_without_a_hint_that_export_lacks(
+    student_folder: Path, mixed: list[Path], option: str
+) -> None:
+    with pytest.raises(DataError, match="no image is left") as caught:
+        export(student_folder, **{option: mixed[-1]})  # type: ignore[arg-type]
+    assert "broken.png" in str(caught.value)
+    assert "--skip-bad" not in str(caught.value)
 
 
 def test_a_wrong_data_set_is_an_error_only_where_it_was_asked_for(student_folder: Path) -> None:

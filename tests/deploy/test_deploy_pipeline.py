@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from spiritseg.deploy.export import ExportReport
 from spiritseg.deploy.pipeline import batches, segmented
 from spiritseg.deploy.predict import predict
-from spiritseg.deploy.runtime import open_runtime
+from spiritseg.deploy.runtime import OnnxRuntime, open_runtime
 from spiritseg.pixels import Pixels, read_pixels
 
 
@@ -78,14 +78,41 @@ def test_an_error_of_a_pass_is_raised_here() -> None:
         list(found)
 
 
-def test_streams_share_the_cores(exported: ExportReport, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
-    path = exported.paths[0]
-    assert open_runtime(path).streams == 1
-    assert open_runtime(path, streams=0).streams == 4
-    assert open_runtime(path, threads=4, streams=0).streams == 2
-    assert open_runtime(path, threads=16, streams=0).streams == 1
-    assert open_runtime(path, streams=3).streams == 3
+@pytest.mark.parametrize(
+    ("cores", "threads", "streams", "wanted"),
+    [
+        (8, None, 1, (1, 0)),  # 0: the engine's own choice
+        (8, 3, 1, (1, 3)),
+        (8, None, 0, (4, 2)),
+        (6, None, 0, (4, 1)),
+        (2, None, 0, (2, 1)),
+        (1, None, 0, (1, 1)),
+        (8, None, 3, (3, 2)),
+        (1, None, 3, (3, 1)),
+        (8, 1, 0, (1, 1)),
+        (8, 2, 0, (2, 1)),
+        (8, 4, 0, (4, 1)),
+        (8, 16, 0, (4, 4)),
+        (2, 4, 0, (2, 2)),
+        (8, 7, 3, (3, 2)),
+        (2, 3, 3, (3, 1)),
+    ],
+)
+def test_streams_share_the_threads(
+    exported: ExportReport,
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    threads: int | None,
+    streams: int,
+    wanted: tuple[int, int],
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    runtime = open_runtime(exported.paths[0], threads, streams=streams)
+    assert isinstance(runtime, OnnxRuntime)
+    each = runtime._session.get_session_options().intra_op_num_threads
+    assert (runtime.streams, each) == wanted
+    if threads is not None:
+        assert runtime.streams * each <= threads
 
 
 def test_masks_do_not_depend_on_the_streams(

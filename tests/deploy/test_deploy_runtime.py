@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from spiritseg.deploy.card import check_sealed, seal
 from spiritseg.deploy.export import ExportReport, export
 from spiritseg.deploy.runtime import OnnxRuntime, _largest, open_runtime, prepare
-from spiritseg.errors import BundleError, DataError
+from spiritseg.errors import BundleError, ConfigError, DataError
 from spiritseg.pixels import Pixels
 
 
@@ -80,6 +80,16 @@ def test_what_is_no_student_is_one_clear_error(tmp_path: Path, name: str) -> Non
     (tmp_path / "empty").mkdir()
     with pytest.raises(BundleError):
         open_runtime(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "bundle"])
+@pytest.mark.parametrize(("threads", "streams"), [(-1, 1), (0, 0), (None, -1), (2, 3)])
+def test_threads_and_streams_that_cannot_be_are_one_clear_error(
+    exported: ExportReport, student_folder: Path, kind: str, threads: int | None, streams: int
+) -> None:
+    path = exported.paths[0] if kind == "onnx" else student_folder
+    with pytest.raises(ConfigError, match="streams"):
+        open_runtime(path, threads, streams=streams)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 8, 8, 4), (1, 0, 8, 3), (0, 8, 8, 3)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -15,11 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spiritseg.deploy import sources
+from spiritseg.deploy import video_reader
 from spiritseg.deploy.export import ExportReport
 from spiritseg.deploy.predict import predict
 from spiritseg.deploy.runtime import Runtime, open_runtime
-from spiritseg.deploy.sources import Item, VideoReader
+from spiritseg.deploy.sources import Item
+from spiritseg.deploy.video_reader import VideoReader
 from spiritseg.errors import BadImageError
 from spiritseg.pixels import Pixels
 
@@ -131,20 +133,29 @@ def test_videos_that_end_early_or_are_none_are_reported(
     assert 0 < len(_frames(tmp_path / "out/cut.overlay.mp4")) < 12
 
 
-def test_a_turned_video_is_segmented_as_it_is_shown(scenes: list[Pixels]) -> None:
-    class Turned:
-        rotation = -90  # counter-clockwise, so a quarter turn clockwise
-
-        def to_ndarray(self, format: str) -> Pixels:
-            return scenes[0]
-
-    assert np.array_equal(sources.upright(Turned()), np.rot90(scenes[0], -1))
+def test_a_turned_video_is_segmented_as_it_is_shown(
+    runtime: Runtime, video: Path, tmp_path: Path
+) -> None:
+    data = bytearray(video.read_bytes())
+    at = data.index(b"tkhd") + 44  # of the picture: its matrix, after version, times and layer
+    assert data[at : at + 36] == struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    clockwise = (0, 1 << 16, 0, -(1 << 16), 0, 0, 96 << 16, 0, 1 << 30)  # right becomes down
+    data[at : at + 36] = struct.pack(">9i", *clockwise)
+    turned = tmp_path / "turned.mp4"
+    turned.write_bytes(data)
+    report = predict(runtime, turned, tmp_path / "out", frames=2, progress=False)
+    assert (report.frames, report.skipped) == (2, [])
+    for number, (_, pixels) in enumerate(_frames(video)[:2]):
+        shown = np.ascontiguousarray(np.rot90(pixels, -1))
+        assert shown.shape == (128, 96, 3)
+        mask = _png(tmp_path / f"out/turned.mp4/{number:06d}.png")
+        assert np.array_equal(mask, runtime.masks(shown[None])[0])
 
 
 def test_a_camera_runs_until_it_is_told_to_stop(
     runtime: Runtime, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "camera_address", lambda number: (str(video), "mp4"))
+    monkeypatch.setattr(video_reader, "camera_address", lambda number: (str(video), "mp4"))
     out = tmp_path / "out"
     report = predict(runtime, "camera:0", out, "video", frames=3, progress=False)
     assert (report.frames, report.skipped) == (3, [])
@@ -156,7 +167,7 @@ def test_a_camera_runs_until_it_is_told_to_stop(
 def test_an_interrupted_camera_keeps_its_film(
     runtime: Runtime, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "camera_address", lambda number: (str(video), "mp4"))
+    monkeypatch.setattr(video_reader, "camera_address", lambda number: (str(video), "mp4"))
     masks = type(runtime).masks
 
     def interrupted(self: Runtime, images: Pixels) -> Pixels:

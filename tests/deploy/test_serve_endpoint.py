@@ -12,9 +12,11 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -32,6 +34,16 @@ from spiritseg.deploy.serve.uploads import Limits
 from spiritseg.errors import ConfigError
 
 LIMITS = Limits(mebibytes=2, megapixels=0.5, seconds=4, frames=20, requests=2)
+
+_FORM: dict[str, Any] = {  # of which it is not said how long it is
+    "type": "http",
+    "asgi": {"version": "3.0"},
+    "method": "POST",
+    "path": "/api/predict",
+    "raw_path": b"/api/predict",
+    "query_string": b"",
+    "headers": [(b"content-type", b"multipart/form-data; boundary=x")],
+}
 
 
 @pytest.fixture
@@ -163,20 +175,24 @@ def test_forms_that_are_none(client: TestClient) -> None:
     assert client.get("/api/nothing").json() == {"error": "Not Found"}
 
 
-def test_a_body_without_a_length_is_stopped(client: TestClient) -> None:
+def test_a_body_without_a_length_is_stopped(app: FastAPI) -> None:
+    head = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n'
     taken = 0
+    sent: list[Any] = []
 
-    def endless() -> Iterator[bytes]:
+    async def receive() -> dict[str, Any]:
         nonlocal taken
-        yield b'--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n'
-        for _ in range(64):
-            taken += 1
-            yield bytes(1 << 20)
+        taken += 1
+        body = head if taken == 1 else bytes(1 << 20)
+        return {"type": "http.request", "body": body, "more_body": True}  # without an end
 
-    kind = {"content-type": "multipart/form-data; boundary=x"}
-    answer = client.post("/api/predict", content=endless(), headers=kind)
-    assert answer.status_code == 413
-    assert "2 MiB" in answer.json()["error"]
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(app(_FORM, receive, send))
+    assert sent[0]["status"] == 413
+    assert b"2 MiB" in sent[1]["body"]
+    assert taken == 4  # the head, 2 MiB, and the one that is too many
 
 
 def test_students_are_compared_on_an_image(client: TestClient) -> None:
@@ -208,6 +224,27 @@ def test_students_are_compared_on_a_video(client: TestClient, kind: str) -> None
     assert np.diff(times) == pytest.approx(0.25, abs=0.01)
 
 
+def test_a_video_whose_clock_has_run_before_it_starts_at_0(client: TestClient) -> None:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mpegts") as container:
+        stream = container.add_stream("libx264", rate=4)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for number in range(8):
+            pixels = np.full((48, 64, 3), 255 * (number % 2), np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = 160 + number, Fraction(1, 4)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with av.open(io.BytesIO(buffer.getvalue()), "r") as source:
+        assert (next(source.decode(video=0)).time or 0) >= 40
+    answer = _send(client, buffer.getvalue(), "compare")
+    assert answer.status_code == 200, answer.text
+    frames = answer.json()["frames"]
+    assert [frame["time"] for frame in frames] == pytest.approx([k / 4 for k in range(8)], abs=1e-3)
+    roads = [frame["area"]["low"]["road"] for frame in frames]
+    assert roads == pytest.approx([k % 2 for k in range(8)], abs=0.03)
+
+
 def test_frames_of_a_video_are_evenly_left_out(students: Students) -> None:
     limits = Limits(seconds=4, frames=5)
     with TestClient(make_endpoint(students, limits)) as client:
@@ -230,9 +267,13 @@ def test_videos_that_cannot_be_used(client: TestClient, students: Students) -> N
         assert _send(small, whole, "compare").status_code == 413
 
 
-def test_nothing_is_kept(client: TestClient, app: FastAPI, tmp_path: Path) -> None:
+def test_nothing_is_kept_and_nothing_touches_the_disk(
+    client: TestClient, app: FastAPI, tmp_path: Path
+) -> None:
+    on_disk: list[object] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(tmp_path))
+        patch.setattr(tempfile.SpooledTemporaryFile, "rollover", lambda file: on_disk.append(file))
         noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8)
         assert len(encoded(noise)) > 1 << 20  # beyond what a form keeps in memory
         assert _send(client, encoded(noise)).status_code == 200
@@ -242,6 +283,7 @@ def test_nothing_is_kept(client: TestClient, app: FastAPI, tmp_path: Path) -> No
             assert _send(client, data).status_code == status
         asyncio.run(_hang_up(app))
         assert list(tmp_path.iterdir()) == []
+    assert on_disk == []
     assert client.get("/api/health").json()["uploads"] == 0
 
 
@@ -258,16 +300,7 @@ async def _hang_up(app: FastAPI) -> None:
 
     async def send(message: object) -> None: ...
 
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "method": "POST",
-        "path": "/api/predict",
-        "raw_path": b"/api/predict",
-        "query_string": b"",
-        "headers": [(b"content-type", b"multipart/form-data; boundary=x")],
-    }
-    await app(scope, receive, send)
+    await app(_FORM, receive, send)
 
 
 def test_an_upload_that_does_not_arrive_is_given_up(students: Students) -> None:
@@ -283,9 +316,7 @@ def test_an_upload_that_does_not_arrive_is_given_up(students: Students) -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        kind = (b"content-type", b"multipart/form-data; boundary=x")
-        scope = {"type": "http", "method": "POST", "path": "/api/predict", "query_string": b""}
-        await app({**scope, "headers": [kind]}, receive, send)
+        await app(_FORM, receive, send)
         return sent
 
     assert asyncio.run(stall())[0]["status"] == 408

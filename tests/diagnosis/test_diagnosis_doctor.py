@@ -113,6 +113,12 @@ def test_all_faults_are_told_at_once(images: Path) -> None:
     assert len(report.problems) == 4  # masks, an image, a folder, a network
 
 
+def test_figures_that_one_image_decides_are_a_warning(images: Path) -> None:
+    said = _said(_images(images, target__val="fraction:0.2"), "warning")
+    assert "val: 2 images; one image is 50 points of HP-Acc" in said
+    assert "target.val" in said
+
+
 def test_missing_root_and_missing_folder(images: Path) -> None:
     report = doctor(load_experiment(images / "tiny.yaml", {}, complete=False))
     said = _said(report)

@@ -102,9 +102,10 @@ def test_the_paper_recipes_hold_the_papers_figures() -> None:
     assert (head.channels, head.convolution) == (512, "grouped")
 
 
-def test_esd_is_sd_but_for_its_images() -> None:
+def test_esd_is_sd_but_for_what_the_mimic_sees() -> None:
     found = differences(load_experiment("sd", ROOTS), load_experiment("esd", ROOTS))
-    assert [line.split(":")[0] for line in found] == ["stages.mimicry.images"]
+    fields = ["images", "scale", "views"]
+    assert [line.split(":")[0] for line in found] == [f"stages.mimicry.{f}" for f in fields]
 
 
 @pytest.mark.parametrize(
@@ -311,3 +312,13 @@ def test_importing_the_package_loads_no_torch() -> None:
         "import sys, spiritseg, spiritseg.cli, spiritseg.recipes; sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("word", "found"),
+    [("[]", ()), ("[8]", (8,)), ("[8, 16]", (8, 16)), ("8 16", (8, 16)), ("8,16", (8, 16))],
+)
+def test_a_list_on_the_command_line(word: str, found: tuple[int, ...]) -> None:
+    fields = {"networks.student.extractor.strides": word}
+    experiment = load_experiment("finetune-pretrained", fields, complete=False)
+    assert experiment.networks["student"].extractor.strides == found

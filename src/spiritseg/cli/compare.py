@@ -30,11 +30,13 @@ def run(words: list[str]) -> None:
     overrides = {"trainer.progress": False, **read_fields(rest)}
     if options.skip_bad:
         overrides["input.skip_bad"] = True
-    from spiritseg.compare.matrix import plan
+    from spiritseg.compare.matrix import left_out, plan
     from spiritseg.compare.matrix import run as run_cells
     from spiritseg.errors import RunError, listed
 
     cells = plan(options.recipes, overrides, options.seeds, options.ratios, options.labels)
+    for recipe, fields in left_out(options.recipes, overrides).items():
+        print(f"{recipe} has no {', '.join(fields)}: not set there")
     print(f"{len(cells)} runs in {options.out}", flush=True)
     outcomes = run_cells(
         cells,

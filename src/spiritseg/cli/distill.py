@@ -47,4 +47,5 @@ def run(words: list[str]) -> None:
     if len(result.metrics["test"]["IoU"]) > 2:
         print_table(class_table(result.metrics["test"]))
     print_skipped(result.metrics)
+    print(f"test images: {result.metrics['test']['images']}")
     print(f"student: {result.run_dir / 'student'}")

@@ -33,7 +33,8 @@ def run(words: list[str]) -> None:
             print_table(table)
         print()
     report = Report(sections)
-    found = f"{len(report.problems)} problems, {len(report.warnings)} warnings"
+    counts = (len(report.problems), "problem"), (len(report.warnings), "warning")
+    found = ", ".join(f"{count} {name}{'s' * (count != 1)}" for count, name in counts)
     if report.problems:
         raise ConfigError(f"{found}; mend the problems before spiritseg distill {options.recipe}")
     print(f"{found}; next: spiritseg distill {options.recipe}")

@@ -24,7 +24,11 @@ def run(words: list[str]) -> None:
     parser.add_argument("--format", default="onnx", help="onnx (default), openvino or pt2")
     parser.add_argument("--precision", default="fp32", help="fp32 (default), fp16 or int8")
     parser.add_argument(
-        "--size", type=int, nargs=2, metavar=("H", "W"), help="of the images; default: as they are"
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="of the images; default: the first image's size",
     )
     parser.add_argument("--out", help="the file; default: student-PRECISION.SUFFIX in the run")
     parser.add_argument("--argmax", action="store_true", help="give the mask, not logits")
@@ -41,6 +45,7 @@ def run(words: list[str]) -> None:
     options, rest = parser.parse_known_args(words)
     overrides = read_fields(rest)
     from spiritseg.deploy.export import export
+    from spiritseg.tables import print_skipped
 
     report = export(
         options.student,
@@ -57,6 +62,7 @@ def run(words: list[str]) -> None:
         limit=options.limit,
         trust=options.trust,
     )
+    print_skipped({"skipped": report.skipped})
     found = report.check
     print(f"checked on {found.images} images of {found.where}:")
     if found.max_difference is not None and found.relative_difference is not None:

@@ -30,12 +30,13 @@ def run(words: list[str]) -> None:
     parser.add_argument("--batch", type=int, default=1, help="images of one size at once")
     parser.add_argument("--workers", type=int, default=2, help="threads that decode and encode")
     parser.add_argument("--opacity", type=float, default=0.5, help="of the colours, 0 to 1")
-    parser.add_argument("--threads", type=int, help="of each pass of the network")
+    parser.add_argument("--threads", type=int, help="of the network in all; default: every core")
     parser.add_argument(
         "--streams",
         type=int,
         default=0,
-        help="passes of an .onnx at once on the CPU; 0, the default: one a core, up to 4",
+        help="passes of an .onnx at once on the CPU, which share the threads; 0, the default: "
+        "one a core, up to 4",
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--frames", type=int, default=0, help="stop a video after so many")

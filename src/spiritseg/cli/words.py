@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -13,7 +14,7 @@ __all__ = ["FIELDS", "make_parser", "read_fields"]
 FIELDS = """
 Any field of the recipe can be set by its dotted name, such as --seed 1,
 --stages.mimicry.max_steps 500 or --target.subset even:64. All of them, with what the
-recipe sets: spiritseg distill RECIPE --help. As YAML: --print_config.
+recipe sets: spiritseg distill RECIPE --help; as YAML: spiritseg distill RECIPE --print_config.
 """
 
 
@@ -29,7 +30,7 @@ def make_parser(name: str, command: Callable[..., None]) -> argparse.ArgumentPar
     """
     parser = argparse.ArgumentParser(
         f"spiritseg {name}",
-        description=command.__doc__,
+        description=inspect.getdoc(command),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -16,7 +16,7 @@ from spiritseg.errors import ConfigError, RunError, SpiritsegError, listed
 from spiritseg.files import json_bytes, write_atomically
 from spiritseg.recipes import differences, fingerprint, load_experiment
 
-__all__ = ["MANIFEST", "Cell", "Outcome", "labels_of", "plan", "ratio_of", "run"]
+__all__ = ["MANIFEST", "Cell", "Outcome", "labels_of", "left_out", "plan", "ratio_of", "run"]
 
 MANIFEST = "matrix.json"
 
@@ -149,6 +149,29 @@ def _owner(field: str) -> tuple[str, str] | None:
     return (parts[0], parts[1]) if parts[0] in ("stages", "networks") and parts[1:] else None
 
 
+def _fits(field: str, experiment: Experiment) -> bool:
+    owner = _owner(field)
+    return owner is None or owner[1] in getattr(experiment, owner[0])
+
+
+def left_out(recipes: Sequence[str | Path], overrides: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Say which fields `plan` does not set, since a recipe has no such stage or network.
+
+    Args:
+        recipes: shipped names or .yaml files.
+        overrides: dotted fields for all of them.
+
+    Returns:
+        Dotted fields by recipe; only recipes with some.
+    """
+    known = {str(recipe): load_experiment(recipe, complete=False) for recipe in recipes}
+    given = dict(overrides)
+    for recipe in known:
+        _taken_out(given, Path(recipe).stem)
+    found = {recipe: [f for f in given if not _fits(f, one)] for recipe, one in known.items()}
+    return {recipe: fields for recipe, fields in found.items() if fields}
+
+
 def _check_owners(known: Mapping[str, Experiment], given: Mapping[str, Any]) -> None:
     for field in given:
         if (owner := _owner(field)) is None:
@@ -165,11 +188,7 @@ def _variants(
     labels: Sequence[str | int] | None,
 ) -> Iterator[dict[str, Any]]:
     """Yield the fields of a recipe's cells, but for the seed."""
-    own = {
-        field: value
-        for field, value in given.items()
-        if (owner := _owner(field)) is None or owner[1] in getattr(plain, owner[0])
-    }
+    own = {field: value for field, value in given.items() if _fits(field, plain)}
     mixed = _mixed(plain)
     rule = str(given.get("target.subset", plain.target.subset)).partition(":")[0]
     counts: Sequence[str | int | None] = labels or [None]

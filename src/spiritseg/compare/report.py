@@ -11,7 +11,7 @@ from spiritseg.compare.drawing import draw_all, sweep
 from spiritseg.compare.measured import Images, head_only, latencies, refuse_untrusted
 from spiritseg.compare.provenance import provenance
 from spiritseg.compare.results import Row, Run, read_runs, settings_of, write_results
-from spiritseg.compare.sections import Section, gaps, labelled, make_section, verdict
+from spiritseg.compare.sections import Section, cautions, gaps, labelled, make_section, verdict
 from spiritseg.compare.statistics import ALPHA, LEAST_SEEDS, RESAMPLES, Difference
 from spiritseg.compare.tables import tables
 from spiritseg.errors import ConfigError, MissingExtraError, unknown
@@ -77,7 +77,7 @@ def report(
         verdict=verdict(main),
         sections=sections,
         figures=drawn,
-        missing=[*missing, *gaps(main)],
+        missing=[*cautions(main.rows), *missing, *gaps(main)],
         about=about,
         alpha=ALPHA,
         resamples=resamples,

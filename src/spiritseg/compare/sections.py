@@ -16,9 +16,10 @@ from spiritseg.compare.statistics import (
     compare_all,
     sequence_of,
 )
+from spiritseg.config import Experiment
 from spiritseg.tables import Table
 
-__all__ = ["Section", "gaps", "labelled", "make_section", "verdict"]
+__all__ = ["Section", "cautions", "gaps", "labelled", "make_section", "verdict"]
 
 _PICK = "finetune-pretrained"  # what a user would pick instead
 
@@ -134,6 +135,24 @@ def verdict(section: Section) -> dict[str, Any]:
 
 def _is_distilled(row: Row) -> bool:
     return any(stage.teacher is not None for stage in row.first.experiment.stages.values())
+
+
+def cautions(rows: Mapping[str, Row]) -> list[str]:
+    """Say where the rows' budgets differ: steps with labels of the network that is measured."""
+    steps = {title: _supervised(row.first.experiment) for title, row in rows.items()}
+    steps = {title: count for title, count in steps.items() if count}  # distilled alone: no labels
+    if len(set(steps.values())) < 2:
+        return []
+    said = ", ".join(f"{title} {count}" for title, count in steps.items())
+    return [f"Unequal budgets. Supervised steps: {said}."]
+
+
+def _supervised(experiment: Experiment) -> int:
+    return sum(
+        stage.max_steps
+        for stage in experiment.stages.values()
+        if stage.network == experiment.result and stage.losses.cross_entropy is not None
+    )
 
 
 def gaps(section: Section) -> list[str]:

@@ -15,12 +15,12 @@ An image and its mask have the same path but for the folder and the suffix.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from spiritseg.errors import DataError, listed
+from spiritseg.image_files import files_below
 
 __all__ = [
     "KNOWN",
@@ -68,18 +68,7 @@ def find_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[
     Returns:
         The files.
     """
-    found: list[Path] = []
-    seen: set[str] = set()
-    for here, below, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:  # a link that leads back up
-            below.clear()
-            continue
-        seen.add(real)
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        wanted = (n for n in names if n.lower().endswith(tuple(suffixes)) and n[0] != ".")
-        found.extend(Path(here, name) for name in wanted)
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    return files_below(folder, suffixes)
 
 
 def need_folder(path: Path, what: str) -> Path:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ import numpy as np
 from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.memory import peak_memory_mib
 from spiritseg.deploy.runtime import Runtime, open_runtime, prepare
-from spiritseg.errors import ConfigError, unknown
+from spiritseg.deploy.timing import in_turn, matrix_products, product_rate
+from spiritseg.errors import ConfigError, MissingExtraError, unknown
 from spiritseg.pixels import Pixels
-from spiritseg.tables import Table
 
-__all__ = ["BenchRow", "bench", "bench_table", "in_turn", "int8_instructions", "product_rates"]
+__all__ = ["BenchRow", "bench"]
 
 RUNTIMES = ("torch", "onnxruntime", "openvino")
 _OFFERED = {
@@ -29,7 +30,8 @@ _OFFERED = {
     "onnxruntime": ("fp32", "fp16", "int8"),
     "openvino": ("fp32", "fp16", "int8"),
 }
-_WARM_UP = 2
+_EXTRA = {"onnxruntime": "deploy", "openvino": "deploy,openvino"}
+_SIDE = 2048  # of the matrices whose product is the peak
 _EXPORTED = (".onnx", ".xml", ".pt2")
 
 
@@ -43,13 +45,15 @@ class BenchRow:
         precision: fp32, fp16 or int8.
         size: (H, W) of the image; the network sees it after the max-pool.
         params: of the network.
-        gflops: of the network at that size.
+        gflops: of the network at that size; of a file of fixed size at its own, to which the
+            image is brought.
         bytes: of the files.
         memory_mib: peak, above the engine alone; None where unknown.
-        network_ms: times of the network alone, prepared floats to logits; empty for a file
-            that has the preprocessing inside.
+        network_ms: times of the network alone, prepared floats to what it gives; empty for a
+            file that has the preprocessing inside.
         whole_ms: times from the uint8 image to the mask.
-        peak: of the machine, in GFLOP/s: the fastest float32 matrix product of the same run.
+        peak: of the machine, in GFLOP/s: the fastest float32 matrix product beside
+            this size.
     """
 
     student: str
@@ -74,7 +78,7 @@ class BenchRow:
 def bench(
     students: Sequence[str | Path],
     sizes: Sequence[tuple[int, int]] = ((512, 1024),),
-    runtimes: Sequence[str] = RUNTIMES,
+    runtimes: Sequence[str] | None = None,
     precisions: Sequence[str] = ("fp32",),
     *,
     threads: int | None = None,
@@ -93,7 +97,7 @@ def bench(
         students: runs and bundles, which are exported for each engine; or exported files,
             which run as they are.
         sizes: (H, W) of the images, before the max-pool.
-        runtimes: torch, onnxruntime, openvino.
+        runtimes: torch, onnxruntime, openvino; by default those that are installed.
         precisions: fp32, fp16, int8; those that an engine does not offer are left out.
         threads: of the networks; by default all the machine's.
         rounds: passes of each on the clock; fewer where a size takes longer than `budget_s`,
@@ -106,21 +110,13 @@ def bench(
         A row for each student, engine, precision and size.
 
     Raises:
-        ConfigError: an unknown engine or precision, or nothing to measure.
+        ConfigError: an unknown engine or precision, nothing to measure, or no thread.
+        MissingExtraError: an engine that was asked for by name is not installed.
         BundleError: a student cannot be opened.
     """
-    for kind, given, known in (
-        ("runtime", runtimes, RUNTIMES),
-        ("precision", precisions, _OFFERED["onnxruntime"]),
-    ):
-        for name in given:
-            if name not in known:
-                raise ConfigError(unknown(kind, name, known))
-    if not students or not sizes or rounds < 1 or min(min(s) for s in sizes) < 16:
-        raise ConfigError(
-            "bench: expected a student, sizes (H, W) of 16 pixels or more and 1 round or more, "
-            f"got {list(students)}, {list(sizes)} and {rounds}."
-        )
+    _check_options(students, sizes, runtimes, precisions, threads, rounds)
+    if any(Path(student).suffix not in _EXPORTED for student in students):
+        runtimes = _engines(runtimes, precisions, report)
     threads = threads or os.cpu_count() or 1
     _limit_torch(threads)
     rows: list[BenchRow] = []
@@ -129,134 +125,15 @@ def bench(
         for number, student in enumerate(students):
             own = Path(folder) / str(number)
             own.mkdir()
-            entries += _entries(Path(student), own, runtimes, precisions, threads, trust, report)
+            entries += _entries(
+                Path(student), own, runtimes or (), precisions, threads, trust, report
+            )
         if not entries:
             raise ConfigError("bench: no engine offers the chosen precisions.")
         for size in sizes:
             report(f"measuring {size[0]}x{size[1]} ...")
             rows += _measure(entries, size, threads, rounds, budget_s)
     return rows
-
-
-def bench_table(rows: Sequence[BenchRow]) -> Table:
-    """Tabulate rows.
-
-    Args:
-        rows: from `bench`.
-    """
-    table = [
-        [
-            "student",
-            "runtime",
-            "precision",
-            "H x W",
-            "params M",
-            "GFLOPs",
-            "file MB",
-            "memory MiB",
-            "network ms",
-            "p95",
-            "frames/s",
-            "image to mask ms",
-            "p95",
-            "frames/s",
-            "of peak %",
-        ]
-    ]
-    for row in rows:
-        memory = "-" if row.memory_mib is None else f"{row.memory_mib:.0f}"
-        table.append(
-            [
-                row.student,
-                row.runtime,
-                row.precision,
-                f"{row.size[0]} x {row.size[1]}",
-                f"{row.params / 1e6:.3f}",
-                f"{row.gflops:.2f}",
-                f"{row.bytes / 1e6:.2f}",
-                memory,
-                *_figures(row.network_ms),
-                *_figures(row.whole_ms),
-                f"{100 * row.share:.0f}",
-            ]
-        )
-    return table
-
-
-def in_turn(
-    works: Mapping[str, Callable[[], object]], rounds: int, budget_s: float
-) -> dict[str, list[float]]:
-    """Time works in turn, in an order that rotates.
-
-    Args:
-        works: by name.
-        rounds: of each; fewer where the budget is used up, but 3 at least.
-        budget_s: seconds in all.
-
-    Returns:
-        The times of each in ms, round by round.
-    """
-    for work in works.values():
-        for _ in range(_WARM_UP):
-            work()
-    times: dict[str, list[float]] = {name: [] for name in works}
-    names = list(works)
-    started = time.perf_counter()
-    for done in range(rounds):
-        if done >= 3 and time.perf_counter() - started > budget_s:
-            break
-        for name in names:
-            before = time.perf_counter()
-            works[name]()
-            times[name].append((time.perf_counter() - before) * 1e3)
-        names.append(names.pop(0))
-    return times
-
-
-def product_rates(threads: int, side: int = 2048) -> dict[str, Callable[[], object]]:
-    """Return float32 matrix products of `side`, by library: what the machine can do.
-
-    Args:
-        threads: of each.
-        side: of the matrices; a product takes 2 side^3 FLOPs.
-    """
-    import torch
-
-    torch.set_num_threads(threads)
-    values = np.random.default_rng(0).random((side, side), dtype=np.float32)
-    tensor = torch.from_numpy(values)
-    works: dict[str, Callable[[], object]] = {"torch": lambda: torch.mm(tensor, tensor)}
-    try:
-        import onnx
-        import onnxruntime
-    except ImportError:
-        return works
-    kind, shape = onnx.TensorProto.FLOAT, [side, side]
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("MatMul", ["a", "b"], ["c"])],
-        "product",
-        [onnx.helper.make_tensor_value_info("a", kind, shape)],
-        [onnx.helper.make_tensor_value_info("c", kind, shape)],
-        [onnx.numpy_helper.from_array(values, "b")],
-    )
-    opset = [onnx.helper.make_opsetid("", 18)]
-    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=9)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, ["CPUExecutionProvider"]
-    )
-    works["onnxruntime"] = lambda: session.run(None, {"a": values})
-    return works
-
-
-def int8_instructions() -> list[str]:
-    """Name the processor's instructions for 8-bit products; empty where it has none known."""
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:
-        return []
-    return sorted(flags & {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
 
 
 @dataclass(frozen=True)
@@ -284,12 +161,13 @@ def _entries(
         runtime = open_runtime(path, threads, trust=trust)
         beside = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
         size = sum(file.stat().st_size for file in beside)
-        yield _Entry(runtime.card, runtime.name, None, runtime, path, size)
+        bare = None if runtime.card.preprocess else runtime
+        yield _Entry(runtime.card, runtime.name, bare, runtime, path, size)
         return
     from spiritseg.deploy.export import build
     from spiritseg.deploy.graph import DeployedNetwork
     from spiritseg.deploy.torch_runtime import TorchRuntime, card_of
-    from spiritseg.inference import load
+    from spiritseg.inference import bundle_folder, load
 
     student = load(path, trust=trust)
     card = card_of(student, path.resolve().name, (256, 512))
@@ -305,7 +183,8 @@ def _entries(
                 assert isinstance(whole, TorchRuntime)
                 assert isinstance(whole.module, DeployedNetwork)
                 bare = TorchRuntime(whole.module.network, bare_card, path, "cpu")
-                yield _Entry(own, name, bare, whole, path, _bundle_bytes(path))
+                size = sum(f.stat().st_size for f in bundle_folder(path).iterdir() if f.is_file())
+                yield _Entry(own, name, bare, whole, path, size)
                 continue
             suffix = "onnx" if name == "onnxruntime" else "xml"
             format: Any = "onnx" if name == "onnxruntime" else "openvino"
@@ -323,52 +202,95 @@ def _entries(
 def _measure(
     entries: Sequence[_Entry], size: tuple[int, int], threads: int, rounds: int, budget_s: float
 ) -> list[BenchRow]:
-    image = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
     works: dict[str, Callable[[], object]] = {}
     for number, entry in enumerate(entries):
-        if entry.bare is not None:
-            works[f"network {number}"] = _call(entry.bare.forward, prepare(image, entry.card.pool))
-        works[f"whole {number}"] = _call(entry.whole.masks, image)
-    side = 2048
-    products = {f"product {k}": work for k, work in product_rates(threads, side).items()}
-    times = in_turn({**works, **products}, rounds, budget_s)
-    peak = max(2 * side**3 / min(times[name]) / 1e6 for name in products)
-    rows = []
-    for number, entry in enumerate(entries):
         card = entry.card
-        share = size[0] * size[1] / (card.size[0] * card.size[1])
-        rows.append(
-            BenchRow(
-                card.name,
-                entry.runtime,
-                card.precision,
-                size,
-                card.params,
-                card.gflops * share,
-                entry.bytes,
-                peak_memory_mib(entry.path, size, threads),
-                times.get(f"network {number}", []),
-                times[f"whole {number}"],
-                peak,
-            )
+        if entry.bare is not None:
+            own = _noise(size if card.dynamic else card.size)
+            works[f"network {number}"] = partial(entry.bare.forward, prepare(own, card.pool))
+        works[f"whole {number}"] = partial(entry.whole.masks, _noise(size))
+    products = {f"product {k}": work for k, work in matrix_products(threads, _SIDE).items()}
+    times = in_turn({**works, **products}, rounds, budget_s)
+    peak = max(product_rate(times[name], _SIDE) for name in products)
+    return [
+        BenchRow(
+            student=entry.card.name,
+            runtime=entry.runtime,
+            precision=entry.card.precision,
+            size=size,
+            params=entry.card.params,
+            gflops=_gflops(entry.card, size),
+            bytes=entry.bytes,
+            memory_mib=peak_memory_mib(entry.path, size, threads),
+            network_ms=times.get(f"network {number}", []),
+            whole_ms=times[f"whole {number}"],
+            peak=peak,
         )
-    return rows
+        for number, entry in enumerate(entries)
+    ]
 
 
-def _call(work: Callable[[Any], object], given: Any) -> Callable[[], object]:
-    return lambda: work(given)
+def _gflops(card: ModelCard, size: tuple[int, int]) -> float:
+    if not card.dynamic:
+        return card.gflops  # whatever comes, it computes its own size
+    return card.gflops * (size[0] * size[1]) / (card.size[0] * card.size[1])
 
 
-def _figures(times: list[float]) -> list[str]:
-    if not times:
-        return ["-", "-", "-"]
-    median, p95 = statistics.median(times), float(np.percentile(times, 95))
-    return [f"{median:.1f}", f"{p95:.1f}", f"{1e3 / median:.1f}"]
+def _noise(size: tuple[int, int]) -> Pixels:
+    return np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
 
 
-def _bundle_bytes(path: Path) -> int:
-    folder = path / "student" if (path / "student").is_dir() else path
-    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+def _check_options(
+    students: Sequence[str | Path],
+    sizes: Sequence[tuple[int, int]],
+    runtimes: Sequence[str] | None,
+    precisions: Sequence[str],
+    threads: int | None,
+    rounds: int,
+) -> None:
+    for kind, given, known in (
+        ("runtime", runtimes or (), RUNTIMES),
+        ("precision", precisions, _OFFERED["onnxruntime"]),
+    ):
+        for name in given:
+            if name not in known:
+                raise ConfigError(unknown(kind, name, known))
+    if not students or not sizes or rounds < 1 or min(min(s) for s in sizes) < 16:
+        raise ConfigError(
+            "bench: expected a student, sizes (H, W) of 16 pixels or more and 1 round or more, "
+            f"got {list(students)}, {list(sizes)} and {rounds}."
+        )
+    if threads is not None and threads < 1:
+        raise ConfigError(
+            f"threads: expected 1 or more, got {threads}. Without it all cores are used."
+        )
+
+
+def _engines(
+    asked: Sequence[str] | None, precisions: Sequence[str], report: Callable[[str], None]
+) -> list[str]:
+    """Return the engines that students are exported for: those asked for, else the installed."""
+    engines = []
+    for name in RUNTIMES if asked is None else asked:
+        missing = _missing(name, precisions)
+        if not missing:
+            engines.append(name)
+            continue
+        said = f"{', '.join(missing)} is not installed: pip install 'spiritseg[{_EXTRA[name]}]'"
+        if asked is not None:
+            raise MissingExtraError(f"runtime {name}: {said}. Or leave {name} out of --runtimes.")
+        report(f"{name} is left out: {said}")
+    return engines
+
+
+def _missing(runtime: str, precisions: Sequence[str]) -> list[str]:
+    """Name the modules that exporting for an engine and running it lack."""
+    if runtime == "torch":
+        return []
+    needed = ["onnx", "onnxscript", runtime]
+    if "int8" in precisions and runtime != "onnxruntime":
+        needed.append("onnxruntime")  # it quantises
+    return [name for name in needed if importlib.util.find_spec(name) is None]
 
 
 def _scenes() -> list[Pixels]:

@@ -64,6 +64,13 @@ class ModelCard:
     def from_json(cls, text: str, where: object) -> ModelCard:
         """Read a card.
 
+        Args:
+            text: what `to_json` gave.
+            where: what an error calls it.
+
+        Returns:
+            The card.
+
         Raises:
             BundleError: it is of another format, or fields are missing.
         """
@@ -129,6 +136,9 @@ def sidecar(card: ModelCard, files: dict[str, bytes]) -> dict[str, Any]:
     Args:
         card: the model's.
         files: contents by file name.
+
+    Returns:
+        What `read_sidecar` reads, as plain values.
     """
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     return {KEY: json.loads(card.to_json()), "sha256": digests}
@@ -139,6 +149,9 @@ def read_sidecar(path: Path) -> ModelCard:
 
     Args:
         path: the model; its card is the same name and ``.json``.
+
+    Returns:
+        The card.
 
     Raises:
         BundleError: a file is missing, altered, or not ours.

@@ -26,8 +26,8 @@ from spiritseg.deploy.self_check import (
 from spiritseg.deploy.sliced_head import SlicedHead, can_be_sliced
 from spiritseg.deploy.sources import find_images
 from spiritseg.deploy.torch_runtime import card_of
-from spiritseg.errors import ConfigError, DataError, RunError, unknown
-from spiritseg.inference import Student, load
+from spiritseg.errors import BadImageError, ConfigError, DataError, RunError, listed, unknown
+from spiritseg.inference import Student, bundle_folder, load
 from spiritseg.models.heads import StudentHead
 from spiritseg.pixels import Pixels, read_pixels
 
@@ -48,12 +48,14 @@ class ExportReport:
         card: what the export says of itself.
         check: the comparison.
         bytes: of the files.
+        skipped: images to calibrate or check with that could not be read, and were left out.
     """
 
     paths: tuple[Path, ...]
     card: ModelCard
     check: Check
     bytes: int
+    skipped: tuple[str, ...] = ()
 
 
 def export(
@@ -87,13 +89,14 @@ def export(
             "same" padding and open size needs spiritseg.deploy.same_padding where it is loaded).
         precision: fp32; fp16: computes in float16 (openvino: stores), for GPUs and
             accelerators; int8: quantised (onnx, openvino).
-        size: (H, W) of the images that it is traced, checked and calibrated with; by default
-            that of the images themselves.
+        size: (H, W) that it is traced with, and that images to calibrate with are brought to;
+            by default that of the first image to check with, and all images stay as they are.
         out: the file; by default beside the student, as RUN/student-PRECISION.SUFFIX.
         preprocess: False leaves the max-pool and uint8 out: ``image`` is then (N, 3, h, w)
             float32 in [0, 1] after the pool, and the output is on that grid.
         argmax: give the mask instead of logits.
-        fixed: one image of `size` at a time, for engines that want it so.
+        fixed: one image of `size` at a time, for engines that want it so; then all images,
+            those to check with too, are brought to it.
         calibrate: for int8: folder, glob or files of unlabelled images as the student will
             meet them.
         images: further images to check with, where there is no labelled data set.
@@ -109,6 +112,7 @@ def export(
 
     Raises:
         ConfigError: an unknown format or precision, or one that is not offered.
+        DataError: no image to calibrate or check with can be read.
         RunError: the export differs from PyTorch; nothing is left of it.
         BundleError: the student cannot be read.
     """
@@ -116,12 +120,14 @@ def export(
     path = Path(student)
     loaded = load(path, trust=trust)
     target = _target(path, format, precision, out)
-    calibration = _read_some(calibrate, limit, size) if calibrate is not None else []
-    given = _read_some(images, limit, None) if images is not None else []
+    calibration, bad = _read_some(calibrate, limit)
+    given, also_bad = _read_some(images, limit)
     checked_on = open_check_images(loaded, overrides, limit, given or calibration)
-    if size is None:
-        size = (checked_on.images[0].shape[0], checked_on.images[0].shape[1])
-    elif fixed:
+    as_they_are = size is None and not fixed
+    size = size or _size_of(checked_on.images[0])
+    if not as_they_are:
+        calibration = [resize(image, size) for image in calibration]
+    if fixed:
         checked_on = checked_on.resized(size)
     card = dataclasses.replace(
         card_of(loaded, path.resolve().name, size),
@@ -140,7 +146,9 @@ def export(
     except OSError as error:
         raise RunError(f"cannot write {target}: {error.strerror or error}.") from None
     paths = tuple(target.with_name(file.name) for file in files)
-    return ExportReport(paths, card, found, sum(file.stat().st_size for file in paths))
+    written = sum(file.stat().st_size for file in paths)
+    skipped = dict.fromkeys((*bad, *also_bad, *checked_on.skipped))
+    return ExportReport(paths, card, found, written, tuple(skipped))
 
 
 def build(
@@ -203,9 +211,7 @@ def _check_choices(
 def _target(student: Path, format: str, precision: str, out: str | Path | None) -> Path:
     suffix = _SUFFIX[format]
     if out is None:
-        if (student / "student").is_dir():
-            student = student / "student"
-        student = student.resolve()
+        student = bundle_folder(student).resolve()
         return student.with_name(f"{student.name}-{precision}{suffix}")
     target = Path(out)
     if target.suffix != suffix:
@@ -216,13 +222,25 @@ def _target(student: Path, format: str, precision: str, out: str | Path | None) 
 
 
 def _read_some(
-    where: str | Path | Sequence[str | Path], limit: int, size: tuple[int, int] | None
-) -> list[Pixels]:
-    """Read evenly spaced images of folders, globs and files."""
-
+    where: str | Path | Sequence[str | Path] | None, limit: int
+) -> tuple[list[Pixels], list[str]]:
+    """Read evenly spaced images of folders, globs and files; also say which are unreadable."""
+    if where is None:
+        return [], []
     given = [where] if isinstance(where, str | Path) else list(where)
     files = find_images(given)
     if not files:
         raise DataError(f"no images in {', '.join(map(str, given))}.")
-    pixels = [read_pixels(files[number]) for number in spaced(len(files), limit)]
-    return pixels if size is None else [resize(one, size) for one in pixels]
+    pixels, bad = [], []
+    for number in spaced(len(files), limit):
+        try:
+            pixels.append(read_pixels(files[number]))
+        except BadImageError as error:
+            bad.append(f"{error.path}: {error.reason}")
+    if not pixels:
+        raise DataError(f"no image is left; all are unreadable:\n{listed(bad)}")
+    return pixels, bad
+
+
+def _size_of(image: Pixels) -> tuple[int, int]:
+    return image.shape[0], image.shape[1]

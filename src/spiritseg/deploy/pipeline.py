@@ -21,8 +21,12 @@ def batches(pairs: Iterable[tuple[T, Pixels]], most: int) -> Iterator[tuple[list
     """Group neighbours of one size.
 
     Args:
-        pairs: keys and images (H, W, 3).
-        most: images in a group.
+        pairs: keys and images (H, W, 3) uint8.
+        most: images in a group, 1 or more.
+
+    Yields:
+        The keys of a group and its images, in order; none is held back for longer than it
+        takes to fill its group, or to meet an image of another size.
     """
     keys: list[T] = []
     images: list[Pixels] = []

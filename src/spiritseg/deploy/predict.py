@@ -14,11 +14,20 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from spiritseg.deploy.outputs import Kind, VideoWriter, check_kind, claim, plan, write_png
+from spiritseg.deploy.outputs import (
+    Kind,
+    VideoWriter,
+    check_kind,
+    claim,
+    earlier_outputs,
+    plan,
+    write_png,
+)
 from spiritseg.deploy.pipeline import Writers, batches, segmented
 from spiritseg.deploy.progress import Progress
 from spiritseg.deploy.runtime import Runtime, open_runtime
-from spiritseg.deploy.sources import Item, Sound, VideoReader, find_items, read_ahead
+from spiritseg.deploy.sources import Item, find_items, read_ahead
+from spiritseg.deploy.video_reader import Sound, VideoReader
 from spiritseg.errors import BadImageError, ConfigError
 from spiritseg.pixels import Pixels
 
@@ -75,20 +84,22 @@ def predict(
     Args:
         student: a run, a bundle, or an exported file (see `open_runtime`).
         inputs: files, folders, globs, or ``camera:0``, which runs until it is interrupted.
-        out: folder of the outputs, named after the inputs.
+        out: folder of the outputs, named after the inputs. What earlier calls made in it is
+            no input, though a folder or glob leads there.
         kind: mask: class-index PNGs; overlay: coloured PNGs; video: coloured videos with
             their sound (images among the inputs become overlays).
         batch: images of one size through the network at once.
         workers: threads that decode ahead, and as many that encode.
         opacity: of the colours in overlays, 0 to 1.
-        threads: of the network; by default the engine's own choice.
+        threads: of the network in all, over its streams; by default all cores.
         device: cpu or cuda.
-        frames: stop each video and camera after so many; 0 for none.
+        frames: stop each video and camera after so many; 0 for none. A folder holds videos
+            that were cut alike.
         progress: draw a progress bar.
         trust: open a bundle of your own classes, or a .pt2.
-        streams: passes of the network at once, for an .onnx on the CPU; 0 for up to 4, each
-            with its share of the cores. Each needs its own working memory. What is opened
-            already keeps its own.
+        streams: passes of the network at once, for an .onnx on the CPU, each with its share of
+            the threads; 0 for one a core, up to 4 and up to the threads. Each needs its own
+            working memory. What is opened already keeps its own.
 
     Returns:
         What was done, and what was left out.
@@ -96,7 +107,8 @@ def predict(
     Raises:
         ConfigError: a wrong option, or an input that is not there.
         DataError: outputs would collide, or replace inputs.
-        RunError: the folder holds another student's outputs, or cannot be written.
+        RunError: the folder holds outputs of another student or of other options, or files
+            that `predict` did not make under their names, or cannot be written.
         BundleError: the student cannot be opened.
     """
     check_kind(kind)
@@ -107,10 +119,10 @@ def predict(
         )
     out = Path(out)
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-    planned = plan(find_items(given, out), out, kind)
+    planned = plan(find_items(given, out, earlier_outputs(out)), out, kind)
     if not isinstance(student, Runtime):
         student = open_runtime(student, threads, device, trust, streams)
-    claim(out, kind, student.card, opacity)
+    claim(out, kind, student.card, opacity, planned, frames)
     with warnings.catch_warnings(), Progress(progress) as bar:
         # Half a decompression bomb is a warning to Pillow; to us it is a file to leave out.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -182,9 +194,7 @@ class _Job:
 
     def _video(self, item: Item, target: Path) -> None:
         as_file = self.kind == "video"
-        if item.kind == "camera":
-            target = _free(target)  # what a camera sees does not come again
-        elif as_file and target.exists():
+        if as_file and target.exists():
             self.report.kept += 1
             return
         try:
@@ -293,12 +303,3 @@ def _append(
     moment: int | None,
 ) -> None:
     video.write(overlay(image, mask), moment)
-
-
-def _free(target: Path) -> Path:
-    number = 0
-    free = target
-    while free.exists():
-        number += 1
-        free = target.with_name(f"{target.stem}-{number}{target.suffix}")
-    return free

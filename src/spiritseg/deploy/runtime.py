@@ -211,21 +211,24 @@ def open_runtime(
     Args:
         path: an ``.onnx`` (onnxruntime), an ``.xml`` (OpenVINO), a ``.pt2``, a run or a bundle
             (torch, which nothing else needs).
-        threads: of a forward pass on the CPU; by default the engine's own choice.
+        threads: on the CPU in all, over the streams; by default the engine's own choice for
+            one stream, and the machine's cores for several.
         device: cpu or cuda, for ``.onnx``, runs and bundles.
         trust: import your own classes that a bundle names; open a .pt2, which torch may
             unpickle.
         streams: passes that shall run at once, in threads of the caller's, each with its share
-            of the cores; 0 for one a core, 4 at most. An ``.onnx`` on a CPU can; the others
-            run one.
+            of the threads; 0 for one a core, at most 4 and at most the threads. An ``.onnx`` on
+            a CPU can; the others run one.
 
     Returns:
         The student: ``open_runtime(path).masks(images)``.
 
     Raises:
         BundleError: it is missing, altered, truncated, or not of spiritseg.
+        ConfigError: threads or streams that cannot be, or a device that the engine lacks.
         MissingExtraError: its engine is not installed.
     """
+    _check_shares(streams, threads)
     path = Path(path)
     if not path.exists():
         raise BundleError(f"there is no {path}. Expected a run, a bundle, or an exported file.")
@@ -262,15 +265,30 @@ def prepare(images: Pixels, side: int) -> Floats:
     return np.ascontiguousarray(pooled).astype(np.float32) / np.float32(255)
 
 
+def _check_shares(streams: int, threads: int | None) -> None:
+    if streams < 0 or (threads is not None and threads < 1):
+        raise ConfigError(
+            f"expected threads of 1 or more and streams of 0 or more, got {threads} and {streams}."
+        )
+    if threads is not None and streams > threads:
+        raise ConfigError(
+            f"{streams} streams cannot share threads of {threads} in all: give as many threads as "
+            "streams, or fewer streams."
+        )
+
+
 def _shared(streams: int, threads: int | None) -> tuple[int, int | None]:
-    """Choose the streams where they are 0, and what threads each of several has."""
+    """Choose the streams where they are 0, and the threads of each; None is the engine's choice.
+
+    Streams times the threads of each are not more than the threads that were given.
+    """
     if streams == 1:
         return 1, threads
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = cores or 1
-    if not streams:
-        streams = max(1, min(4, cores // (threads or 1)))
-    return streams, threads or max(1, cores // streams)
+    total = threads or cores
+    streams = streams or min(4, cores, total)
+    return streams, max(1, total // streams)
 
 
 def _largest(logits: Array) -> Pixels:

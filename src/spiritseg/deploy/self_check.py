@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from PIL import Image
 
 from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.runtime import Runtime
-from spiritseg.errors import RunError, SpiritsegError
+from spiritseg.errors import DataError, RunError, SpiritsegError
 from spiritseg.inference import Student
 from spiritseg.pixels import Pixels
 
@@ -63,20 +64,29 @@ class CheckImages:
         images: (H, W, 3) uint8 each.
         labels: (H, W) uint8 each, 255 ignored; None where there are none.
         where: they come from, in words.
+        skipped: files of that place that could not be read.
     """
 
     images: Sequence[Pixels]
     labels: Sequence[Labels] | None
     where: str
+    skipped: Sequence[str] = ()
 
     def resized(self, size: tuple[int, int]) -> CheckImages:
-        """Return them at another size (H, W), for an export that takes only that."""
+        """Return them at another size, for an export that takes only that.
+
+        Args:
+            size: (H, W) of all of them.
+
+        Returns:
+            The images resized bilinearly, their labels by nearest neighbour.
+        """
         images = [resize(image, size) for image in self.images]
         labels = self.labels
         if labels is not None:
             box, nearest = (size[1], size[0]), Image.Resampling.NEAREST
             labels = [np.array(Image.fromarray(one).resize(box, nearest)) for one in labels]
-        return CheckImages(images, labels, self.where)
+        return CheckImages(images, labels, self.where, self.skipped)
 
 
 @dataclass(frozen=True)
@@ -227,9 +237,10 @@ class _Tally:
                 given if self.card.preprocess else prepare(given, self.card.pool)
             )
         except Exception as error:  # the engines' own exceptions have no common base
+            other = ", or a fixed size (--fixed)" if self.card.dynamic else ""
             raise RunError(
                 f"{self.runtime.name} cannot run the export on images {given.shape}: {error}. "
-                "Nothing was written. Try another format, or a fixed size (--fixed)."
+                f"Nothing was written. Try another format{other}."
             ) from error
 
     def _on_labels(self, mask: NDArray[Any], labels: Labels) -> torch.Tensor:
@@ -287,25 +298,45 @@ def _labelled(student: Student, overrides: Mapping[str, Any], limit: int) -> Che
     from spiritseg.data.datasets import open_target
 
     experiment = student.experiment(overrides)
-    images = open_target(experiment.target, experiment.input, "test")
+    input = dataclasses.replace(experiment.input, skip_bad=True)
+    images = open_target(experiment.target, input, "test")
     images.classes.require(student.classes)
     chosen = [images[number] for number in spaced(len(images), limit)]
+    if not chosen:
+        raise DataError("the student's experiment has no test images.")
     where = f"the test images of {experiment.target.root or experiment.target.dataset}"
     return CheckImages(
         [image.permute(1, 2, 0).contiguous().numpy() for image, _ in chosen],
         [labels.numpy().astype(np.uint8) for _, labels in chosen],
         where,
+        images.skipped,
     )
 
 
 def spaced(count: int, limit: int) -> list[int]:
-    """Choose up to `limit` of `count` indices, evenly spaced; 0 for all."""
+    """Choose indices, evenly spaced.
+
+    Args:
+        count: how many there are.
+        limit: how many are chosen at the most; 0 for all.
+
+    Returns:
+        Rising indices in [0, count).
+    """
     if limit <= 0 or count <= limit:
         return list(range(count))
     return [int(number * count / limit) for number in range(limit)]
 
 
 def resize(image: Pixels, size: tuple[int, int]) -> Pixels:
-    """Resize an image (H, W, 3) bilinearly to a size (H, W)."""
+    """Resize an image bilinearly.
+
+    Args:
+        image: (H, W, 3) uint8.
+        size: (H, W) of the result.
+
+    Returns:
+        The image at that size, uint8.
+    """
     picture = Image.fromarray(image)
     return np.array(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))

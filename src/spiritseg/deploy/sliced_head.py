@@ -95,7 +95,14 @@ class _Slice(nn.Module):
 
 
 def can_be_sliced(head: object) -> bool:
-    """Whether a head is a `StudentHead` whose channels do not meet, of two slices or more."""
+    """Whether `SlicedHead` can take a head's place.
+
+    Args:
+        head: any module.
+
+    Returns:
+        True for a `StudentHead` whose channels do not meet, of two slices or more.
+    """
     if not isinstance(head, StudentHead) or head.classifier.bias is None:
         return False
     blocks = [block for name, block in _blocks(head.at_quarter) + _blocks(head.at_half)]

@@ -1,41 +1,21 @@
-"""Images, folders, globs, videos and cameras: found, named, and decoded ahead of the network."""
+"""Images, folders, globs, videos and cameras: found and named; images decoded ahead."""
 
 from __future__ import annotations
 
 import glob
-import queue
-import sys
-import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-
-from spiritseg.deploy.video_format import VIDEO_HEAD, video_format
-from spiritseg.errors import BadImageError, ConfigError, MissingExtraError
+from spiritseg.errors import BadImageError, ConfigError
+from spiritseg.image_files import files_below
 from spiritseg.pixels import Pixels, read_pixels
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "VIDEO_SUFFIXES",
-    "Frame",
-    "Item",
-    "Sound",
-    "VideoReader",
-    "find_images",
-    "find_items",
-    "pyav",
-    "read_ahead",
-    "upright",
-]
+__all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "Item", "find_images", "find_items", "read_ahead"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
@@ -57,32 +37,18 @@ class Item:
     kind: Literal["image", "video", "camera"]
 
 
-@dataclass(frozen=True)
-class Frame:
-    """A decoded frame.
-
-    Args:
-        pixels: (H, W, 3) uint8, as it is meant to be seen.
-        time: of its showing, in units of the stream's time base; None where unknown.
-    """
-
-    pixels: Pixels
-    time: int | None
-
-
-@dataclass(frozen=True)
-class Sound:
-    """A packet of a sound track, as it was compressed."""
-
-    packet: Any
-
-
-def find_items(inputs: Sequence[str | Path], out: Path | None = None) -> list[Item]:
+def find_items(
+    inputs: Sequence[str | Path], out: Path | None = None, made: Collection[Path] = ()
+) -> list[Item]:
     """Find what inputs stand for.
 
+    Folders are searched at any depth, through links too; a glob's ``**`` passes by linked
+    folders. What is hidden is left out.
+
     Args:
-        inputs: files, folders (at any depth), globs, or ``camera:0``.
-        out: a folder whose contents no folder or glob brings in.
+        inputs: files, folders, globs, or ``camera:0``.
+        out: a folder; a folder or glob that it lies below does not bring in what is in it.
+        made: files and folders, resolved, that no folder or glob brings in.
 
     Returns:
         The items in the order of the inputs, a folder's sorted; a file that is met again
@@ -91,25 +57,39 @@ def find_items(inputs: Sequence[str | Path], out: Path | None = None) -> list[It
     Raises:
         ConfigError: an input that is not there, or has nothing to segment.
     """
-    found: dict[Path, Item] = {}
+    found: dict[tuple[bool, Path], Item] = {}
     for given in inputs:
-        items = _items(str(given))
-        if out is not None and not Path(given).is_file():
-            root = Path(given).expanduser()
-            if not (root.is_dir() and root.resolve() == out.resolve()):  # `plan` refuses that
-                items = [item for item in items if not _inside(item.path, out)]
+        root, items = _items(str(given))
+        if root is not None and items:
+            below = out if out is not None and _inside(out, root) else None
+            items = [item for item in items if not _is_output(item.path, below, made)]
+            if not items:
+                raise ConfigError(
+                    f"{given}: nothing to segment but what is in --out, or was made by an "
+                    "earlier call. Give the images themselves."
+                )
         if not items:
             raise ConfigError(
                 f"{given}: nothing to segment. Expected images ({' '.join(IMAGE_SUFFIXES)}), "
                 f"videos ({' '.join(VIDEO_SUFFIXES)}), folders or globs of them, or camera:0."
             )
         for item in items:
-            found.setdefault(item.path.resolve(), item)
+            found.setdefault((item.kind == "camera", item.path.resolve()), item)
     return list(found.values())
 
 
 def find_images(inputs: Sequence[str | Path]) -> list[Path]:
-    """Find the image files that inputs stand for; see `find_items`."""
+    """Find the image files that inputs stand for; videos and cameras among them are passed by.
+
+    Args:
+        inputs: files, folders and globs; see `find_items`.
+
+    Returns:
+        The files in the order of the inputs, a folder's sorted, each once.
+
+    Raises:
+        ConfigError: an input that is not there, or has nothing to segment.
+    """
     return [item.path for item in find_items(inputs) if item.kind == "image"]
 
 
@@ -139,168 +119,30 @@ def read_ahead(items: Iterable[Item], workers: int) -> Iterator[tuple[Item, Pixe
                 future.cancel()
 
 
-class VideoReader:
-    """Decodes a video in a thread of its own, a few frames ahead.
-
-    Iterating gives `Frame` and `Sound` in the file's order. Then `problem` says what was
-    wrong with it, if anything.
-
-    Args:
-        item: a video or a camera.
-        ahead: frames that wait at the most; a camera's oldest are dropped instead.
-        sound: whether sound packets are given.
-
-    Raises:
-        BadImageError: it cannot be opened, or has no picture.
-    """
-
-    def __init__(self, item: Item, ahead: int = 8, sound: bool = False) -> None:
-        av = pyav()
-        self._error: type[Exception] = av.error.FFmpegError
-        self.live = item.kind == "camera"
-        file, format = camera_address(str(item.path)) if self.live else _file_format(item.path)
-        try:
-            self._container = av.open(file, format=format)
-        except Exception as error:  # also OSError and ValueError
-            raise BadImageError(item.path, f"it cannot be opened as a video ({error})") from None
-        if not self._container.streams.video:
-            self._container.close()
-            raise BadImageError(item.path, "it has no picture")
-        self.video = self._container.streams.video[0]
-        self.video.thread_type = "AUTO"
-        self.sound = list(self._container.streams.audio) if sound else []
-        self.rate: Fraction = self.video.average_rate or Fraction(25)
-        self.time_base: Fraction = self.video.time_base or 1 / self.rate
-        self.expected = 0 if self.live else self._length()
-        self.problem: str | None = None
-        self._queue: queue.Queue[Frame | Sound | None] = queue.Queue(ahead)
-        self._stopped = threading.Event()
-        self._ended = False
-        self._thread = threading.Thread(target=self._decode, name="decode-video", daemon=True)
-        self._thread.start()
-
-    def __enter__(self) -> VideoReader:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stopped.set()
-        with suppress(queue.Empty):
-            while True:
-                self._queue.get_nowait()
-        self._thread.join(5)
-        if not self._thread.is_alive():  # a camera may hang in its driver
-            self._container.close()
-
-    def __iter__(self) -> Iterator[Frame | Sound]:
-        while not self._ended:
-            try:
-                given = self._queue.get(timeout=0.2)
-            except queue.Empty:
-                continue
-            if given is None:
-                return
-            yield given
-
-    def end(self) -> None:
-        """Let the iteration end soon; safe in a signal handler, which may wait for no lock."""
-        self._ended = True
-
-    def _decode(self) -> None:
-        count = broken = 0
-        try:
-            for packet in self._container.demux(self.video, *self.sound):
-                if packet.stream.type != "video":
-                    if packet.dts is not None:
-                        self._put(Sound(packet))
-                    continue
-                try:
-                    frames = packet.decode()
-                except self._error:
-                    broken += 1
-                    continue
-                for frame in frames:
-                    self._put(Frame(upright(frame), frame.pts))
-                    count += 1
-                if self._stopped.is_set():
-                    return
-        except Exception as error:
-            self.problem = f"it cannot be read to its end ({error}); {count} frames were read"
-        finally:
-            if self.problem is None and not self._stopped.is_set():
-                self.problem = self._shortfall(count, broken)
-            self._put(None)
-
-    def _put(self, value: Frame | Sound | None) -> None:
-        while not self._stopped.is_set():
-            try:
-                self._queue.put(value, timeout=0.0 if self.live else 0.2)
-            except queue.Full:
-                if self.live:  # what is shown shall be now
-                    with suppress(queue.Empty):
-                        self._queue.get_nowait()
-            else:
-                return
-
-    def _length(self) -> int:
-        if self.video.frames:
-            return int(self.video.frames)
-        if self.video.duration:
-            return int(self.video.duration * self.time_base * self.rate + Fraction(1, 2))
-        if self._container.duration:
-            return int(self._container.duration * self.rate / 1_000_000 + Fraction(1, 2))
-        return 0
-
-    def _shortfall(self, count: int, broken: int) -> str | None:
-        exact = bool(self.video.frames)
-        allowed = 0 if exact else max(2, self.expected // 50)  # a duration is a rough count
-        if count + allowed < self.expected:
-            return f"it ends early: {count} frames of {self.expected}"
-        if broken or count == 0:
-            return f"{broken} of its packets are broken; {count} frames were read"
-        return None
-
-
-def _file_format(path: Path) -> tuple[str, str]:
-    try:
-        with path.open("rb") as file:
-            found = video_format(file.read(VIDEO_HEAD))
-    except OSError as error:
-        raise BadImageError(path, f"it cannot be read ({error.strerror})") from None
-    if found is None:
-        raise BadImageError(path, "it cannot be opened as a video (its first bytes are of none)")
-    return str(path), found
-
-
-def camera_address(number: str) -> tuple[str, str]:
-    """Return FFmpeg's name and format of a camera on this system."""
-    if sys.platform == "darwin":
-        return number, "avfoundation"
-    if sys.platform == "win32":
-        return f"video={number}", "dshow"
-    return f"/dev/video{number}", "v4l2"
-
-
-def _items(given: str) -> list[Item]:
+def _items(given: str) -> tuple[Path | None, list[Item]]:
+    """Return what an input stands for, and the folder that was searched, if one was."""
     if given.startswith(_CAMERA):
         number = given.removeprefix(_CAMERA)
-        return [Item(Path(number), f"camera-{number}", "camera")] if number else []
-    path = Path(given).expanduser()
+        return None, [Item(Path(number), f"camera-{number}", "camera")] if number else []
+    try:
+        path = Path(given).expanduser()
+    except RuntimeError as error:  # ~nobody
+        raise ConfigError(f"{given}: {error}.") from None
     if path.is_dir():
-        return _within(path, sorted(path.rglob("*")))
+        return path, _within(path, files_below(path, IMAGE_SUFFIXES + VIDEO_SUFFIXES))
     if path.is_file():
-        return [Item(path, path.name, "video" if _is_video(path) else "image")]
-    if glob.has_magic(given):
-        fixed = path
-        while glob.has_magic(str(fixed)):
-            fixed = fixed.parent
-        files = sorted(Path(name) for name in fixed.glob(str(path.relative_to(fixed))))
-        return _within(fixed, files)
-    raise ConfigError(f"{given}: there is no such file or folder.")
+        return None, [Item(path, path.name, "video" if _is_video(path) else "image")]
+    if not glob.has_magic(given):
+        raise ConfigError(f"{given}: there is no such file or folder.")
+    if any("**" in part and part != "**" for part in path.parts):
+        raise ConfigError(
+            f"{given}: ** stands for folders at any depth, and for nothing else beside it. Write "
+            "NAME/**/*.png for files at any depth, NAME/*.png for those of one folder."
+        )
+    fixed = path
+    while glob.has_magic(str(fixed)):
+        fixed = fixed.parent
+    return fixed, _within(fixed, sorted(fixed.glob(str(path.relative_to(fixed)))))
 
 
 def _within(root: Path, files: Iterable[Path]) -> list[Item]:
@@ -315,7 +157,15 @@ def _within(root: Path, files: Iterable[Path]) -> list[Item]:
 
 
 def _inside(path: Path, folder: Path) -> bool:
+    """Whether it lies below the folder, at any depth."""
     return folder.resolve() in path.resolve().parents
+
+
+def _is_output(path: Path, out: Path | None, made: Collection[Path]) -> bool:
+    if out is not None and _inside(path, out):
+        return True
+    real = path.resolve()
+    return bool(made) and (real in made or any(folder in made for folder in real.parents))
 
 
 def _is_video(path: Path) -> bool:
@@ -329,26 +179,3 @@ def _read(path: Path) -> Pixels | str:
         return error.reason
     except MemoryError:
         return "there is not enough memory for it"
-
-
-def upright(frame: Any) -> Pixels:
-    """Decode a frame to RGB, turned as its display matrix says (degrees counter-clockwise)."""
-    pixels: Pixels = frame.to_ndarray(format="rgb24")
-    turns = round(getattr(frame, "rotation", 0) / 90) % 4
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
-
-
-def pyav() -> Any:
-    """Import PyAV.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import av
-        import av.error
-    except ImportError:
-        raise MissingExtraError(
-            "videos and cameras need PyAV, which is not installed: pip install 'spiritseg[deploy]'."
-        ) from None
-    return av

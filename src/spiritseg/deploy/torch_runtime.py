@@ -47,9 +47,16 @@ def open_torch(
 
     Args:
         path: where it is.
-        threads: of torch in this process.
+        threads: of torch in this process, 1 or more; by default as they are.
         device: cpu or cuda; a .pt2 stays on the CPU.
         trust: import your own classes that a bundle names; open a .pt2.
+
+    Returns:
+        The student, ready to run.
+
+    Raises:
+        BundleError: it is missing, altered, not of spiritseg, or a .pt2 without trust.
+        ConfigError: the device is unknown, or not there.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -73,7 +80,10 @@ def card_of(student: Student, name: str, size: tuple[int, int]) -> ModelCard:
     Args:
         student: what it is.
         name: how it is called.
-        size: (H, W) of its images.
+        size: (H, W) of its images, which its GFLOPs are counted at.
+
+    Returns:
+        The card of an export with preprocessing, float32 and open sizes.
     """
     pool = student.info.pool
     pooled = (-(-size[0] // pool), -(-size[1] // pool))

@@ -32,6 +32,7 @@ from spiritseg.errors import BadImageError, SpiritsegError, listed
 __all__ = ["Images", "examine_images"]
 
 _SAMPLES = 8  # training images that networks are looked at with
+_FEW = 20  # images of a split: below, one is more than 5 points of HP-Acc
 _SCENES = 24  # scenes of a split that are rendered: the others are like them
 _NO_CLASSES = 2  # assumed where the class map cannot be read
 _ENLARGED = 1.5
@@ -86,6 +87,7 @@ def examine_images(experiment: Experiment) -> Images:
     classes = next((images.classes for images in splits.values()), None)
     if classes is not None:
         _classes(found, classes, looked)
+    _few(found.section, splits)
     _overlap(found.section, splits, proximity)
     if "train" in splits and len(splits["train"]):
         train = splits["train"]
@@ -101,6 +103,16 @@ def examine_images(experiment: Experiment) -> Images:
         empty = UnlabelledImages([])
         found.domains = Domains(target, proximity or (empty, empty), experiment.input)
     return found
+
+
+def _few(section: Section, splits: dict[str, LabelledImages]) -> None:
+    """Warn of figures that a single image decides."""
+    for name in ("val", "test"):
+        if 0 < (count := len(splits.get(name, ()))) < _FEW:
+            section.warn(
+                f"{name}: {count} images; one image is {100 / count:.0f} points of HP-Acc. Give "
+                f"more by target.{name}, such as folder:DIR or fraction:0.3"
+            )
 
 
 def _open_splits(

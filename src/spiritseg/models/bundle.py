@@ -110,6 +110,12 @@ def load_bundle(folder: Path | str, trust: bool = False) -> tuple[Segmenter, Bun
 def bundle_info(folder: Path | str) -> BundleInfo:
     """Read what a bundle says of its network, and nothing else of it.
 
+    Args:
+        folder: as `save_bundle` wrote it.
+
+    Returns:
+        The description.
+
     Raises:
         BundleError: the description is missing, altered, or of another format.
     """
@@ -185,6 +191,12 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
+        run = path.parent
+        if (run / "run.json").is_file() and not (run / "metrics.json").exists():
+            raise BundleError(
+                f"{run} is a run that has not finished, so it has no student yet. The command "
+                "that began it continues it."
+            ) from None
         raise BundleError(
             f"cannot read {path}: {error.strerror}. A bundle is a folder with {_CARD} and "
             f"{_WEIGHTS}; a run keeps its own in RUN/student."

@@ -255,7 +255,7 @@ def _parser(hint: Any) -> Any:
 
 def _leaf(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
     if typing.get_origin(hint) is tuple and isinstance(value, str):
-        value = value.replace(",", " ").split()
+        value = value.strip().removeprefix("[").removesuffix("]").replace(",", " ").split()
     choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
     if choices and value not in choices:
         problems.append(f"{path}: {unknown('value', str(value), map(str, choices))}")

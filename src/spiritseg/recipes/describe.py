@@ -73,7 +73,7 @@ def _kind(hint: Any) -> str:
     if isinstance(hint, type) and not typing.get_args(hint):
         return hint.__name__
     plain = re.sub(r"(\w+\.)+", "", str(hint))
-    return plain.replace("NoneType", "none").replace("None", "none")
+    return plain.replace("NoneType", "null").replace("None", "null")
 
 
 def _shown(value: Any) -> str:

@@ -165,16 +165,22 @@ class _Run:
             report["val"] = self._score(network, "val").as_dict()
         return report
 
+    def _last_val(self, stages: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+        """Take the figures that were measured when the result's last stage had ended."""
+        named = self.experiment.stages.items()
+        last = [name for name, stage in named if stage.network == self.experiment.result][-1:]
+        return stages[last[0]].get("val") if last else None
+
     def _score(self, network: Segmenter, split: str) -> Scores:
         data = self.domains.evaluation(split)
         return score(network, data, self.classes, self.experiment)
 
     def _result(self, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
         experiment, network = self.experiment, self.networks[self.experiment.result]
-        test, val = self._score(network, "test"), self._score(network, "val")
+        test = self._score(network, "test")
         metrics: dict[str, Any] = {
             "test": test.as_dict(),
-            "val": val.as_dict(),
+            "val": self._last_val(stages) or self._score(network, "val").as_dict(),
             "stages": stages,
             "cost": self._cost(network),
             "skipped": self.domains.skipped(),

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import statistics
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -118,13 +120,11 @@ class _Gate:
         try:
             async with (
                 asyncio.timeout(self._limits.patience_s),
-                request.form(max_files=1, max_fields=8, max_part_size=1024) as form,
+                _form(request, self._limits) as form,
             ):
                 file = form.get("file")
                 if not isinstance(file, UploadFile):
-                    raise HTTPException(
-                        422, "expected a form (multipart/form-data) with an image as `file`."
-                    )
+                    raise _no_file()
                 words = {key: value for key, value in form.items() if isinstance(value, str)}
                 data = await file.read()
         except TimeoutError:
@@ -134,6 +134,27 @@ class _Gate:
         if len(data) > self._limits.bytes:
             raise _too_many_bytes(self._limits)
         return data, {**request.query_params, **words}
+
+
+@asynccontextmanager
+async def _form(request: Request, limits: Limits) -> AsyncIterator[FormData]:
+    """Parse a form in memory: left to itself, Starlette puts files above 1 MiB on the disk."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        raise _no_file()
+    async with aclosing(request.stream()) as stream:
+        parser = MultiPartParser(
+            request.headers, stream, max_files=1, max_fields=8, max_part_size=1024
+        )
+        parser.spool_max_size = limits.bytes + _MULTIPART  # _BoundedBody lets no more through
+        try:
+            form = await parser.parse()
+        except MultiPartException as error:
+            raise HTTPException(400, error.message) from None
+    try:
+        yield form
+    finally:
+        await form.close()
 
 
 class _BoundedBody:
@@ -237,6 +258,10 @@ async def _refusal(_: Request, error: Exception) -> JSONResponse:
 def _answer(status: int, message: str) -> JSONResponse:
     headers = {"Retry-After": "5"} if status == 503 else None
     return JSONResponse({"error": message}, status, headers)
+
+
+def _no_file() -> HTTPException:
+    return HTTPException(422, "expected a form (multipart/form-data) with an image as `file`.")
 
 
 def _too_many_bytes(limits: Limits) -> TooLargeError:

@@ -24,7 +24,10 @@ def make_app(students: Students, limits: Limits | None = None) -> FastAPI:
 
     Args:
         students: what is served.
-        limits: of uploads.
+        limits: of uploads; by default those of `Limits`.
+
+    Returns:
+        The application, for any ASGI server.
 
     Raises:
         ConfigError: there is no student.
@@ -73,6 +76,8 @@ def serve(
 
     Raises:
         BundleError: a student cannot be opened.
+        ConfigError: there is no student, threads below 1, or a device that is not there.
+        MissingExtraError: Gradio or a student's engine is not installed.
         RunError: the port is taken.
     """
     from spiritseg.deploy.serve.students import open_students

@@ -56,6 +56,12 @@ class Students:
     def get(self, name: str) -> Runtime:
         """Return a student by its name.
 
+        Args:
+            name: one of `names`.
+
+        Returns:
+            The student.
+
         Raises:
             ConfigError: there is none of this name.
         """
@@ -64,7 +70,18 @@ class Students:
         return self.runtimes[name]
 
     def answer(self, name: str, image: Pixels) -> Answer:
-        """Segment an image (H, W, 3) uint8."""
+        """Segment an image.
+
+        Args:
+            name: of the student.
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            What it found.
+
+        Raises:
+            ConfigError: there is no student of this name.
+        """
         runtime = self.get(name)
         with self._one:
             started = time.perf_counter()
@@ -91,9 +108,17 @@ def open_students(
     Args:
         paths: runs, bundles or exported files. Each is called after its file or run; equal
             names get a number.
-        threads: of a forward pass.
+        threads: of a forward pass on the CPU, 1 or more; by default the engine's own choice.
         device: cpu or cuda.
         trust: open a .pt2, or a bundle of your own classes.
+
+    Returns:
+        The students, in the order of the paths.
+
+    Raises:
+        BundleError: one is missing, altered, truncated, or not of spiritseg.
+        ConfigError: threads below 1, or a device that is not there.
+        MissingExtraError: an engine is not installed.
     """
     found: dict[str, Runtime] = {}
     for given in paths:
@@ -108,7 +133,15 @@ def open_students(
 
 
 def png(mask: Pixels, runtime: Runtime | None = None) -> bytes:
-    """Encode a mask (H, W) as a PNG of class indices, or in the colours of a student."""
+    """Encode a mask as a PNG.
+
+    Args:
+        mask: (H, W) uint8 class indices.
+        runtime: a student in whose colours the mask is shown; None for grey class indices.
+
+    Returns:
+        The file's contents.
+    """
     picture = Image.fromarray(mask)
     if runtime is not None:
         picture.putpalette(np.array(runtime.colours, np.uint8).tobytes())
@@ -118,14 +151,29 @@ def png(mask: Pixels, runtime: Runtime | None = None) -> bytes:
 
 
 def png_url(mask: Pixels, runtime: Runtime) -> str:
-    """Return a coloured mask as a data URL, of the size that the page shows."""
+    """Return a coloured mask for the page.
+
+    Args:
+        mask: (H, W) uint8 class indices.
+        runtime: the student whose colours they are.
+
+    Returns:
+        A data URL of a PNG, whose longer side has 960 pixels at the most.
+    """
     shown = Image.fromarray(mask)
     shown = shown.resize(_box(shown), Image.Resampling.NEAREST)
     return _url("image/png", png(np.asarray(shown), runtime))
 
 
 def jpeg_url(image: Pixels) -> str:
-    """Return an image as a data URL, of the size that the page shows."""
+    """Return an image for the page.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+
+    Returns:
+        A data URL of a JPEG, whose longer side has 960 pixels at the most.
+    """
     shown = Image.fromarray(image)
     buffer = io.BytesIO()
     shown.resize(_box(shown), Image.Resampling.BILINEAR).save(buffer, "JPEG", quality=85)

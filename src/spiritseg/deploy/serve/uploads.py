@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from spiritseg.deploy.sources import pyav, upright
 from spiritseg.deploy.video_format import video_format
+from spiritseg.deploy.video_reader import pyav, upright
 from spiritseg.errors import BadImageError, ConfigError, DataError
 from spiritseg.pixels import Pixels, opened, read_pixels
 
@@ -80,6 +80,12 @@ class Limits:
 def is_video(data: bytes) -> bool:
     """Tell a video from an image by its first bytes.
 
+    Args:
+        data: an upload.
+
+    Returns:
+        True for a video, False for an image.
+
     Raises:
         BadImageError: there is nothing.
         UnknownKindError: it is neither.
@@ -95,6 +101,10 @@ def is_video(data: bytes) -> bool:
 
 def read_still(data: bytes, limits: Limits) -> Pixels:
     """Decode an image; its size is checked first.
+
+    Args:
+        data: an upload, of a kind that `is_video` tells.
+        limits: of its pixels.
 
     Returns:
         (H, W, 3) uint8 RGB, upright.
@@ -116,8 +126,12 @@ def read_still(data: bytes, limits: Limits) -> Pixels:
 def read_video(data: bytes, limits: Limits) -> Iterator[tuple[float, Pixels]]:
     """Decode evenly spaced frames of a video, one at a time; its sound is left alone.
 
+    Args:
+        data: an upload, of a kind that `is_video` tells.
+        limits: of its pixels, its duration, and the frames that are given.
+
     Yields:
-        The time in seconds, and the frame (H, W, 3) uint8 RGB, upright.
+        The time in seconds since the first frame, and the frame (H, W, 3) uint8 RGB, upright.
 
     Raises:
         BadImageError: it cannot be read, or not to its end.
@@ -151,8 +165,12 @@ def _spaced(container: Any, limits: Limits) -> Iterator[tuple[float, Pixels]]:
     step = max(0.1, length / limits.frames)
     rate = float(video.average_rate or 25)
     given = 0
+    start: float | None = None  # a recording's clock may have run for long before it
     for number, frame in enumerate(container.decode(video)):
-        moment = number / rate if frame.time is None else float(frame.time)
+        moment = number / rate
+        if frame.time is not None:
+            start = frame.time - moment if start is None else start
+            moment = float(frame.time - start)
         _check_length(max(moment, number / 240), limits)  # whatever its header says
         if given < limits.frames and moment >= given * step - 1e-3:
             limits.check_size(frame.height, frame.width)  # it may change on the way

@@ -1,0 +1,230 @@
+"""Videos and cameras, decoded ahead of the network in a thread of their own."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from spiritseg.deploy.sources import Item
+from spiritseg.deploy.video_format import VIDEO_HEAD, video_format
+from spiritseg.errors import BadImageError, MissingExtraError
+from spiritseg.pixels import Pixels
+
+__all__ = ["Frame", "Sound", "VideoReader", "camera_address", "pyav", "upright"]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A decoded frame.
+
+    Args:
+        pixels: (H, W, 3) uint8, as it is meant to be seen.
+        time: of its showing, in units of the stream's time base; None where unknown.
+    """
+
+    pixels: Pixels
+    time: int | None
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A packet of a sound track, as it was compressed."""
+
+    packet: Any
+
+
+class VideoReader:
+    """Decodes a video in a thread of its own, a few frames ahead.
+
+    Iterating gives `Frame` and `Sound` in the file's order. Then `problem` says what was
+    wrong with it, if anything.
+
+    Args:
+        item: a video or a camera.
+        ahead: frames that wait at the most; a camera's oldest are dropped instead.
+        sound: whether sound packets are given.
+
+    Raises:
+        BadImageError: it cannot be opened, or has no picture.
+    """
+
+    def __init__(self, item: Item, ahead: int = 8, sound: bool = False) -> None:
+        av = pyav()
+        self._error: type[Exception] = av.error.FFmpegError
+        self.live = item.kind == "camera"
+        file, format = camera_address(str(item.path)) if self.live else _file_format(item.path)
+        try:
+            self._container = av.open(file, format=format)
+        except Exception as error:  # also OSError and ValueError
+            raise BadImageError(item.path, f"it cannot be opened as a video ({error})") from None
+        if not self._container.streams.video:
+            self._container.close()
+            raise BadImageError(item.path, "it has no picture")
+        self.video = self._container.streams.video[0]
+        self.video.thread_type = "AUTO"
+        self.sound = list(self._container.streams.audio) if sound else []
+        self.rate: Fraction = self.video.average_rate or Fraction(25)
+        self.time_base: Fraction = self.video.time_base or 1 / self.rate
+        self.expected = 0 if self.live else self._length()
+        self.problem: str | None = None
+        self._queue: queue.Queue[Frame | Sound | None] = queue.Queue(ahead)
+        self._stopped = threading.Event()
+        self._ended = False
+        self._thread = threading.Thread(target=self._decode, name="decode-video", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopped.set()
+        with suppress(queue.Empty):
+            while True:
+                self._queue.get_nowait()
+        self._thread.join(5)
+        if not self._thread.is_alive():  # a camera may hang in its driver
+            self._container.close()
+
+    def __iter__(self) -> Iterator[Frame | Sound]:
+        while not self._ended:
+            try:
+                given = self._queue.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            if given is None:
+                return
+            yield given
+
+    def end(self) -> None:
+        """Let the iteration end soon; safe in a signal handler, which may wait for no lock."""
+        self._ended = True
+
+    def _decode(self) -> None:
+        count = broken = 0
+        try:
+            for packet in self._container.demux(self.video, *self.sound):
+                if packet.stream.type != "video":
+                    if packet.dts is not None:
+                        self._put(Sound(packet))
+                    continue
+                try:
+                    frames = packet.decode()
+                except self._error:
+                    broken += 1
+                    continue
+                for frame in frames:
+                    self._put(Frame(upright(frame), frame.pts))
+                    count += 1
+                if self._stopped.is_set():
+                    return
+        except Exception as error:
+            self.problem = f"it cannot be read to its end ({error}); {count} frames were read"
+        finally:
+            if self.problem is None and not self._stopped.is_set():
+                self.problem = self._shortfall(count, broken)
+            self._put(None)
+
+    def _put(self, value: Frame | Sound | None) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._queue.put(value, timeout=0.0 if self.live else 0.2)
+            except queue.Full:
+                if self.live:  # what is shown shall be now
+                    with suppress(queue.Empty):
+                        self._queue.get_nowait()
+            else:
+                return
+
+    def _length(self) -> int:
+        if self.video.frames:
+            return int(self.video.frames)
+        if self.video.duration:
+            return int(self.video.duration * self.time_base * self.rate + Fraction(1, 2))
+        if self._container.duration:
+            return int(self._container.duration * self.rate / 1_000_000 + Fraction(1, 2))
+        return 0
+
+    def _shortfall(self, count: int, broken: int) -> str | None:
+        exact = bool(self.video.frames)
+        allowed = 0 if exact else max(2, self.expected // 50)  # a duration is a rough count
+        if count + allowed < self.expected:
+            return f"it ends early: {count} frames of {self.expected}"
+        if broken or count == 0:
+            return f"{broken} of its packets are broken; {count} frames were read"
+        return None
+
+
+def _file_format(path: Path) -> tuple[str, str]:
+    try:
+        with path.open("rb") as file:
+            found = video_format(file.read(VIDEO_HEAD))
+    except OSError as error:
+        raise BadImageError(path, f"it cannot be read ({error.strerror})") from None
+    if found is None:
+        raise BadImageError(path, "it cannot be opened as a video (its first bytes are of none)")
+    return str(path), found
+
+
+def camera_address(number: str) -> tuple[str, str]:
+    """Name a camera as FFmpeg does on this system.
+
+    Args:
+        number: what stands behind ``camera:``.
+
+    Returns:
+        What FFmpeg opens, and in which format.
+    """
+    if sys.platform == "darwin":
+        return number, "avfoundation"
+    if sys.platform == "win32":
+        return f"video={number}", "dshow"
+    return f"/dev/video{number}", "v4l2"
+
+
+def upright(frame: Any) -> Pixels:
+    """Decode a frame to RGB, turned as its display matrix says.
+
+    Args:
+        frame: PyAV's; its rotation is in degrees counter-clockwise, and counts as the nearest
+            quarter turn.
+
+    Returns:
+        (H, W, 3) uint8, as it is meant to be seen.
+    """
+    pixels: Pixels = frame.to_ndarray(format="rgb24")
+    turns = round(getattr(frame, "rotation", 0) / 90) % 4
+    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def pyav() -> Any:
+    """Import PyAV.
+
+    Returns:
+        The module ``av``, with ``av.error``.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import av
+        import av.error
+    except ImportError:
+        raise MissingExtraError(
+            "videos and cameras need PyAV, which is not installed: pip install 'spiritseg[deploy]'."
+        ) from None
+    return av
