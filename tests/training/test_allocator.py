@@ -20,13 +20,13 @@ SCRIPT = f"""
 import json, resource
 from contextlib import suppress
 from pathlib import Path
-import torch
+import numpy as np
 from spiritseg.training.allocator import freed_memory_kept
 
 def faults():
-    "Page faults while a large tensor is made and dropped."
+    "Page faults while a large array is made and dropped; some builds of torch do not ask malloc."
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones({PAGES} * 1024)
+    np.ones({PAGES} * 1024, np.float32)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 def resident():

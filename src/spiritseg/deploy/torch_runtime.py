@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -112,6 +113,9 @@ def card_of(student: Student, name: str, size: tuple[int, int]) -> ModelCard:
 def _load_program(path: Path) -> nn.Module:
     read_sidecar(path)  # first: torch must not even open a file that is not as it was written
     try:
-        return torch.export.load(path).module()
+        with warnings.catch_warnings():
+            # torch's own doing in some versions: it only reads these buffers.
+            warnings.filterwarnings("ignore", "The given buffer is not writable")
+            return torch.export.load(path).module()
     except Exception as error:  # torch raises whatever it stumbles over
         raise BundleError(f"torch cannot load {path}: {error}") from None

@@ -22,10 +22,12 @@ def freed_memory_kept() -> Iterator[None]:
     """Let the C allocator keep what a step frees for the next step; give it back at the end.
 
     By default glibc returns blocks of more than some MiB to the system as soon as they are
-    freed. Each step on a CPU then waits for the system to hand it zeroed pages again:
-    a fifth of the time of a step with a teacher (``benchmarks/skd_step.py``). Other C
-    libraries and systems are left as they are. What is given back at the end is what is
-    free by then.
+    freed. Each step on a CPU then waits for the system to hand it zeroed pages again: a fifth
+    of the time of a step with a teacher (``benchmarks/skd_step.py``), two thirds of a step of
+    Table II's student (``benchmarks/train_step.py``). Other C libraries and systems are left
+    as they are, and so are builds of torch that do not ask malloc (2.11's). Threads beside the
+    main one may still get the largest blocks from the system. What is given back at the end
+    is what is free by then.
 
     Source: mallopt(3), malloc_trim(3).
     """

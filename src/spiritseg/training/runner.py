@@ -254,7 +254,8 @@ def evaluate(
     images = open_target(experiment.target, experiment.input, split)
     images.classes.require(student.info.classes)
     data = EvalData(images, experiment.input)
-    scores = score(student.network, data, list(images.classes.names), experiment)
+    with freed_memory_kept():
+        scores = score(student.network, data, list(images.classes.names), experiment)
     return {**scores.as_dict(), "skipped": images.skipped}
 
 
