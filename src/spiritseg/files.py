@@ -11,12 +11,27 @@ from typing import Any
 
 from spiritseg.errors import RunError
 
-__all__ = ["json_bytes", "without_folders", "write_atomically"]
+__all__ = ["json_bytes", "make_folder", "without_folders", "write_atomically"]
 
 # A rule such as list: (of two letters and more, for C: is a drive), then a path from the root,
 # from a home, from a drive, or one that leads up.
 _RULE = re.compile(r"(?:[\w-]{2,}:)*")
 _OUTSIDE = re.compile(r"[/\\]|~|[A-Za-z]:[/\\]|(?:[^/\\]*[/\\])*\.\.(?:[/\\]|$)")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are not there.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        RunError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make the folder {path}: {error.strerror}.") from None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

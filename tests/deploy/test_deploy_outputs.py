@@ -17,10 +17,11 @@ import pytest
 from PIL import Image
 
 from deploy.serving import Threshold
-from spiritseg.deploy.outputs import Kind, VideoWriter, earlier_outputs
+from spiritseg.deploy.outputs import Kind, earlier_outputs
 from spiritseg.deploy.predict import predict
 from spiritseg.deploy.runtime import Runtime
 from spiritseg.deploy.video_reader import VideoReader
+from spiritseg.deploy.video_writer import VideoWriter
 from spiritseg.errors import ConfigError, RunError
 from spiritseg.pixels import Pixels, read_pixels
 

@@ -1,31 +1,27 @@
-"""Where predictions go: names, masks, overlays, and videos with their sound."""
+"""Where predictions go: their names, whose a folder of them is, and masks and pictures."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from fractions import Fraction
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 from PIL import Image
 
 from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.sources import Item
-from spiritseg.deploy.video_reader import VideoReader, pyav
-from spiritseg.errors import BadImageError, ConfigError, DataError, RunError, listed, unknown
-from spiritseg.files import json_bytes, write_atomically
+from spiritseg.deploy.video_writer import FORMATS
+from spiritseg.errors import ConfigError, DataError, RunError, listed, unknown
+from spiritseg.files import json_bytes, make_folder, write_atomically
 from spiritseg.pixels import Pixels
 
-__all__ = ["Kind", "VideoWriter", "check_kind", "claim", "earlier_outputs", "plan", "write_png"]
+__all__ = ["Kind", "check_kind", "claim", "earlier_outputs", "plan", "write_png"]
 
 Kind = Literal["mask", "overlay", "video"]
 
 _RECORD = ".spiritseg-predict.json"
-_FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 
 
 def plan(items: Sequence[Item], out: Path, kind: Kind) -> list[tuple[Item, Path]]:
@@ -186,129 +182,8 @@ def write_png(path: Path, pixels: Pixels) -> None:
     """
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    _make_folder(path.parent)
+    make_folder(path.parent)
     write_atomically(path, buffer.getvalue())
-
-
-class VideoWriter:
-    """Writes overlays to a video beside the sound of the source, under a name for the while.
-
-    Args:
-        path: the video; it appears under this name when `finish` is called. Its folder is made
-            if it is not there.
-        reader: the source: its rate, times and sound tracks are kept.
-        size: (H, W) of the frames.
-
-    Raises:
-        BadImageError: a sound track is of a kind that the file cannot hold.
-        RunError: it cannot be written; so from every method, and nothing is left of it after
-            `discard`.
-    """
-
-    def __init__(self, path: Path, reader: VideoReader, size: tuple[int, int]) -> None:
-        self.path, self.size = path, size
-        self._part = path.with_name(f".{path.name}.part")
-        self._container: Any = None
-        self._step = max(1, round(1 / (reader.rate * reader.time_base)))
-        self._time_base: Fraction = reader.time_base
-        self._last: int | None = None
-        _make_folder(path.parent)
-        try:
-            with self._writing():
-                self._open(reader)
-        except BaseException:
-            self.discard()
-            raise
-
-    def _open(self, reader: VideoReader) -> None:
-        av = pyav()
-        self._container = av.open(str(self._part), "w", format=_FORMATS[self.path.suffix])
-        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-        stream: Any = self._container.add_stream(codec, rate=reader.rate)
-        stream.height, stream.width = self.size
-        even = self.size[0] % 2 == 0 and self.size[1] % 2 == 0
-        stream.pix_fmt = "yuv420p" if even or codec == "mpeg4" else "yuv444p"
-        stream.codec_context.time_base = reader.time_base
-        if codec == "libx264":
-            stream.options = {"crf": "20", "preset": "veryfast"}
-        else:
-            stream.bit_rate = 8_000_000
-        self._stream = stream
-        self._sound = {track.index: self._kept(track) for track in reader.sound}
-
-    def _kept(self, track: Any) -> Any:
-        try:
-            return self._container.add_stream_from_template(track)
-        except ValueError as error:
-            raise BadImageError(
-                self.path, f"its sound cannot be kept ({error}); rename the video to .mkv"
-            ) from None
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, pyav().error.FFmpegError) as error:
-            raise RunError(
-                f"cannot write {self.path}: {error.strerror or error}. What was written before "
-                "is whole; make room or choose another folder, and start the same command again."
-            ) from None
-
-    def write(self, pixels: Pixels, time: int | None) -> None:
-        """Append a frame.
-
-        Args:
-            pixels: (H, W, 3) uint8 RGB; brought to the video's size if it has another.
-            time: in the source, in units of its time base; None for one step after the last.
-        """
-        if pixels.shape[:2] != self.size:
-            box = (self.size[1], self.size[0])
-            pixels = _resized(pixels, box)
-        if time is None or (self._last is not None and time <= self._last):
-            time = 0 if self._last is None else self._last + self._step
-        frame = pyav().VideoFrame.from_ndarray(pixels, format="rgb24")
-        frame.pts, frame.time_base = time, self._time_base
-        self._last = time
-        with self._writing():
-            self._container.mux(self._stream.encode(frame))
-
-    def sound(self, packet: Any) -> None:
-        """Append a packet of sound as it is.
-
-        Args:
-            packet: PyAV's, of one of the source's sound tracks.
-        """
-        packet.stream = self._sound[packet.stream.index]
-        with self._writing():
-            self._container.mux(packet)
-
-    def finish(self) -> None:
-        """Write what is left and put the video under its name."""
-        with self._writing():
-            self._container.mux(self._stream.encode())
-            self._container.close()
-            self._part.replace(self.path)
-
-    def discard(self) -> None:
-        """Give the video up; nothing is left of it."""
-        try:
-            if self._container is not None:
-                with suppress(Exception):  # it writes what is left, and fails as it did before
-                    self._container.close()
-        finally:
-            with suppress(OSError):
-                self._part.unlink(missing_ok=True)
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot make the folder {path}: {error.strerror}.") from None
-
-
-def _resized(pixels: Pixels, box: tuple[int, int]) -> Pixels:
-    return np.asarray(Image.fromarray(pixels).resize(box))
 
 
 def _name(item: Item, kind: Kind, whole: bool) -> str:
@@ -319,7 +194,7 @@ def _name(item: Item, kind: Kind, whole: bool) -> str:
         return item.name if kind == "mask" else f"{item.name}.overlay"
     suffix = Path(item.name).suffix.lower()
     stem = item.name if whole or item.kind == "camera" else str(Path(item.name).with_suffix(""))
-    return f"{stem}.overlay{suffix if suffix in _FORMATS else '.mkv'}"
+    return f"{stem}.overlay{suffix if suffix in FORMATS else '.mkv'}"
 
 
 def _free(path: Path) -> Path:

@@ -16,7 +16,6 @@ from PIL import Image
 
 from spiritseg.deploy.outputs import (
     Kind,
-    VideoWriter,
     check_kind,
     claim,
     earlier_outputs,
@@ -28,6 +27,7 @@ from spiritseg.deploy.progress import Progress
 from spiritseg.deploy.runtime import Runtime, open_runtime
 from spiritseg.deploy.sources import Item, find_items, read_ahead
 from spiritseg.deploy.video_reader import Sound, VideoReader
+from spiritseg.deploy.video_writer import VideoWriter
 from spiritseg.errors import BadImageError, ConfigError
 from spiritseg.pixels import Pixels
 
