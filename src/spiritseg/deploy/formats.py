@@ -164,8 +164,12 @@ def _clean(model: Any, card: ModelCard) -> None:
 def _quantised(model: Any, card: ModelCard, calibration: Sequence[Pixels]) -> Any:
     """Quantise weights (a scale a channel) and activations (calibrated) to 8 bits."""
     import onnx
-    from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    try:
+        from onnxruntime import quantization
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+    except ImportError:
+        raise _missing("onnxruntime", "deploy") from None
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # untyped base
         def __init__(self) -> None:
