@@ -19,6 +19,7 @@ from spiritseg.data.datasets import Domains
 from spiritseg.data.mixing import StageBatches, StageData
 from spiritseg.models import Segmenter
 from spiritseg.models.ensemble import stage_teacher
+from spiritseg.training.allocator import freed_memory_kept
 from spiritseg.training.measure import layer_statistics
 from spiritseg.training.optim import build_optimizer
 from spiritseg.training.stage import StageModule
@@ -104,7 +105,8 @@ def measure_stage(
         teacher.to(device)
         if experiment.trainer.channels_last:
             teacher.to(memory_format=torch.channels_last)
-    return _measured(module, data, experiment, device)
+    with freed_memory_kept():  # as in a run
+        return _measured(module, data, experiment, device)
 
 
 def _measured(
