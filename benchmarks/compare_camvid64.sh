@@ -20,6 +20,8 @@ spiritseg compare baseline sd finetune-pretrained --labels 16 32 64 128 all "${c
 spiritseg report "$out"
 
 spiritseg compare baseline "${common[@]}" --out "$out-same-time" --stages.supervised.max_steps 900
+spiritseg compare baseline "${common[@]}" --out "$out-same-time" --stages.supervised.max_steps 900 \
+    --target.subset even:64
 if [ -n "${WEIGHTS:-}" ]; then
     spiritseg compare baseline ct sd esd "${common[@]}" --out "$out-vgg16" \
         --networks.teacher.extractor.name vgg16 \
