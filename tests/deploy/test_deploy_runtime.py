@@ -74,6 +74,31 @@ def test_openvino_files_belong_together(student_folder: Path, tmp_path: Path) ->
         open_runtime(path)
 
 
+SIGNALLED = """
+import gc, os, signal, sys
+from spiritseg.deploy.runtime import open_runtime
+seen = []
+signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+first, second = open_runtime(sys.argv[1]), open_runtime(sys.argv[1])
+del first
+gc.collect()
+del second
+gc.collect()
+os.kill(os.getpid(), signal.SIGINT)
+print(seen)
+"""
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_signal_finds_its_stack_after_openvino_students_went(
+    student_folder: Path, tmp_path: Path
+) -> None:
+    path = export(student_folder, "openvino", out=tmp_path / "a.xml").paths[0]
+    command = [sys.executable, "-c", SIGNALLED, str(path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout.strip()) == (0, "[2]"), run.stderr
+
+
 @pytest.mark.parametrize("name", ["nowhere.onnx", "text.txt", "empty"])
 def test_what_is_no_student_is_one_clear_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "text.txt").write_text("hello")

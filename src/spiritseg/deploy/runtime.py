@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -176,11 +177,22 @@ class OnnxRuntime(Runtime):
         return cast(Array, self._session.run(None, {self._input: images})[0])
 
 
+@cache
+def _openvino_core() -> Any:
+    """Return the process's one ``openvino.Core``, which is never let go.
+
+    A core replaces its thread's signal stack, and when it goes puts back what it found. Of two
+    that go in the order in which they came, the second puts back the first's, which is freed by
+    then: the next signal (Ctrl-C; a loader's worker that ends) kills the process.
+    """
+    return _import("openvino", "openvino").Core()
+
+
 class OpenVinoRuntime(Runtime):
     """An exported ``.xml`` with its ``.bin``, run by OpenVINO; see `open_runtime`."""
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        openvino = _import("openvino", "openvino")
+        core = _openvino_core()
         super().__init__(read_sidecar(path), "openvino", path)
         # Left to itself the engine computes in bfloat16 where the processor has it.
         config: dict[str, Any] = {
@@ -190,7 +202,7 @@ class OpenVinoRuntime(Runtime):
         if threads:
             config["INFERENCE_NUM_THREADS"] = threads
         try:
-            self._compiled = openvino.Core().compile_model(str(path), "CPU", config)
+            self._compiled = core.compile_model(str(path), "CPU", config)
         except RuntimeError as error:
             raise BundleError(f"OpenVINO cannot run {path}: {error}") from None
 
