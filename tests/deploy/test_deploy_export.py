@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -15,14 +15,19 @@ from PIL import Image
 from torch import Tensor
 
 import spiritseg
+from spiritseg.config import Extractor, Head, Network
 from spiritseg.deploy import export as exporting
 from spiritseg.deploy import graph
 from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.export import ExportReport, export
 from spiritseg.deploy.runtime import Runtime, open_runtime
 from spiritseg.deploy.self_check import Check, CheckImages, check, open_check_images
+from spiritseg.deploy.sliced_head import SlicedHead
 from spiritseg.errors import BundleError, ConfigError, DataError, RunError
 from spiritseg.inference import Student
+from spiritseg.models.build import build_networks
+from spiritseg.models.bundle import BundleInfo, save_bundle
+from spiritseg.models.heads import StudentHead
 from spiritseg.pixels import Pixels
 
 SIZES = [(1, 96, 128), (3, 61, 47), (2, 128, 64), (1, 33, 200)]
@@ -142,6 +147,29 @@ def test_int8_is_quantised_and_close(
     assert report.check.equal_labels > 0.9
     assert report.check.where == "the given images"
     assert report.bytes < exported.bytes
+
+
+def test_int8_leaves_a_sliced_head_in_float(pictures: Path, tmp_path: Path) -> None:
+    head = Head("student", channels=128, convolution="grouped")
+    extractor = Extractor("separable", args={"widths": [16, 24, 32, 128], "depths": [0, 0, 0]})
+    networks = {"student": Network(extractor, head)}
+    network = build_networks(networks, 2, seed=1)["student"].eval()
+    colours = ((70, 70, 70), (128, 64, 128))
+    save_bundle(
+        tmp_path / "student",
+        network,
+        BundleInfo(networks, "student", ("background", "road"), colours, pool=2),
+    )
+    report = export(
+        tmp_path / "student", precision="int8", calibrate=pictures, out=tmp_path / "a.onnx"
+    )
+    nodes = list(onnx.load(report.paths[0]).graph.node)
+    made = {output: node.op_type for node in nodes for output in node.output}
+    convs = [node for node in nodes if node.op_type == "Conv"]
+    eighths = [made.get(node.input[0]) == "DequantizeLinear" for node in convs]
+    sliced = SlicedHead(cast(StudentHead, network.head)).convolutions
+    assert eighths == [True] * (len(convs) - sliced) + [False] * sliced
+    assert report.check.equal_labels > 0.9
 
 
 def test_pt2_equals_pytorch_and_asks_for_trust(student_folder: Path, tmp_path: Path) -> None:

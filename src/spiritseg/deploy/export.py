@@ -23,6 +23,7 @@ from spiritseg.deploy.self_check import (
     resize,
     spaced,
 )
+from spiritseg.deploy.shortcuts import make_dense, return_to_blocks
 from spiritseg.deploy.sliced_head import SlicedHead, can_be_sliced
 from spiritseg.deploy.sources import find_images
 from spiritseg.deploy.torch_runtime import card_of
@@ -168,8 +169,12 @@ def build(
     """
     half = card.precision == "fp16" and format != "openvino"
     network = copy.deepcopy(student.network).cpu().float().eval()
-    if format == "onnx" and card.precision != "int8" and can_be_sliced(network.head):
+    if format == "onnx" and can_be_sliced(network.head):
         network.head = SlicedHead(cast(StudentHead, network.head))
+    if card.precision == "int8":
+        make_dense(network)
+    elif format == "onnx":
+        return_to_blocks(network)
     replace_same_padding(network, as_operation=format != "pt2" or card.dynamic)
     module = DeployedNetwork(
         network.half() if half else network,

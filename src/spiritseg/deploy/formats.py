@@ -16,6 +16,7 @@ from spiritseg.deploy.card import KEY, ModelCard, seal, sidecar
 from spiritseg.deploy.graph import DeployedNetwork, trace
 from spiritseg.deploy.runtime import prepare
 from spiritseg.deploy.same_padding import translations
+from spiritseg.deploy.sliced_head import SlicedHead
 from spiritseg.errors import ConfigError, MissingExtraError
 from spiritseg.files import json_bytes, write_atomically
 from spiritseg.pixels import Pixels
@@ -42,7 +43,9 @@ def write_onnx(
     """
     model = _to_onnx(module, card)
     if card.precision == "int8":
-        model = _quantised(model, card, calibration)
+        head = module.network.head
+        sliced = head.convolutions if isinstance(head, SlicedHead) else 0
+        model = _quantised(model, card, calibration, sliced)
     entry = model.metadata_props.add()
     entry.key, entry.value = KEY, card.to_json()
     write_atomically(path, seal(model.SerializeToString()))
@@ -161,7 +164,7 @@ def _clean(model: Any, card: ModelCard) -> None:
             value.type.tensor_type.shape.dim[axis].dim_param = name
 
 
-def _quantised(model: Any, card: ModelCard, calibration: Sequence[Pixels]) -> Any:
+def _quantised(model: Any, card: ModelCard, calibration: Sequence[Pixels], sliced: int = 0) -> Any:
     """Quantise weights (a scale a channel) and activations (calibrated) to 8 bits."""
     import onnx
 
@@ -192,7 +195,7 @@ def _quantised(model: Any, card: ModelCard, calibration: Sequence[Pixels]) -> An
             Reader(),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "Add", "Relu", "Clip", "MaxPool", "Concat", "Resize"],
-            nodes_to_exclude=_kept_float(onnx.load(ready)),
+            nodes_to_exclude=_kept_float(onnx.load(ready), sliced),
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
@@ -202,12 +205,13 @@ def _quantised(model: Any, card: ModelCard, calibration: Sequence[Pixels]) -> An
     return quantised
 
 
-def _kept_float(model: Any) -> list[str]:
+def _kept_float(model: Any, sliced: int) -> list[str]:
     """Name the nodes that stay in float32.
 
     What stands before the first convolution and after the last dense one stays exact: there
     8 bits save no time. Nor do they in between where a convolution has groups and is not
-    depthwise, which no engine has in 8 bits.
+    depthwise, which no engine has in 8 bits. The last ``sliced`` convolutions are those of a
+    sliced head, which has nothing dense but its classifier.
     """
     nodes = list(model.graph.node)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
@@ -216,8 +220,9 @@ def _kept_float(model: Any) -> list[str]:
         number: next((int(a.i) for a in nodes[number].attribute if a.name == "group"), 1)
         for number in convolutions
     }
-    dense = [number for number in convolutions if groups[number] == 1]
-    outside = [*nodes[: convolutions[0]], *nodes[(dense or convolutions)[-1] + 1 :]]
+    trunk = convolutions[: len(convolutions) - sliced]
+    dense = [number for number in trunk if groups[number] == 1]
+    outside = [*nodes[: convolutions[0]], *nodes[(dense or trunk)[-1] + 1 :]]
     kept = {node.name for node in outside}
     makers = {output: node for node in nodes for output in node.output}
     for number, count in groups.items():

@@ -44,6 +44,11 @@ class SlicedHead(nn.Module):
         assert head.classifier.bias is not None
         self.bias = nn.Parameter(head.classifier.bias.detach().clone())
 
+    @property
+    def convolutions(self) -> int:
+        """How many convolutions the exported head has."""
+        return sum(cast(_Slice, part).convolutions for part in self.slices)
+
     def forward(self, features: Tensor, size: Sequence[int]) -> Tensor:
         """Classify features (B, C, h, w); return logits (B, K, H, W) of a size (H, W)."""
         total = self.bias[None, :, None, None]
@@ -77,6 +82,7 @@ class _Slice(nn.Module):
         self.weights = nn.ParameterList(conv.weight.detach()[here].clone() for conv in others)
         self.biases = nn.ParameterList(_bias(conv)[here].clone() for conv in others)
         self.classifier = nn.Parameter(classifier[:, here].clone())
+        self.convolutions = 2 * head.members + len(others) + 1
 
     def forward(self, features: Tensor) -> Tensor:
         total: Tensor | None = None

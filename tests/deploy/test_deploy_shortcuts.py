@@ -1,0 +1,85 @@
+"""A shortcut in another form computes the same, and onnxruntime keeps its layout behind it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+from torchvision.models.resnet import Bottleneck, ResNet
+
+from spiritseg import compact
+from spiritseg.deploy.shortcuts import make_dense, return_to_blocks
+
+SHORTCUTS = [
+    nn.Conv2d(32, 128, 1, groups=32),
+    nn.Conv2d(64, 32, 1, groups=32, bias=False),
+    nn.Conv2d(32, 64, 1, stride=2, groups=16),
+]
+OTHERS = [
+    nn.Conv2d(32, 32, 1, groups=32),  # depthwise
+    nn.Conv2d(32, 32, 1),
+    nn.Conv2d(64, 64, 1, groups=4),  # 16 channels a group: there is a kernel
+    nn.Conv2d(32, 128, 3, groups=32),
+    nn.Conv2d(8, 24, 1, groups=8),  # 24 are not whole blocks
+]
+
+
+def _network() -> nn.Sequential:
+    torch.manual_seed(0)
+    trunk = ResNet(Bottleneck, [2, 2, 1, 1])
+    rows = compact(nn.Sequential(trunk.layer1, trunk.layer2), "spatial")
+    return nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), rows).eval()
+
+
+@pytest.mark.parametrize("conv", SHORTCUTS)
+def test_both_forms_compute_the_same(conv: nn.Conv2d) -> None:
+    images = torch.randn(2, conv.in_channels, 7, 9)
+    plain, dense = nn.Sequential(copy.deepcopy(conv)), nn.Sequential(copy.deepcopy(conv))
+    assert (return_to_blocks(plain), make_dense(dense)) == (1, 1)
+    with torch.no_grad():
+        wanted = conv(images)
+        assert torch.equal(plain(images), wanted)
+        torch.testing.assert_close(dense(images), wanted)
+    assert {module.groups for module in dense.modules() if isinstance(module, nn.Conv2d)} == {1}
+
+
+@pytest.mark.parametrize("conv", OTHERS)
+def test_other_convolutions_stay(conv: nn.Conv2d) -> None:
+    network = nn.Sequential(conv)
+    assert (return_to_blocks(network), make_dense(network)) == (0, 0)
+    assert network[0] is conv
+
+
+def _operations(network: nn.Module, folder: Path) -> list[str]:
+    """Name the operations that onnxruntime makes of a network, and check what they compute."""
+    image, path = torch.randn(1, 3, 16, 24), folder / "network.onnx"
+    program = torch.onnx.export(network, (image,), dynamo=True, input_names=["x"], verbose=False)
+    assert program is not None
+    program.save(path)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.log_severity_level = 3  # that such a file fits this machine only is the point
+    session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+    with torch.no_grad():
+        wanted = network(image).numpy()
+    np.testing.assert_allclose(session.run(None, {"x": image.numpy()})[0], wanted, atol=1e-4)
+    return [node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node]
+
+
+def test_sums_are_taken_along_in_the_blocked_layout(tmp_path: Path) -> None:
+    network = _network()
+    before = _operations(network, tmp_path)
+    if "ReorderInput" not in before:
+        pytest.skip("onnxruntime has no blocked layout on this processor")
+    assert before.count("Add") == 4
+    assert return_to_blocks(network) == 2
+    after = _operations(network, tmp_path)
+    assert after.count("Add") == 0
+    reorders = ("ReorderInput", "ReorderOutput")
+    assert sum(map(after.count, reorders)) < sum(map(before.count, reorders))
