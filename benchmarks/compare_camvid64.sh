@@ -12,8 +12,8 @@ data=${DATA:-../shared/data} out=${OUT:-runs/compare} seeds=${SEEDS:-5} jobs=${J
 common=(--seeds "$seeds" --jobs "$jobs" --evaluation.pictures 0
         --target.root "$data/camvid" --proximity.root "$data/kitti")
 
-spiritseg compare baseline finetune-pretrained ct sd esd "${common[@]}" --out "$out"
-spiritseg compare baseline finetune-pretrained ct sd esd "${common[@]}" --out "$out" \
+spiritseg compare baseline finetune-pretrained logits ct sd esd "${common[@]}" --out "$out"
+spiritseg compare baseline finetune-pretrained logits ct sd esd "${common[@]}" --out "$out" \
     --target.subset even:64
 spiritseg compare esd --ratios 10 5 3 1 0.5 0.2 0 "${common[@]}" --out "$out"
 spiritseg compare baseline sd finetune-pretrained --labels 16 32 64 128 all "${common[@]}" --out "$out"

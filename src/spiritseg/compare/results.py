@@ -29,6 +29,7 @@ _TITLES = {
     "sd": "SD",
     "esd": "ESD",
     "finetune-pretrained": "fine-tuned pretrained",
+    "logits": "logit distillation only",
     "skd-pixel": "pixel-wise distillation only",
     "skd-pixel-pair": "SKD without holistic",
     "skd": "SKD",

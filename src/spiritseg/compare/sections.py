@@ -162,7 +162,7 @@ def gaps(section: Section) -> list[str]:
     lacking = [f"{ratio:g}" for ratio in TABLE_III if ratio not in ratios]
     if lacking:
         gaps.append(f"Table III: no run at r = {', '.join(lacking)}.")
-    for recipe in ("ct", "sd", "esd", _PICK, "skd-pixel"):
+    for recipe in ("ct", "sd", "esd", _PICK, "logits"):
         if all(row.first.recipe.partition("~")[0] != recipe for row in section.rows.values()):
             gaps.append(f"No run of the recipe {recipe}.")
     seeds = {title: len(row.runs) for title, row in section.rows.items()}
