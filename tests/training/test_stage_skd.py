@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -213,6 +214,36 @@ def test_the_critic_steps_beside_the_student(precision: str, tmp_path: Path) -> 
     assert all(not p.requires_grad and p.grad is None for p in module.critic.parameters())
     assert {"loss/holistic", "loss/critic"} <= trainer.callback_metrics.keys()
     assert torch.isfinite(torch.cat([p.flatten() for p in network.parameters()])).all()
+
+
+def test_the_critic_steps_beside_a_student_whose_gradients_are_scaled(tmp_path: Path) -> None:
+    """As 16-mixed does it on a GPU; on a CPU Lightning would take bf16-mixed instead."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)  # the first steps overflow
+    plugin = MixedPrecision("16-mixed", "cpu", scaler)
+    network, teacher = _network(5, 0), _network(5, 1)
+    dtypes = set()
+    module = StageModule("s", _stage(ALL_THREE), network, teacher)
+    assert module.critic is not None
+    # From here on, since a stage looks at the shapes of features first.
+    convolution = next(part for part in network.modules() if isinstance(part, nn.Conv2d))
+    convolution.register_forward_hook(lambda *call: dtypes.add(call[2].dtype))
+    start = [p.clone() for p in network.parameters()]
+    scales, critics = [], []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, *given: object) -> None:
+            assert module.critic is not None
+            now = network.parameters()
+            moved = any(not torch.equal(a, b) for a, b in zip(start, now, strict=True))
+            scales.append((scaler.get_scale(), moved))
+            critics.append(torch.cat([p.flatten() for p in module.critic.parameters()]).clone())
+
+    _fit(module, tmp_path, 40, precision=None, plugins=[plugin], callbacks=[Watch()], max_epochs=99)
+    assert dtypes == {torch.float16}
+    assert scales[0] == (2.0**39, False)  # the student's step was left out ...
+    assert not torch.equal(critics[0], critics[1])  # ... and the critic's was not
+    assert scales[-1][1]
+    assert all(torch.isfinite(p).all() for p in [*network.parameters(), *critics])
 
 
 def test_the_student_follows_the_critic_of_its_own_step(tmp_path: Path) -> None:
