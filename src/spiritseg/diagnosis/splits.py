@@ -16,6 +16,7 @@ from spiritseg.diagnosis.findings import Section
 from spiritseg.evaluation.cost import cost
 from spiritseg.models import Segmenter, splits, teacher
 from spiritseg.models.class_path import is_class_path
+from spiritseg.modes import evaluating
 
 __all__ = ["Split", "examine_splits", "split_points"]
 
@@ -160,13 +161,9 @@ def _timm(name: str, size: tuple[int, int]) -> list[Split]:
 def _layers(network: Segmenter, size: tuple[int, int]) -> list[Split]:
     module = getattr(network.extractor, "module", network.extractor)
     paths = [p for p, _ in module.named_modules() if p and p.count(".") < _DEPTH]
-    modes = {m: m.training for m in network.modules()}
-    try:
-        run = network if network.head is not None else network.extractor
-        found = _run(run.eval(), torch.zeros(1, 3, *size), paths, module)
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
+    run = network if network.head is not None else network.extractor
+    with evaluating(network):
+        found = _run(run, torch.zeros(1, 3, *size), paths, module)
     return [
         Split(
             path,

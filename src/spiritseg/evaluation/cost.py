@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from spiritseg.errors import ConfigError
+from spiritseg.modes import evaluating
 
 __all__ = ["Cost", "cost", "latencies_ms"]
 
@@ -117,7 +118,7 @@ def latencies_ms(
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         for module in modules.values():
-            stack.enter_context(_evaluating(module))
+            stack.enter_context(evaluating(module))
         images = {name: _image(module, size, batch_size) for name, module in modules.items()}
         started = time.perf_counter()
         for _ in range(WARM_UP):
@@ -168,18 +169,6 @@ def _pass_ms(module: nn.Module, images: Tensor) -> float:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module in eval mode, and each of its parts back as it was."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
-
-
-@contextmanager
 def _attributes_kept(module: nn.Module) -> Iterator[None]:
     """Undo what a forward pass keeps on its module, such as a grid of the input's size."""
     before = [(part, dict(part.__dict__)) for part in module.modules()]
@@ -194,7 +183,7 @@ def _attributes_kept(module: nn.Module) -> Iterator[None]:
 def _flops(module: nn.Module, size: tuple[int, int]) -> int:
     device, dtype = _place(module)
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    with torch.no_grad(), _evaluating(module):
+    with torch.no_grad(), evaluating(module):
         try:
             meta = {name: tensor.detach().to("meta") for name, tensor in state.items()}
             image = torch.zeros(1, 3, *size, dtype=dtype, device="meta")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spiritseg.models.segmenter import Segmenter
+from spiritseg.modes import evaluating
 from spiritseg.randomness import seeded
 
 __all__ = ["adapter", "layer_channels"]
@@ -56,13 +57,8 @@ def layer_channels(
     rest = set(layers) - {"features"}
     if not rest:
         return found
-    modes = {module: module.training for module in network.modules()}
     like = next(network.parameters(), torch.zeros(()))
-    try:
-        with torch.no_grad(), seeded(0):
-            images = torch.zeros(1, 3, *size, device=like.device)
-            outputs: dict[str, Tensor] = network.eval().outputs(images, rest)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    images = torch.zeros(1, 3, *size, device=like.device)
+    with torch.no_grad(), evaluating(network), seeded(0):
+        outputs: dict[str, Tensor] = network.outputs(images, rest)
     return found | {name: x.shape[1] for name, x in outputs.items()}

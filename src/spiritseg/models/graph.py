@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from spiritseg.modes import evaluating
 from spiritseg.randomness import seeded
 
 __all__ = ["drop_unused", "parallel_projections", "used_parameters"]
@@ -97,7 +97,7 @@ def _all_unused(module: nn.Module, used: set[int]) -> bool:
 
 
 def _outputs(module: nn.Module, inputs: Sequence[Any]) -> list[Tensor]:
-    with torch.no_grad(), _evaluating(module), seeded(0):
+    with torch.no_grad(), evaluating(module), seeded(0):
         return list(_tensors(module(*inputs)))
 
 
@@ -105,7 +105,7 @@ def _trace(module: nn.Module, inputs: Sequence[Any]) -> dict[Any, list[Any]]:
     """Run the module and return its autograd graph, sources first: node -> its inputs."""
     wants = {p: p.requires_grad for p in module.parameters()}
     try:
-        with torch.enable_grad(), _evaluating(module), seeded(0):
+        with torch.enable_grad(), evaluating(module), seeded(0):
             for parameter in wants:
                 parameter.requires_grad_(parameter.is_floating_point())
             outputs = list(_tensors(module(*inputs)))
@@ -125,17 +125,6 @@ def _trace(module: nn.Module, inputs: Sequence[Any]) -> dict[Any, list[Any]]:
             pending.append((node, True))
             pending += [(p, False) for p in parents if p not in graph]
     return graph
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    modes = {m: m.training for m in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
 
 
 def _tensors(outputs: Any) -> Iterator[Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spiritseg.errors import ConfigError, unknown
+from spiritseg.modes import evaluating
 from spiritseg.randomness import seeded
 
 __all__ = [
@@ -273,13 +274,12 @@ def _rgb(name: str, values: Sequence[float]) -> RGB:
 
 
 def _dry_run(module: nn.Module, size: tuple[int, int]) -> Tensor:
-    modes = {m: m.training for m in module.modules()}
     like = next(module.parameters(), torch.zeros(()))
     images = torch.zeros(1, 3, *size, device=like.device, dtype=like.dtype)
     name = type(module).__name__
     try:
-        with torch.no_grad(), seeded(0):
-            features = join_maps(module.eval()(images))
+        with torch.no_grad(), evaluating(module), seeded(0):
+            features = join_maps(module(images))
     except Exception as error:
         raise ConfigError(
             f"cannot use {name} as an extractor: expected it to turn a (1, 3, {size[0]}, "
@@ -287,9 +287,6 @@ def _dry_run(module: nn.Module, size: tuple[int, int]) -> Tensor:
             f"{type(error).__name__}: {error}. Give the module `channels` and `stride` "
             "attributes, or make Extractor(module, channels, stride) yourself."
         ) from error
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
     if features.ndim != 4:
         raise ConfigError(
             f"cannot use {name} as an extractor: expected feature maps (B, C, h, w), got shape "

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -22,6 +21,7 @@ from spiritseg.models.segmenter import (
     join_maps,
     layer,
 )
+from spiritseg.modes import evaluating
 from spiritseg.randomness import seeded
 
 __all__ = [
@@ -135,7 +135,7 @@ class WholeExtractor(Extractor):
         images = self._mean.new_zeros(1, 3, side, side)
         name = type(self.module).__name__
         try:
-            with torch.no_grad(), seeded(0), _evaluating(self.module):
+            with torch.no_grad(), seeded(0), evaluating(self.module):
                 found = self.outputs(images, (wanted,))[wanted]
         except SpiritsegError:
             raise
@@ -389,17 +389,6 @@ def _without_padding(maps: Tensor, padded: Sequence[int], size: Sequence[int]) -
         for side, grid, whole in zip(size, maps.shape[-2:], padded, strict=True)
     )
     return maps[..., :height, :width]
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    modes = {m: m.training for m in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
 
 
 def _usual_split(module: nn.Module) -> str:
