@@ -11,14 +11,13 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from spiritseg.config import CrossEntropy, Losses, Mimicry, Optimizer, Pixelwise, Stage
 from spiritseg.errors import DivergedError
 from spiritseg.models import Segmenter
-from spiritseg.training.fit import quiet
 from spiritseg.training.optim import build_optimizer, build_schedule
 from spiritseg.training.stage import StageModule, _averaged
+from training.fitting import fit
 
 
 class Trunk(nn.Sequential):
@@ -71,19 +70,7 @@ def _batches(count: int = 4, size: int = 4) -> list[dict[str, Tensor]]:
 
 
 def _fit(module: StageModule, folder: Path, steps: int = 8) -> Trainer:
-    trainer = Trainer(
-        accelerator="cpu",
-        max_steps=steps,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-    )
-    batches: Any = DataLoader(_batches(), batch_size=None)  # type: ignore[arg-type]
-    with quiet():
-        trainer.fit(module, batches)
-    return trainer
+    return fit(module, _batches(), max_steps=steps, default_root_dir=folder)
 
 
 def _digest(module: nn.Module) -> str:

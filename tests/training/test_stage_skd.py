@@ -10,7 +10,6 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from spiritseg.config import (
     CrossEntropy,
@@ -28,6 +27,7 @@ from spiritseg.models import Segmenter
 from spiritseg.training.fit import quiet
 from spiritseg.training.measure import explained_variance
 from spiritseg.training.stage import StageModule
+from training.fitting import fit
 
 
 class Trunk(nn.Sequential):
@@ -80,20 +80,8 @@ def _batches(count: int = 4, size: int = 4) -> list[dict[str, Tensor]]:
 
 
 def _fit(module: StageModule, folder: Path, steps: int = 4, **further: Any) -> Trainer:
-    trainer = Trainer(
-        accelerator="cpu",
-        max_steps=steps,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        **{"precision": "32-true", **further},
-    )
-    batches: Any = DataLoader(_batches(), batch_size=None)  # type: ignore[arg-type]
-    with quiet():
-        trainer.fit(module, batches)
-    return trainer
+    given = {"precision": "32-true", "max_steps": steps, "default_root_dir": folder, **further}
+    return fit(module, _batches(), **given)
 
 
 ALL_THREE = Losses(
@@ -263,17 +251,7 @@ def test_a_resumed_critic_ends_where_one_that_was_not_interrupted_does(tmp_path:
         path: Path | None = None
         for count in steps:
             module = StageModule("s", _stage(ALL_THREE), _network(5, 0), _network(5, 1))
-            trainer = Trainer(
-                accelerator="cpu",
-                max_epochs=count,
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-            )
-            batches: Any = DataLoader(_batches(), batch_size=None)  # type: ignore[arg-type]
-            with quiet():
-                trainer.fit(module, batches, ckpt_path=path, weights_only=True)
+            trainer = fit(module, _batches(), path, max_epochs=count)
             path = tmp_path / f"{len(steps)}-{count}.ckpt"
             with quiet():
                 trainer.save_checkpoint(path)
