@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,16 @@ def demo(out: str | Path = "demo", seed: int = 0) -> dict[str, dict[str, Any]]:
     results = {}
     for name, fields in _NETWORKS.items():
         print(f"{name} ...", flush=True)
+        started = time.monotonic()
         budget = {"stages.all.max_steps": supervised} if name == "S" else {}
         experiment = load_experiment("demo", {**fields, **budget, "seed": seed})
         results[name] = distill(experiment, out / name)
+        found, seconds = results[name].metrics["test"], time.monotonic() - started
+        print(
+            f"{name}: mIOU {100 * found['mIOU']:.1f} %, HP-Acc {100 * found['HP-Acc']:.1f} % "
+            f"({seconds:.0f} s)",
+            flush=True,
+        )
     metrics = {name: result.metrics for name, result in results.items()}
     domains = open_domains(load_experiment("demo"), target_only=True)
     students = {name: result.student for name, result in results.items()}

@@ -13,7 +13,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, EarlyStopping, RichProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
@@ -21,6 +21,7 @@ from spiritseg.config import Stage, Trainer
 from spiritseg.data.mixing import StageBatches, StageData
 from spiritseg.errors import ConfigError, RunError
 from spiritseg.training.checkpoint import AtomicCheckpointIO, EpochCheckpoint, latest
+from spiritseg.training.progress import StageProgress
 from spiritseg.training.stage import StageModule
 
 __all__ = ["fit", "lightning_trainer"]
@@ -160,19 +161,8 @@ def _callbacks(stage: Stage, folder: Path, config: Trainer) -> list[Callback]:
         )
         found.append(stop)
     if config.progress:
-        found.append(_StageProgress(folder.name))
+        found.append(StageProgress(folder.name))
     return found
-
-
-class _StageProgress(RichProgressBar):
-    """A progress bar that names the stage; most stages are bounded in steps, not in epochs."""
-
-    def __init__(self, stage: str) -> None:
-        super().__init__(leave=False)
-        self._stage = stage
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        return f"{self._stage}, epoch {current_epoch + 1}"
 
 
 def _loggers(folder: Path) -> list[Logger]:

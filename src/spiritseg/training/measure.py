@@ -15,6 +15,7 @@ from spiritseg.evaluation.explained_variance import ExplainedVariance
 from spiritseg.losses.mimicry import ChannelStatistics
 from spiritseg.models import Segmenter
 from spiritseg.training.fit import lightning_trainer, quiet
+from spiritseg.training.progress import MeasuringProgress
 from spiritseg.training.stage import StageModule
 from spiritseg.training.terms import Statistics
 
@@ -37,6 +38,7 @@ def score(
     Returns:
         The scores over all images, and per image.
     """
+    images = len(data)  # type: ignore[arg-type]  # a map-style data set
     module = EvaluationModule(network, class_names, experiment.evaluation.threshold)
     loader = DataLoader(
         data,
@@ -44,7 +46,12 @@ def score(
         collate_fn=list,
         num_workers=experiment.trainer.workers,
     )
-    trainer = lightning_trainer(experiment.trainer, logger=False, enable_checkpointing=False)
+    trainer = lightning_trainer(
+        experiment.trainer,
+        logger=False,
+        enable_checkpointing=False,
+        callbacks=[MeasuringProgress(images)] if experiment.trainer.progress else [],
+    )
     with quiet():
         trainer.test(module, loader, verbose=False)
     return module.scores
