@@ -24,8 +24,8 @@ import numpy as np
 import spiritseg
 from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.export import build
+from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.predict import predict
-from spiritseg.deploy.runtime import open_runtime
 from spiritseg.deploy.sources import find_images
 from spiritseg.deploy.timing import in_turn, int8_instructions, matrix_products, product_rate
 from spiritseg.inference import Student

@@ -20,7 +20,8 @@ from spiritseg.deploy import export as exporting
 from spiritseg.deploy import graph
 from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.export import ExportReport, export
-from spiritseg.deploy.runtime import Runtime, open_runtime
+from spiritseg.deploy.opening import open_runtime
+from spiritseg.deploy.runtime import Runtime
 from spiritseg.deploy.self_check import Check, CheckImages, check, open_check_images
 from spiritseg.deploy.sliced_head import SlicedHead
 from spiritseg.errors import BundleError, ConfigError, DataError, RunError

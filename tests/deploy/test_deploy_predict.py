@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from spiritseg.deploy.export import ExportReport
+from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.predict import predict
-from spiritseg.deploy.runtime import Runtime, open_runtime
+from spiritseg.deploy.runtime import Runtime
 from spiritseg.errors import ConfigError, DataError, RunError
 from spiritseg.pixels import Pixels, read_pixels
 

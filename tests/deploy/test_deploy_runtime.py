@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from spiritseg.deploy.card import check_sealed, seal
 from spiritseg.deploy.export import ExportReport, export
-from spiritseg.deploy.runtime import OnnxRuntime, _largest, open_runtime, prepare
+from spiritseg.deploy.onnx_runtime import OnnxRuntime
+from spiritseg.deploy.opening import open_runtime
+from spiritseg.deploy.runtime import _largest, prepare
 from spiritseg.errors import BundleError, ConfigError, DataError
 from spiritseg.pixels import Pixels
 
@@ -76,7 +78,7 @@ def test_openvino_files_belong_together(student_folder: Path, tmp_path: Path) ->
 
 SIGNALLED = """
 import gc, os, signal, sys
-from spiritseg.deploy.runtime import open_runtime
+from spiritseg.deploy.opening import open_runtime
 seen = []
 signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
 first, second = open_runtime(sys.argv[1]), open_runtime(sys.argv[1])

@@ -21,7 +21,8 @@ from spiritseg.data.transforms import pool
 from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.export import export
 from spiritseg.deploy.graph import DeployedNetwork
-from spiritseg.deploy.runtime import Runtime, open_runtime
+from spiritseg.deploy.opening import open_runtime
+from spiritseg.deploy.runtime import Runtime
 from spiritseg.deploy.self_check import CheckImages, check, open_check_images, resize, spaced
 from spiritseg.deploy.torch_runtime import TorchRuntime, card_of
 from spiritseg.errors import DataError, RunError

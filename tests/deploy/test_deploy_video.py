@@ -18,8 +18,9 @@ from PIL import Image
 
 from spiritseg.deploy import video_reader
 from spiritseg.deploy.export import ExportReport
+from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.predict import predict
-from spiritseg.deploy.runtime import Runtime, open_runtime
+from spiritseg.deploy.runtime import Runtime
 from spiritseg.deploy.sources import Item
 from spiritseg.deploy.video_reader import VideoReader
 from spiritseg.errors import BadImageError

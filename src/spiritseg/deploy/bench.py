@@ -17,7 +17,8 @@ import numpy as np
 
 from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.memory import peak_memory_mib
-from spiritseg.deploy.runtime import Runtime, open_runtime, prepare
+from spiritseg.deploy.opening import open_runtime
+from spiritseg.deploy.runtime import Runtime, prepare
 from spiritseg.deploy.timing import in_turn, matrix_products, product_rate
 from spiritseg.errors import ConfigError, MissingExtraError, unknown
 from spiritseg.pixels import Pixels

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast, get_args
 from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.formats import write_onnx, write_openvino, write_pt2
 from spiritseg.deploy.graph import DeployedNetwork
-from spiritseg.deploy.runtime import open_runtime
+from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.same_padding import replace_same_padding
 from spiritseg.deploy.self_check import (
     Check,

@@ -40,7 +40,7 @@ def _status_mib(field: str) -> float:
 def _main() -> None:
     import numpy as np
 
-    from spiritseg.deploy.runtime import open_runtime
+    from spiritseg.deploy.opening import open_runtime
 
     path = Path(sys.argv[1])
     height, width, threads = map(int, sys.argv[2:5])

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
+from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.outputs import (
     Kind,
     check_kind,
@@ -24,7 +25,7 @@ from spiritseg.deploy.outputs import (
 )
 from spiritseg.deploy.pipeline import Writers, batches, segmented
 from spiritseg.deploy.progress import Progress
-from spiritseg.deploy.runtime import Runtime, open_runtime
+from spiritseg.deploy.runtime import Runtime
 from spiritseg.deploy.sources import Item, find_items, read_ahead
 from spiritseg.deploy.video_reader import Sound, VideoReader
 from spiritseg.deploy.video_writer import VideoWriter

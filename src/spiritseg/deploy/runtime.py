@@ -1,13 +1,8 @@
-"""One interface to a student, whatever runs it: onnxruntime, OpenVINO or torch.
-
-This module imports numpy alone; the engine is imported when a file is opened.
-"""
+"""One interface to a student, whatever runs it: onnxruntime, OpenVINO or torch."""
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
-from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from spiritseg.deploy.card import KEY, ModelCard, check_sealed, read_sidecar
-from spiritseg.errors import BundleError, ConfigError, DataError, MissingExtraError
+from spiritseg.deploy.card import ModelCard
+from spiritseg.errors import ConfigError, DataError, MissingExtraError
 from spiritseg.pixels import Pixels
 
-__all__ = ["OnnxRuntime", "OpenVinoRuntime", "Runtime", "open_runtime"]
+__all__ = ["Runtime", "import_engine", "prepare"]
 
 Floats = NDArray[np.float32]
 Array = NDArray[Any]
@@ -143,121 +138,6 @@ class Runtime(ABC):
         return np.asarray(Image.blend(Image.fromarray(image), coloured, opacity))
 
 
-class OnnxRuntime(Runtime):
-    """An exported ``.onnx``, run by onnxruntime; see `open_runtime`."""
-
-    def __init__(
-        self, path: Path, threads: int | None = None, device: str = "cpu", streams: int = 1
-    ) -> None:
-        onnxruntime = _import("onnxruntime", "deploy")
-        data = _read(path)
-        check_sealed(data, path)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        streams, threads = _shared(streams, threads) if device == "cpu" else (1, threads)
-        if threads:
-            options.intra_op_num_threads = threads
-        wanted = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-        providers = onnxruntime.get_available_providers()
-        if wanted.get(device) not in providers:
-            raise ConfigError(
-                f"onnxruntime cannot run on {device!r} here; it has {', '.join(providers)}. Use "
-                "cpu, or install the package of onnxruntime for your device."
-            )
-        try:
-            self._session = onnxruntime.InferenceSession(data, options, [wanted[device]])
-        except Exception as error:  # the engine's own exceptions have no common base
-            raise BundleError(f"onnxruntime cannot run {path}: {error}") from None
-        self._input = self._session.get_inputs()[0].name
-        text = self._session.get_modelmeta().custom_metadata_map[KEY]
-        super().__init__(ModelCard.from_json(text, path), "onnxruntime", path, streams)
-
-    def forward(self, images: Array) -> Array:
-        """Run the network as it was exported."""
-        return cast(Array, self._session.run(None, {self._input: images})[0])
-
-
-@cache
-def _openvino_core() -> Any:
-    """Return the process's one ``openvino.Core``, which is never let go.
-
-    A core replaces its thread's signal stack, and when it goes puts back what it found. Of two
-    that go in the order in which they came, the second puts back the first's, which is freed by
-    then: the next signal (Ctrl-C; a loader's worker that ends) kills the process.
-    """
-    return _import("openvino", "openvino").Core()
-
-
-class OpenVinoRuntime(Runtime):
-    """An exported ``.xml`` with its ``.bin``, run by OpenVINO; see `open_runtime`."""
-
-    def __init__(self, path: Path, threads: int | None = None) -> None:
-        core = _openvino_core()
-        super().__init__(read_sidecar(path), "openvino", path)
-        # Left to itself the engine computes in bfloat16 where the processor has it.
-        config: dict[str, Any] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
-        }
-        if threads:
-            config["INFERENCE_NUM_THREADS"] = threads
-        try:
-            self._compiled = core.compile_model(str(path), "CPU", config)
-        except RuntimeError as error:
-            raise BundleError(f"OpenVINO cannot run {path}: {error}") from None
-
-    def forward(self, images: Array) -> Array:
-        """Run the network as it was exported."""
-        return np.array(self._compiled([images])[0])  # the engine's own buffer is used again
-
-
-def open_runtime(
-    path: str | Path,
-    threads: int | None = None,
-    device: str = "cpu",
-    trust: bool = False,
-    streams: int = 1,
-) -> Runtime:
-    """Open a student, whatever it was saved as.
-
-    Args:
-        path: an ``.onnx`` (onnxruntime), an ``.xml`` (OpenVINO), a ``.pt2``, a run or a bundle
-            (torch, which nothing else needs).
-        threads: on the CPU in all, over the streams; by default the engine's own choice for
-            one stream, and the machine's cores for several.
-        device: cpu or cuda, for ``.onnx``, runs and bundles.
-        trust: import your own classes that a bundle names; open a .pt2, which torch may
-            unpickle.
-        streams: passes that shall run at once, in threads of the caller's, each with its share
-            of the threads; 0 for one a core, at most 4 and at most the threads. An ``.onnx`` on
-            a CPU can; the others run one.
-
-    Returns:
-        The student: ``open_runtime(path).masks(images)``.
-
-    Raises:
-        BundleError: it is missing, altered, truncated, or not of spiritseg.
-        ConfigError: threads or streams that cannot be, or a device that the engine lacks.
-        MissingExtraError: its engine is not installed.
-    """
-    _check_shares(streams, threads)
-    path = Path(path)
-    if not path.exists():
-        raise BundleError(f"there is no {path}. Expected a run, a bundle, or an exported file.")
-    if path.suffix == ".onnx":
-        return OnnxRuntime(path, threads, device, streams)
-    if path.suffix == ".xml":
-        return OpenVinoRuntime(path, threads)
-    if path.is_file() and path.suffix != ".pt2":
-        raise BundleError(
-            f"{path}: expected a run, a bundle, or a file that ends in .onnx, .xml or .pt2."
-        )
-    _import("torch", "")
-    from spiritseg.deploy.torch_runtime import open_torch
-
-    return open_torch(path, threads, device, trust)
-
-
 def prepare(images: Pixels, side: int) -> Floats:
     """Do in numpy what an export with preprocessing has inside: scale and max-pool.
 
@@ -277,30 +157,26 @@ def prepare(images: Pixels, side: int) -> Floats:
     return np.ascontiguousarray(pooled).astype(np.float32) / np.float32(255)
 
 
-def _check_shares(streams: int, threads: int | None) -> None:
-    if streams < 0 or (threads is not None and threads < 1):
-        raise ConfigError(
-            f"expected threads of 1 or more and streams of 0 or more, got {threads} and {streams}."
-        )
-    if threads is not None and streams > threads:
-        raise ConfigError(
-            f"{streams} streams cannot share threads of {threads} in all: give as many threads as "
-            "streams, or fewer streams."
-        )
+def import_engine(name: str, extra: str) -> Any:
+    """Import what runs a student.
 
+    Args:
+        name: of the package.
+        extra: of ours that brings it; none for torch.
 
-def _shared(streams: int, threads: int | None) -> tuple[int, int | None]:
-    """Choose the streams where they are 0, and the threads of each; None is the engine's choice.
-
-    Streams times the threads of each are not more than the threads that were given.
+    Raises:
+        MissingExtraError: it is not installed.
     """
-    if streams == 1:
-        return 1, threads
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = cores or 1
-    total = threads or cores
-    streams = streams or min(4, cores, total)
-    return streams, max(1, total // streams)
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        wanted = f"spiritseg[{extra}]" if extra else "spiritseg"
+        raise MissingExtraError(
+            f"{name} is not installed, and this student needs it: pip install '{wanted}'."
+            + ("" if extra else " Or export the student to .onnx, which runs without torch.")
+        ) from None
 
 
 def _largest(logits: Array) -> Pixels:
@@ -324,23 +200,3 @@ def _resized(values: Array, size: tuple[int, int]) -> Array:
         return np.asarray(Image.fromarray(values).resize(box, Image.Resampling.NEAREST))
     planes = [Image.fromarray(plane).resize(box, Image.Resampling.BILINEAR) for plane in values]
     return np.stack([np.asarray(plane) for plane in planes])
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"cannot read {path}: {error.strerror}.") from None
-
-
-def _import(name: str, extra: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        wanted = f"spiritseg[{extra}]" if extra else "spiritseg"
-        raise MissingExtraError(
-            f"{name} is not installed, and this student needs it: pip install '{wanted}'."
-            + ("" if extra else " Or export the student to .onnx, which runs without torch.")
-        ) from None

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from spiritseg.deploy.runtime import Runtime, open_runtime
+from spiritseg.deploy.opening import open_runtime
+from spiritseg.deploy.runtime import Runtime
 from spiritseg.errors import ConfigError, unknown
 from spiritseg.pixels import Pixels
 
