@@ -20,6 +20,7 @@ SHORTCUTS = [
     nn.Conv2d(32, 128, 1, groups=32),
     nn.Conv2d(64, 32, 1, groups=32, bias=False),
     nn.Conv2d(32, 64, 1, stride=2, groups=16),
+    nn.Conv2d(32, 64, 1, stride=(1, 2), padding=1, groups=32),
 ]
 OTHERS = [
     nn.Conv2d(32, 32, 1, groups=32),  # depthwise

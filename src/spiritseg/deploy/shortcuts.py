@@ -13,6 +13,7 @@ channels a group. They have almost no FLOPs, and no fast kernel.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -73,12 +74,12 @@ def _one(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 def _dense(conv: nn.Conv2d) -> nn.Conv2d:
-    bias = conv.bias is not None
-    dense = nn.Conv2d(conv.in_channels, conv.out_channels, 1, conv.stride[0], bias=bias)
-    weight = torch.zeros_like(dense.weight).to(conv.weight)
+    dense = copy.deepcopy(conv)
+    dense.groups = 1
+    weight = conv.weight.new_zeros(conv.out_channels, conv.in_channels, 1, 1)
     members, outputs = conv.in_channels // conv.groups, conv.out_channels // conv.groups
     for group in range(conv.groups):
         rows = slice(group * outputs, (group + 1) * outputs)
         weight[rows, group * members : (group + 1) * members] = conv.weight.detach()[rows]
-    dense.weight, dense.bias = nn.Parameter(weight), conv.bias
-    return dense.train(conv.training)
+    dense.weight = nn.Parameter(weight)
+    return dense
