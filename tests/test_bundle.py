@@ -96,6 +96,33 @@ def test_what_is_no_image_is_refused(bundle: Path, image: object) -> None:
         spiritseg.load(bundle)(image)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("image", "came"),
+    [
+        (torch.full((3, 8, 8), 7), r"torch\.int64\."),
+        (torch.full((3, 8, 8), 255.0), r"torch\.float32 from 255 to 255\."),
+        (torch.linspace(-1, 1, 192).reshape(3, 8, 8), r"torch\.float32 from -1 to 1\."),
+        (torch.full((3, 8, 8), float("nan")), r"torch\.float32 from nan to nan\."),
+    ],
+)
+def test_a_tensor_of_another_type_or_range_is_refused(
+    bundle: Path, image: torch.Tensor, came: str
+) -> None:
+    student = spiritseg.load(bundle)
+    for use in (student, student.logits, student.overlay):
+        with pytest.raises(DataError, match=f"uint8, or of float in .0, 1.; got {came}"):
+            use(image)
+
+
+def test_a_float_tensor_of_any_precision_is_an_image(bundle: Path) -> None:
+    student = spiritseg.load(bundle)
+    image = torch.rand(3, 16, 24)
+    image[0, 0, 0] = 1 + 1e-6  # as resizing leaves it
+    wanted = student.logits(image)
+    assert torch.equal(student.logits(image.double().requires_grad_()), wanted)
+    assert torch.allclose(student.logits(image.half()), wanted, atol=0.02 * float(wanted.std()))
+
+
 @pytest.mark.parametrize("name", ["student.json", "student.safetensors"])
 def test_a_missing_file_is_named(bundle: Path, name: str) -> None:
     (bundle / name).unlink()

@@ -80,7 +80,9 @@ def test_distill_then_evaluate(images: Path, capsys: pytest.CaptureFixture[str])
         assert (images / "run" / name).is_file(), name
     start = time.monotonic()
     code, again, _ = _call(_words(images), capsys)  # a finished run is only read
-    assert (code, again) == (0, out)
+    said, _, figures = again.partition("\n")
+    assert (code, figures) == (0, out)
+    assert said.endswith("run was finished before; to train anew, choose another --run-dir.")
     assert time.monotonic() - start < 5
     code, out, _ = _call(["evaluate", str(images / "run")], capsys)
     assert code == 0

@@ -423,7 +423,7 @@ class Evaluation:
 
     Args:
         threshold: mIOU above which an image counts for HP-Acc.
-        batch_size: images at once; images of different sizes go one by one.
+        batch_size: images at once; of these, images of one size go together.
         latency: whether latency is measured.
         pictures: test images drawn in predictions.png; 0 for none.
     """
@@ -445,7 +445,7 @@ class Trainer:
         strategy: auto, ddp or any other of Lightning's.
         precision: 32-true, 16-mixed, bf16-mixed ...
         channels_last: memory format of images and weights; faster on most machines.
-        compile: compile the networks with torch.compile.
+        compile: compile the network that is trained with torch.compile.
         workers: processes that load images; 0 loads them in the training process.
         checkpoint_every_s: least seconds between two checkpoints within a stage.
         log_every_steps: steps between two lines of the logs.

@@ -37,7 +37,15 @@ __all__ = [
 
 
 class SpiritsegError(Exception):
-    """The root of all errors that a user can cause and mend."""
+    """The root of all errors that a user can cause and mend.
+
+    Args:
+        message: what was expected, what came, where, and what to do. Of a data loader's worker
+            only the error's own message is kept.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(_own_message(type(self), str(message)))
 
 
 class ConfigError(SpiritsegError):
@@ -53,19 +61,18 @@ class BadImageError(DataError):
 
     Args:
         path: the file.
-        reason: what the decoder said.
+        reason: what the decoder said. Without it `path` is the whole message: data loaders and
+            pickle rebuild an error from that.
     """
 
-    def __init__(self, path: object, reason: str) -> None:
-        super().__init__(
+    def __init__(self, path: object, reason: str | None = None) -> None:
+        whole = (
             f"cannot read the image {path}: {reason}. "
             "Replace the file, or leave such files out with --skip-bad."
         )
-        self.path = path
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type[BadImageError], tuple[object, str]]:
-        return type(self), (self.path, self.reason)  # it crosses data-loader workers
+        super().__init__(path if reason is None else whole)
+        self.path = None if reason is None else path
+        self.reason = reason or ""
 
 
 class WeightsError(SpiritsegError):
@@ -86,6 +93,17 @@ class DivergedError(SpiritsegError):
 
 class MissingExtraError(SpiritsegError):
     """An optional dependency is not installed; the message says which extra brings it."""
+
+
+def _own_message(kind: type[SpiritsegError], message: str) -> str:
+    """Return an error's message without the traceback of a data loader's worker.
+
+    torch raises what a worker raised as ``kind("Caught ... Original Traceback ...")``.
+    """
+    if not (message.startswith(f"Caught {kind.__name__} in ") and "\nOriginal " in message):
+        return message
+    # The last one in a traceback is the error itself; what caused it comes before.
+    return message.rpartition(f"\n{kind.__module__}.{kind.__qualname__}: ")[2].rstrip("\n")
 
 
 def unknown(kind: str, name: str, choices: Iterable[str], hint: str = "") -> str:

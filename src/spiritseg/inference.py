@@ -23,6 +23,7 @@ from spiritseg.models.segmenter import Segmenter
 __all__ = ["Student", "bundle_folder", "load"]
 
 Mask = NDArray[np.uint8]
+_ROUNDING = 1e-3  # what resizing may leave beyond [0, 1]
 
 
 class Student:
@@ -83,8 +84,11 @@ class Student:
 
         Returns:
             (K, H, W) float32.
+
+        Raises:
+            DataError: where it has another shape, type or range.
         """
-        values = image.float() / 255 if image.dtype == torch.uint8 else image.float()
+        values = _unit_range(image)
         with torch.inference_mode():
             batch = pool(values[None].to(self.device), self.info.pool)
             logits = self.network(batch).float()
@@ -100,6 +104,9 @@ class Student:
 
         Returns:
             (H, W) uint8 class indices.
+
+        Raises:
+            DataError: where it cannot be read, or has another shape, type or range.
         """
         mask: Mask = self.logits(_tensor(image)).max(0).indices.to(torch.uint8).cpu().numpy()
         return mask
@@ -120,9 +127,7 @@ class Student:
             image: as for calling the student.
             opacity: of the mask, 0 to 1.
         """
-        tensor = _tensor(image)
-        if tensor.dtype != torch.uint8:
-            tensor = (tensor * 255).round().to(torch.uint8)
+        tensor = (_unit_range(_tensor(image)) * 255).round().to(torch.uint8)
         picture = Image.fromarray(tensor.permute(1, 2, 0).numpy())
         return Image.blend(picture, Image.fromarray(self.colourise(self(tensor))), opacity)
 
@@ -182,6 +187,22 @@ def _tensor(image: str | Path | Image.Image | NDArray[Any] | Tensor) -> Tensor:
                 "image to 8-bit RGB."
             )
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    if image.ndim != 3 or image.shape[0] != 3:
-        raise DataError(f"expected a (3, H, W) tensor, got {tuple(image.shape)}.")
     return image
+
+
+def _unit_range(image: Tensor) -> Tensor:
+    """Return a tensor of either kind as float32 in [0, 1], or refuse it."""
+    if image.ndim != 3 or image.shape[0] != 3 or not image.numel():
+        raise DataError(f"expected a (3, H, W) tensor, got {tuple(image.shape)}.")
+    if image.dtype == torch.uint8:
+        return image.float() / 255
+    came = f"{image.dtype}"
+    if image.is_floating_point():
+        low, high = (float(value) for value in image.detach().aminmax())
+        if low >= -_ROUNDING and high <= 1 + _ROUNDING:  # not so for NaN
+            return image.float()
+        came += f" from {low:g} to {high:g}"
+    raise DataError(
+        f"expected a (3, H, W) tensor of uint8, or of float in [0, 1]; got {came}. "
+        "Convert values of 0..255 by image.to(torch.uint8), or divide them by 255."
+    )

@@ -12,7 +12,7 @@ __all__ = [
     "class_table",
     "markdown",
     "metrics_table",
-    "print_skipped",
+    "print_notes",
     "print_table",
 ]
 
@@ -93,12 +93,14 @@ def print_table(table: Table) -> None:
     Console().print(drawn)
 
 
-def print_skipped(metrics: Mapping[str, Any]) -> None:
-    """Print which unreadable images were left out, if any.
+def print_notes(metrics: Mapping[str, Any]) -> None:
+    """Print what is odd about the labels, and which unreadable images were left out, if any.
 
     Args:
         metrics: of `Result`, or as `evaluate` returns them.
     """
+    for warning in metrics.get("warnings", []):
+        print(f"warning: {warning}")
     if metrics.get("skipped"):
         print(f"{len(metrics['skipped'])} unreadable images were left out:")
         for path in metrics["skipped"]:

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from spiritseg.cli import main
 from spiritseg.compare import figures
 from spiritseg.compare.matrix import plan, run
 from spiritseg.compare.measured import Images, head_only
-from spiritseg.compare.paper import TABLE_II, TABLE_III
+from spiritseg.compare.paper import TABLE_II, TABLE_III, PaperRow
 from spiritseg.compare.report import report
 from spiritseg.compare.results import Row, Run, read_runs, rows_of, settings_of
-from spiritseg.compare.sections import cautions
+from spiritseg.compare.sections import cautions, make_section, verdict
+from spiritseg.compare.tables import tables
 from spiritseg.config import Extractor, Head, Network
 from spiritseg.data.datasets import open_domains
 from spiritseg.errors import BundleError, ConfigError, RunError
@@ -100,8 +102,56 @@ def test_tables_hold_our_means_and_the_papers_numbers(planted: Planted) -> None:
     assert "Table III: no run at r = 10, 5, 3, 1, 0.2." in text
 
 
+def _numbers(planted: Planted, *recipes: str) -> dict[str, dict[str, list[str]]]:
+    """Return the paper's columns of the two tables, by network."""
+    runs = read_runs([planted(dict.fromkeys(recipes, 0.0), seeds=1)])
+    found = tables(make_section(runs, "64", "baseline", 10))
+    return {
+        name: {row[0]: row[-4 if name == "II" else -3 :] for row in found[name]}
+        for name in ("II", "III")
+    }
+
+
+def test_the_papers_numbers_stand_beside_its_networks(planted: Planted) -> None:
+    paper = ["paper-baseline", "paper-ct", "paper-sd", "paper-esd@0.5"]
+    found = _numbers(planted, "baseline", "sd", "esd@0.5", *paper)
+    own = " (paper's network)"
+    assert found["II"]["S" + own] == ["169.4", "9.5", "81.7", "81.2"]
+    assert found["II"]["SD" + own] == ["169.4", "9.5", "83.5", "84.6"]
+    assert found["II"][f"CT{own}, head only"] == ["405.7", "23.6", "58.9 to 62.6", "–"]
+    assert found["II"][f"CT{own}, fine-tuned"] == ["405.7", "23.6", "58.9 to 62.6", "–"]
+    assert found["III"]["S" + own] == ["81.7", "81.2", "5.77"]
+    assert found["III"][f"ESD{own} r=0.5"] == ["83.3", "89.2", "4.71"]
+    assert found["III"][f"ESD{own} r=0"] == ["83.1", "89.4", "4.51"]  # not run
+    assert {*found["II"]["S"], *found["II"]["SD"], *found["III"]["ESD r=0.5"]} == {"–"}
+    assert "ESD r=0" not in found["III"]
+    assert list(found["III"])[1:6] == ["S", "S" + own, "SD", "SD" + own, "ESD r=0.5"]
+
+
+def test_the_papers_numbers_stand_beside_other_networks_where_its_own_were_not_run(
+    planted: Planted,
+) -> None:
+    found = _numbers(planted, "baseline", "ct", "sd", "esd@0.5")
+    assert found["II"]["SD"] == ["169.4", "9.5", "83.5", "84.6"]
+    assert found["II"]["CT, fine-tuned"][2] == "58.9 to 62.6"
+    assert found["III"]["ESD r=0.5"] == ["83.3", "89.2", "4.71"]
+    assert not any("paper's network" in title for table in found.values() for title in table)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_report_of_the_papers_networks(planted: Planted) -> None:
+    runs = planted({"paper-baseline": 0.0, "paper-ct": 0.0, "paper-sd": 0.03})
+    page = report(runs, baseline="paper-baseline", latency=False, resamples=100)
+    text = _text(page)
+    assert "distillation helped: SD (paper's network) gained mIOU over S (paper's network)" in text
+    assert "CT (paper's network) without fine-tuning, the first 64 labelled images" in text
+    assert "No run of the recipe ct." not in text
+    said = json.loads((runs / "results.json").read_text())["settings"][0]
+    assert said["CT (paper's network), head only"] == {}
+
+
 def test_the_papers_numbers() -> None:
-    assert TABLE_II["S"] == type(TABLE_II["S"])(169.4, 9.5, "81.7", 81.2, 5.77)
+    assert TABLE_II["baseline"] == PaperRow(169.4, 9.5, "81.7", 81.2, 5.77)
     known = {ratio for ratio, row in TABLE_III.items() if row.miou is not None}
     assert known == {0.5, 0}
     assert list(TABLE_III) == [10, 5, 3, 1, 0.5, 0.2, 0]
@@ -146,6 +196,48 @@ def test_runs_of_another_config_are_rows_of_their_own(planted: Planted, tmp_path
     names = {run.recipe for run in read_runs([tmp_path])}
     assert len(names) == 2
     assert all(re.fullmatch(r"baseline~[0-9a-f]{4}", name) for name in names)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_variants_of_the_baseline_are_named(planted: Planted, tmp_path: Path) -> None:
+    planted({"baseline": 0.0, "sd": 0.0}, seeds=1).rename(tmp_path / "first")
+    planted({"baseline": 0.0}, seeds=1, **{"input.flip": 0.0})
+    text = _text(report(tmp_path, latency=False, resamples=10))
+    names = sorted({one.recipe for one in read_runs([tmp_path])} - {"sd"})
+    assert len(names) == 2
+    assert f"Pass --baseline to spiritseg report, one of: {', '.join(names)} (~" in text
+    text = _text(report(tmp_path, baseline=names[0], latency=False, resamples=10))
+    assert f"Differences to S ({names[0].partition('~')[2]})" in text
+    assert "Pass --baseline" not in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_missing_baseline_is_said_of_every_number_of_labels(planted: Planted) -> None:
+    runs = planted({"baseline": 0.0, "sd": 0.0}, seeds=2)
+    planted({"sd": 0.0}, seeds=1, **{"target.subset": "first:16"})
+    text = _text(report(runs, latency=False, resamples=10))
+    assert text.count("No run is of the recipe baseline: nothing to compare with.") == 1
+
+
+def test_few_images_are_no_verdict(planted: Planted) -> None:
+    found = read_runs([planted({"baseline": 0.0, "sd": 0.2})])
+    for one in found:
+        one.__dict__["per_image"] = dict(list(one.per_image.items())[:4])  # where it is cached
+    section = make_section(found, "64", "baseline", 100)
+    assert {one.verdict for one in section.differences} == {"too few images"}
+    head = verdict(section)["head"]
+    assert "4 test images, too few for a verdict" in head
+    assert "significant" not in head
+
+
+def test_a_teacher_that_no_loss_reads_distils_nothing(planted: Planted) -> None:
+    found = read_runs([planted({"baseline": 0.0, "finetune-pretrained": 0.0})])
+    idle = []
+    for one in found:
+        stages = {n: replace(s, teacher="teacher") for n, s in one.experiment.stages.items()}
+        idle.append(replace(one, experiment=replace(one.experiment, stages=stages)))
+    head = verdict(make_section(idle, "64", "baseline", 100))["head"]
+    assert "no distilled network has been run beside the baseline" in head
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -364,3 +456,18 @@ def test_unequal_budgets_are_said() -> None:
     assert cautions(rows) == said
     rows["best"] = _row("best")  # it sees no label itself, so that steps with labels do not count
     assert cautions(rows) == said
+
+
+def _taken(row: Row, **steps: int) -> Run:
+    metrics = {"stages": {name: {"steps": count} for name, count in steps.items()}}
+    return replace(row.first, metrics=metrics)
+
+
+def test_budgets_are_the_steps_that_were_taken() -> None:
+    alone, distilled = _row("paper-baseline"), _row("paper-sd")  # bounded by epochs and patience
+    seeds = {seed: _taken(alone, supervised=steps) for seed, steps in enumerate((800, 900))}
+    equal = {0: _taken(distilled, mimicry=3000, head=500, all=350)}
+    rows = {"S": Row("S", seeds), "SD": Row("SD", equal)}
+    assert cautions(rows) == []
+    rows["SD"] = Row("SD", {0: _taken(distilled, mimicry=3000, head=500, all=40)})
+    assert cautions(rows) == ["Unequal budgets. Supervised steps: S 850, SD 540."]

@@ -35,8 +35,11 @@ def test_camvid_layout(camvid: Path, small: Input) -> None:
     counts = opened.report["pixels"]["train"]
     assert counts["Road"] == counts["ignored"] == 6 * 40 * 14
     assert "no pixel of the train images is Car" in opened.report["warnings"]
-    name, size = opened.train.manifest()[0]
-    assert size == (camvid / name).stat().st_size
+    before = opened.train.record()
+    assert before["images"] == 6
+    (camvid / opened.train.names[0]).write_bytes(b"another")
+    assert opened.train.record()["images"] == 6
+    assert opened.train.record() != before
 
 
 def test_road_against_background(camvid: Path, small: Input) -> None:
@@ -175,6 +178,61 @@ def test_folder_splits_by_folder_and_list(folder: Path, small: Input, write_imag
     assert [Path(name).stem for name in opened.test.names] == ["frame_03", "frame_04"]
     assert (len(opened.train), len(opened.val)) == (8, 10)
     assert opened.val.names[0] == "val/images/day1/frame_10.png"
+
+
+@pytest.fixture
+def divided(folder: Path) -> Path:
+    """A folder whose images/ and masks/ are divided into train (12), val (5) and test (3)."""
+    days = {"train": range(12), "val": range(12, 17), "test": range(17, 20)}
+    for kind in ("images", "masks"):
+        for split, numbers in days.items():
+            for number in numbers:
+                found = next((folder / kind).glob(f"day*/frame_{number:02d}.png"))
+                target_file = folder / kind / split / found.parent.name / found.name
+                target_file.parent.mkdir(parents=True, exist_ok=True)
+                found.rename(target_file)
+        for day in (folder / kind).glob("day*"):
+            day.rmdir()
+    return folder
+
+
+def _frames(names: list[str]) -> list[int]:
+    return [int(Path(name).stem.removeprefix("frame_")) for name in names]
+
+
+def test_splits_within_images_and_masks(divided: Path, small: Input) -> None:
+    opened = open_target_all(target(divided), small)
+    found = [_frames(images.names) for images in (opened.train, opened.val, opened.test)]
+    assert found == [list(range(12)), list(range(12, 17)), [17, 18, 19]]
+    assert opened.val.names[0] == "images/val/day1/frame_12.png"
+    shutil.rmtree(divided / "images/test")
+    shutil.rmtree(divided / "masks/test")
+    opened = open_target_all(target(divided), small)  # test is a tenth of the training images
+    assert [len(images) for images in (opened.train, opened.val, opened.test)] == [11, 5, 1]
+
+
+def test_splits_within_images_and_masks_give_way_to_a_rule(divided: Path, small: Input) -> None:
+    (divided / "list.txt").write_text("frame_13\nframe_14\n")
+    rules = target(divided, val="list:list.txt", test="folder:test")
+    opened = open_target_all(rules, small)
+    assert _frames(opened.val.names) == [13, 14]
+    assert _frames(opened.test.names) == [17, 18, 19]
+    assert _frames(opened.train.names) == list(range(12))
+
+
+def test_images_beside_splits_are_refused(divided: Path, small: Input) -> None:
+    for kind in ("images", "masks"):
+        shutil.copytree(divided / kind / "test", divided / kind / "spare")
+    with pytest.raises(DataError, match=r"split into train, val, test, but 3 images are in none"):
+        open_target(target(divided), small, "train")
+
+
+def test_a_folder_called_train_alone_is_no_split(divided: Path, small: Input) -> None:
+    for kind in ("images", "masks"):
+        (divided / kind / "val").rename(divided / kind / "tram")
+        (divided / kind / "test").rename(divided / kind / "bus")
+    opened = open_target_all(target(divided), small)
+    assert [len(images) for images in (opened.train, opened.val, opened.test)] == [16, 2, 2]
 
 
 def test_scenes_need_no_root(small: Input) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -9,10 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from spiritseg.config import Experiment, Input, Proximity, Scenes, Stage, Target
-from spiritseg.data.datasets import open_domains
+from spiritseg.data.datasets import open_domains, open_proximity, open_target
 from spiritseg.data.mixing import (
     PROXIMITY,
     TARGET,
@@ -22,7 +24,7 @@ from spiritseg.data.mixing import (
     epoch_length,
 )
 from spiritseg.data.transforms import augment, pool
-from spiritseg.errors import ConfigError
+from spiritseg.errors import BadImageError, ConfigError, DataError
 from spiritseg.randomness import derive_seed
 
 # ---------------------------------------------------------------- draws
@@ -208,6 +210,44 @@ def test_the_number_of_workers_changes_nothing(experiment: Experiment, workers: 
     assert torch.equal(images, torch.stack([sample["image"] for sample in want]))
     assert got[0]["labels"].dtype == torch.int64
     assert got[0]["index"].tolist() == [sample["index"] for sample in want[:4]]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("kind", [BadImageError, DataError])
+def test_an_error_in_a_worker_is_told_as_one_outside(
+    camvid: Path, small: Input, kind: type[DataError], workers: int
+) -> None:
+    near = Proximity(root=str(camvid / "test"), held_out=0)
+    experiment = Experiment(
+        target=Target(root=str(camvid), subset="all"),
+        proximity=near,
+        input=dataclasses.replace(small, cache_mib=0),
+    )
+    of_proximity = kind is BadImageError
+    target, proximity = open_target(experiment.target, experiment.input, "train"), None
+    if of_proximity:
+        proximity = open_proximity(near, experiment.input)[0]
+    stage = Stage(images="proximity" if of_proximity else "target")
+    data = StageData((None if of_proximity else target, proximity), stage, experiment, "mimicry")
+    for path in (camvid / "test").iterdir():  # since they were looked at
+        path.write_bytes(path.read_bytes()[:500])
+    for path in (camvid / "trainannot").iterdir():
+        Image.new("L", (3, 2)).save(path)
+    loader = DataLoader(data, batch_sampler=StageBatches(data, batch_size=4), num_workers=workers)
+    with pytest.raises(kind) as caught:
+        list(loader)
+    assert type(caught.value) is kind
+    said = str(caught.value)
+    assert "\n" not in said
+    if of_proximity:
+        assert said.startswith(f"cannot read the image {camvid}/test/seq_00")
+        assert said.endswith("leave such files out with --skip-bad.")
+    else:
+        assert said.startswith(f"the mask {camvid}/trainannot/seq_00")
+        assert said.endswith("Make both of one size.")
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (type(again), str(again)) == (kind, said)
 
 
 # ---------------------------------------------------------------- batches

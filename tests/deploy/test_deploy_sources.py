@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from spiritseg.data import layouts
 from spiritseg.deploy.sources import find_images, find_items
-from spiritseg.errors import ConfigError
+from spiritseg.errors import ConfigError, DataError
 from spiritseg.image_files import files_below
 
 
@@ -49,6 +52,24 @@ def test_links_in_a_circle_end(tmp_path: Path) -> None:
         _link(tmp_path / link, tmp_path / target)
     assert sorted(path.name for path in files_below(tmp_path, (".png",))) == ["1.png", "2.png"]
     assert sorted(path.name for path in find_images([tmp_path])) == ["1.png", "2.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _touch(tmp_path, "a/1.png", "closed/2.png", ".hidden/3.png", "lost+found/4.png")
+    scan = os.scandir
+
+    def closed(path: Any) -> Any:
+        if Path(path).name in ("closed", ".hidden", "lost+found"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", closed)  # the mode 000 means nothing to root
+    with pytest.raises(DataError, match=r"into the folder .*/closed: Permission denied\. Make it"):
+        files_below(tmp_path, (".png",))
+    (tmp_path / "closed").rename(tmp_path / "open")
+    assert _names(files_below(tmp_path, (".png",)), tmp_path) == ["a/1.png", "open/2.png"]
 
 
 def test_a_link_that_leads_nowhere_is_nothing_to_segment(tmp_path: Path) -> None:

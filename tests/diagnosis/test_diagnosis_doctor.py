@@ -7,15 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
+from torch import nn
 
 from spiritseg.cli import main
 from spiritseg.config import CrossEntropy, Losses, Pairwise, Stage
-from spiritseg.diagnosis import Finding, Report, Section, doctor
+from spiritseg.diagnosis import Finding, Report, Section, costs, doctor
 from spiritseg.diagnosis.costs import kept_share, misses, pairwise_memory, steps_of
 from spiritseg.diagnosis.images import examine_images
 from spiritseg.diagnosis.splits import split_points
 from spiritseg.diagnosis.steps import StageCost, _weights_bytes
+from spiritseg.diagnosis.weights import build_each
 from spiritseg.losses.pairwise import pairwise
 from spiritseg.models import Segmenter, separable, student_head
 from spiritseg.recipes import load_experiment
@@ -140,6 +143,19 @@ def test_a_crop_that_does_not_fit_says_which_would(images: Path) -> None:
     assert "--input.crop 40" in found.do
 
 
+def test_the_scales_of_stages_are_looked_at(images: Path) -> None:
+    padded = "asks for windows of up to 64 pixels, the smallest side is 40"
+    assert padded not in _said(_images(images), "warning")
+    of_all = _images(images, input__scale=[0.5, 1.0])
+    assert f"input.scale 0.5 {padded}" in _said(of_all, "warning")
+    of_one = _images(images, stages__head__scale=[0.5, 2.0], stages__all__scale=[0.75, 2.0])
+    assert f"stages.head.scale 0.5 {padded}" in _said(of_one, "warning")
+    own = {f"stages__{name}__scale": [1.0, 1.0] for name in ("mimicry", "head", "all")}
+    assert "padding" not in _said(_images(images, input__scale=[0.5, 1.0], **own), "warning")
+    unlabelled = {"stages__mimicry__images": "proximity", "stages__mimicry__scale": [0.5, 1.0]}
+    assert "padding" not in _said(_images(images, **unlabelled), "warning")
+
+
 def test_labels_that_say_too_little(images: Path) -> None:
     for number in range(3):
         _save(images / f"road/masks/{number}.png", np.zeros((40, 48), np.uint8))
@@ -246,6 +262,36 @@ def test_the_average_of_the_weights_is_counted() -> None:
         optimizer = build_optimizer(stage.optimizer, module.trained_parameters())
         found.append(_weights_bytes(module, optimizer))
     assert found[1] - found[0] == sum(p.nbytes for p in network.parameters())
+
+
+class Whole(nn.Module):
+    """A network of one's own, whose logits come without a head apart from it."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.classifier = nn.Conv2d(4, num_classes, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.classifier(self.backbone(images))
+        return found
+
+
+def test_the_time_of_measuring_a_whole_network_is_counted(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"extractor": {"name": f"{__name__}.Whole", "split": "backbone"}, "head": {"name": "own"}}
+    stage = {"losses": {"cross_entropy": {}}, "max_steps": 2, "batch_size": 2}
+    recipe = {"networks": {"student": own}, "stages": {"supervised": stage}, "input": {"crop": 32}}
+    (images / "own.yaml").write_text(yaml.safe_dump({**recipe, "trainer": {"accelerator": "cpu"}}))
+    target = {"root": str(images / "road"), "subset": "all", "val": "fraction:0.2"}
+    experiment = load_experiment(images / "own.yaml", {"target": target})
+    monkeypatch.setattr(costs, "_evaluation_s", lambda *given: 1000.0)  # an image
+    networks, _ = build_each(experiment, 2)
+    clock = list(costs.examine_costs(experiment, networks, examine_images(experiment)))[1]
+    rows = {row[0]: row for table in clock.tables.values() for row in table}
+    assert rows["supervised"][-1] == "33 min"  # 2 validation images
+    assert rows["(measuring the result)"][1:3] == ["3", "1000000"]  # and a test image
 
 
 def test_strides_of_blocks_are_those_of_the_network_at_any_size() -> None:

@@ -178,6 +178,16 @@ def test_all_problems_are_reported_at_once() -> None:
             },
             "extractor.module does not train",
         ),
+        (
+            {"stages.head.teacher": "teacher", "stages.head.losses.mimicry.weight": 1},
+            "stages.head.losses.mimicry.layers: features does not train",
+        ),
+        (
+            {"stages.head.teacher": "teacher", "stages.head.losses.pairwise.weight": 1},
+            "stages.head.losses.pairwise.layers: features does not train",
+        ),
+        ({"stages.mimicry.trains": "head"}, "mimicry alone trains an extractor, got 'head'"),
+        ({"stages.all.teacher": "teacher"}, "stages.all.teacher: no loss of the stage reads"),
         ({"stages.mimicry.teacher": "student"}, "cannot teach itself"),
         ({"stages.mimicry.co_teachers": ["techer"]}, "Did you mean teacher?"),
         ({"stages.mimicry.co_teachers": ["student"]}, "is the student, the teacher or named twice"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -10,6 +12,8 @@ import pytest
 import torch
 
 from spiritseg.config import Experiment
+from spiritseg.data.mixing import StageData
+from spiritseg.errors import RunError
 from spiritseg.recipes import load_experiment
 from spiritseg.training import runner
 from spiritseg.training.checkpoint import AtomicCheckpointIO, EpochCheckpoint, latest
@@ -102,6 +106,42 @@ def test_a_stage_taken_up_ends_as_one_that_was_not_stopped(
         newest = latest(here / "killed" / "stages" / "1-all")
         assert _epochs_done(newest) == min(number, 3)
     assert _left(distill(experiment, here / "killed")) == whole
+
+
+def _os_error(number: int, name: str | None) -> OSError:
+    return OSError(number, os.strerror(number), name)
+
+
+@pytest.mark.parametrize(
+    ("error", "writing", "said"),
+    [
+        (_os_error(errno.EACCES, "STAGE/csv/metrics.csv"), True, "Permission denied"),
+        (_os_error(errno.ENOSPC, None), True, "No space left on device"),
+        (_os_error(errno.EIO, "/images/a.png"), False, "/images/a.png: Input/output error"),
+        (_os_error(errno.ENOSPC, "/scratch/x"), False, "/scratch/x: No space left on device"),
+        (_os_error(errno.EMFILE, None), False, "Too many open files"),
+        (ConnectionError("Caught it.\n  File 3\nConnectionError: reset\n"), False,
+         ": ConnectionError: reset. Mend"),
+    ],
+)  # fmt: skip
+def test_only_what_the_run_writes_is_called_so(
+    error: OSError, writing: bool, said: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = here / "run" / "stages" / "1-all"
+    if isinstance(error.filename, str):
+        error.filename = error.filename.replace("STAGE", str(stage))
+
+    def fails(*args: Any) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(StageData, "__getitem__", fails)
+    with pytest.raises(RunError) as caught:
+        distill(_experiment(here, "max_steps"), here / "run")
+    message = str(caught.value)
+    assert message.startswith(f"cannot write to {stage}: ") == writing
+    assert "cannot write" not in message or writing
+    assert said in message
+    assert message.endswith("start the same command again: it continues.")
 
 
 def test_a_checkpoint_of_another_device_can_be_read(

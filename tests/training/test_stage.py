@@ -270,3 +270,45 @@ def test_schedules_end_where_they_should() -> None:
     assert 0.09 < max(ends["one_cycle"]) <= 0.1
     assert ends["one_cycle"][0] == pytest.approx(0.004)
     assert ends["one_cycle"][-1] < 0.005
+
+
+def _one_cycle(steps: int, warmup: float) -> tuple[list[float], list[float]]:
+    """Return the rates of our schedule, and those of torch's where it has any."""
+    rates: tuple[list[float], list[float]] = ([], [])
+    config = Optimizer(name="sgd", lr=0.1, warmup=warmup)
+    for found, own in zip(rates, (True, False), strict=True):
+        optimizer = build_optimizer(config, [nn.Parameter(torch.zeros(1))])
+        further = {"total_steps": steps + 1, "pct_start": warmup, "cycle_momentum": False}
+        try:
+            schedule = (
+                build_schedule(config, optimizer, steps)
+                if own
+                else torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, **further)  # type: ignore[arg-type]
+            )
+        except ZeroDivisionError:
+            continue
+        assert schedule is not None
+        for _ in range(steps):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+    return rates
+
+
+@pytest.mark.parametrize(
+    ("steps", "warmup"), [(9, 0.1), (19, 0.05), (3, 0.25), (99, 0.01), (1, 0.5), (49, 0.02)]
+)
+def test_a_warm_up_of_no_step_starts_low(steps: int, warmup: float) -> None:
+    ours, torchs = _one_cycle(steps, warmup)
+    assert not torchs  # it divides by zero
+    assert ours[0] == pytest.approx(0.1 / 25)
+    longer = _one_cycle(steps, warmup + 1e-6)[1]
+    assert ours == pytest.approx(longer, rel=1e-3)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 9, 10, 99, 100, 300])
+@pytest.mark.parametrize("warmup", [0.3, 0.1000001, 0.0099, 0.9])
+def test_other_warm_ups_are_torchs(steps: int, warmup: float) -> None:
+    ours, torchs = _one_cycle(steps, warmup)
+    assert ours == torchs
+    assert len(ours) == steps

@@ -36,16 +36,20 @@ def run(words: list[str]) -> None:
     if options.print_config:
         print(to_yaml(experiment), end="")
         return
-    from spiritseg.tables import class_table, metrics_table, print_skipped, print_table
+    from spiritseg.tables import class_table, metrics_table, print_notes, print_table
     from spiritseg.training.rundir import is_first_process
-    from spiritseg.training.runner import distill
+    from spiritseg.training.runner import default_run_dir, distill
 
-    result = distill(experiment, options.run_dir, name=Path(options.recipe).stem)
+    run_dir = Path(options.run_dir or default_run_dir(experiment, Path(options.recipe).stem))
+    was_finished = (run_dir / "metrics.json").exists()
+    result = distill(experiment, run_dir)
     if not is_first_process():
         return
+    if was_finished:
+        print(f"{run_dir} was finished before; to train anew, choose another --run-dir.")
     print_table(metrics_table({result.run_dir.name: result.metrics}))
     if len(result.metrics["test"]["IoU"]) > 2:
         print_table(class_table(result.metrics["test"]))
-    print_skipped(result.metrics)
+    print_notes(result.metrics)
     print(f"test images: {result.metrics['test']['images']}")
     print(f"student: {result.run_dir / 'student'}")

@@ -19,7 +19,7 @@ def run(words: list[str]) -> None:
     overrides = read_fields(rest)
     if options.skip_bad:
         overrides["input.skip_bad"] = True
-    from spiritseg.tables import class_table, print_skipped, print_table
+    from spiritseg.tables import class_table, print_notes, print_table
     from spiritseg.training.rundir import is_first_process
     from spiritseg.training.runner import evaluate
 
@@ -27,4 +27,4 @@ def run(words: list[str]) -> None:
     if not is_first_process():
         return
     print_table(class_table(scores))
-    print_skipped(scores)
+    print_notes(scores)

@@ -45,7 +45,7 @@ def run(words: list[str]) -> None:
     options, rest = parser.parse_known_args(words)
     overrides = read_fields(rest)
     from spiritseg.deploy.export import export
-    from spiritseg.tables import print_skipped
+    from spiritseg.tables import print_notes
 
     report = export(
         options.student,
@@ -62,7 +62,7 @@ def run(words: list[str]) -> None:
         limit=options.limit,
         trust=options.trust,
     )
-    print_skipped({"skipped": report.skipped})
+    print_notes({"skipped": report.skipped})
     found = report.check
     print(f"checked on {found.images} images of {found.where}:")
     if found.max_difference is not None and found.relative_difference is not None:

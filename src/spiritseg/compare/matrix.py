@@ -277,7 +277,9 @@ def _tasks(cells: Iterable[Cell], out: Path) -> list[Task]:
 
 
 def _check_folders(cells: Sequence[Cell], out: Path) -> None:
-    """Refuse runs of another config before anything runs."""
+    """Refuse runs of another config, or of another teacher, before anything runs."""
+    from spiritseg.training.record import refuse_other_weights
+
     problems = []
     for cell in cells:
         config = out / cell.folder / "config.yaml"
@@ -288,6 +290,8 @@ def _check_folders(cells: Sequence[Cell], out: Path) -> None:
             continue
         if before is not None and fingerprint(before) != fingerprint(cell.experiment):
             problems += [f"{cell.folder}: {line}" for line in differences(before, cell.experiment)]
+        elif (config.parent / "metrics.json").exists():
+            refuse_other_weights(config.parent, cell.experiment)
     if problems:
         raise RunError(
             f"{out} holds runs of another config; what differs:\n{listed(problems)}\n"

@@ -9,6 +9,7 @@ from typing import Any
 
 from spiritseg.compare.drawing import draw_all, sweep
 from spiritseg.compare.measured import Images, head_only, latencies, refuse_untrusted
+from spiritseg.compare.paper import method_of
 from spiritseg.compare.provenance import provenance
 from spiritseg.compare.results import Row, Run, read_runs, settings_of, write_results
 from spiritseg.compare.sections import Section, cautions, gaps, labelled, make_section, verdict
@@ -113,16 +114,16 @@ def _richest(section: Section) -> Row:
 
 def _measure_heads(sections: Sequence[Section], images: Images, missing: list[str]) -> None:
     for section in sections:
-        row = section.rows.get("CT")
-        if row is None:
-            continue
-        section.head = head_only(row, images)
-        if lacking := sorted(row.runs.keys() - section.head.keys()):
-            seeds = ", ".join(map(str, lacking))
-            missing.append(
-                f"CT without fine-tuning, {labelled(section.labels)}, seed {seeds}: its head "
-                f"stage could not be measured on the test images. {images.reason}"
-            )
+        for title, row in section.rows.items():
+            if method_of(row.recipe) != "ct":
+                continue
+            section.head[title] = head_only(row, images)
+            if lacking := sorted(row.runs.keys() - section.head[title].keys()):
+                seeds = ", ".join(map(str, lacking))
+                missing.append(
+                    f"{title} without fine-tuning, {labelled(section.labels)}, seed {seeds}: its "
+                    f"head stage could not be measured on the test images. {images.reason}"
+                )
 
 
 def _plain(runs: Sequence[Run], sections: Sequence[Section], about: Any) -> dict[str, Any]:
@@ -144,7 +145,7 @@ def _plain(runs: Sequence[Run], sections: Sequence[Section], about: Any) -> dict
                     }
                     for title, row in section.rows.items()
                 },
-                "CT, head only": section.head,
+                **{f"{title}, head only": head for title, head in section.head.items()},
                 "differences": [_difference(one) for one in section.differences],
                 "differences to fine-tuned pretrained": [_difference(d) for d in section.picked],
                 "note": section.note,

@@ -28,6 +28,10 @@ _TITLES = {
     "ct": "CT",
     "sd": "SD",
     "esd": "ESD",
+    "paper-baseline": "S (paper's network)",
+    "paper-ct": "CT (paper's network)",
+    "paper-sd": "SD (paper's network)",
+    "paper-esd": "ESD (paper's network)",
     "finetune-pretrained": "fine-tuned pretrained",
     "logits": "logit distillation only",
     "skd-pixel": "pixel-wise distillation only",
@@ -137,6 +141,11 @@ class Row:
     def first(self) -> Run:
         """The run of the lowest seed."""
         return self.runs[min(self.runs)]
+
+    @property
+    def recipe(self) -> str:
+        """Their recipe, without the hash that tells variants of it apart."""
+        return self.first.recipe.partition("~")[0]
 
     def values(self, name: str) -> list[float]:
         """Return a test figure under each seed; the IoU of a class as ``IoU road``."""

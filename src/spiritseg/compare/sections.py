@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from statistics import fmean
 from typing import Any
 
-from spiritseg.compare.paper import TABLE_III
+from spiritseg.compare.paper import TABLE_III, method_of
 from spiritseg.compare.results import Row, Run, rows_of
 from spiritseg.compare.statistics import (
     LEAST_SEEDS,
@@ -16,7 +17,7 @@ from spiritseg.compare.statistics import (
     compare_all,
     sequence_of,
 )
-from spiritseg.config import Experiment
+from spiritseg.config import Losses
 from spiritseg.tables import Table
 
 __all__ = ["Section", "cautions", "gaps", "labelled", "make_section", "verdict"]
@@ -35,6 +36,10 @@ class Section:
         differences: to the baseline.
         picked: differences to the fine-tuned pretrained network.
         note: what the intervals speak of.
+        lacking: what to do about a baseline that there is none of; empty where there is one.
+        latency: of a network in ms, by title.
+        head: CT's test figures before its fine-tuning, by title and seed.
+        tables: by name.
     """
 
     labels: str
@@ -43,8 +48,9 @@ class Section:
     differences: list[Difference]
     picked: list[Difference]
     note: str
+    lacking: str = ""
     latency: dict[str, float] = field(default_factory=dict)
-    head: dict[int, dict[str, Any]] = field(default_factory=dict)
+    head: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
     tables: dict[str, Table] = field(default_factory=dict)
 
 
@@ -73,7 +79,20 @@ def make_section(runs: Sequence[Run], labels: str, baseline: str, resamples: int
         compared(images, reference) if reference else [],
         compared(images, pick) if pick and pick != reference else [],
         _note(rows),
+        "" if reference else _lacking(rows, baseline),
     )
+
+
+def _lacking(rows: Mapping[str, Row], baseline: str) -> str:
+    """Name the recipes that could be the baseline: its variants, its method's other networks."""
+    method = method_of(baseline.partition("~")[0])
+    found = dict.fromkeys(r.first.recipe for r in rows.values() if method_of(r.recipe) == method)
+    said = f"No run is of the recipe {baseline}: nothing to compare with."
+    if not found:
+        return said
+    names = ", ".join(found)
+    why = " (~ tells runs apart that differ in more than their seeds)" if "~" in names else ""
+    return f"{said} Pass --baseline to spiritseg report, one of: {names}{why}."
 
 
 def _note(rows: Mapping[str, Row]) -> str:
@@ -106,7 +125,7 @@ def verdict(section: Section) -> dict[str, Any]:
     gains = [one for one in distilled if one.verdict == "significant gain"]
     where = f"With {labelled(section.labels)} and {seeds} seed{'s' * (seeds != 1)}"
     if not section.reference:
-        head = f"{where} there is no baseline among the runs: nothing to compare with."
+        head = f"{where} there is no baseline among the runs. {section.lacking}"
     elif not distilled:
         head = f"{where} no distilled network has been run beside the baseline."
     elif gains:
@@ -119,6 +138,12 @@ def verdict(section: Section) -> dict[str, Any]:
         head = (
             f"{where}: too few for a verdict, which takes {LEAST_SEEDS}. The differences below "
             "are what these seeds show."
+        )
+    elif any(one.verdict == "too few images" for one in distilled):
+        images = min(one.images for one in distilled)
+        head = (
+            f"{where}: {images} test image{'s' * (images != 1)}, too few for a verdict. The "
+            "differences below are what these images show."
         )
     else:
         head = f"{where}, no distilled network gained mIOU over {section.reference} significantly."
@@ -134,12 +159,13 @@ def verdict(section: Section) -> dict[str, Any]:
 
 
 def _is_distilled(row: Row) -> bool:
-    return any(stage.teacher is not None for stage in row.first.experiment.stages.values())
+    stages = row.first.experiment.stages.values()
+    return any(replace(stage.losses, cross_entropy=None) != Losses() for stage in stages)
 
 
 def cautions(rows: Mapping[str, Row]) -> list[str]:
     """Say where the rows' budgets differ: steps with labels of the network that is measured."""
-    steps = {title: _supervised(row.first.experiment) for title, row in rows.items()}
+    steps = {title: _supervised(row) for title, row in rows.items()}
     steps = {title: count for title, count in steps.items() if count}  # distilled alone: no labels
     if len(set(steps.values())) < 2:
         return []
@@ -147,12 +173,19 @@ def cautions(rows: Mapping[str, Row]) -> list[str]:
     return [f"Unequal budgets. Supervised steps: {said}."]
 
 
-def _supervised(experiment: Experiment) -> int:
-    return sum(
-        stage.max_steps
-        for stage in experiment.stages.values()
-        if stage.network == experiment.result and stage.losses.cross_entropy is not None
-    )
+def _supervised(row: Row) -> int:
+    """Return the steps that were really taken, which early stopping decides; mean over seeds."""
+    return round(fmean(sum(_steps(run).values()) for run in row.runs.values()))
+
+
+def _steps(run: Run) -> dict[str, int]:
+    """Return the steps of the stages that train the result with labels."""
+    taken, result = run.metrics.get("stages", {}), run.experiment.result
+    return {
+        name: taken.get(name, {}).get("steps", stage.max_steps)
+        for name, stage in run.experiment.stages.items()
+        if stage.network == result and stage.losses.cross_entropy is not None
+    }
 
 
 def gaps(section: Section) -> list[str]:
@@ -163,7 +196,7 @@ def gaps(section: Section) -> list[str]:
     if lacking:
         gaps.append(f"Table III: no run at r = {', '.join(lacking)}.")
     for recipe in ("ct", "sd", "esd", _PICK, "logits"):
-        if all(row.first.recipe.partition("~")[0] != recipe for row in section.rows.values()):
+        if all(method_of(row.recipe) != recipe for row in section.rows.values()):
             gaps.append(f"No run of the recipe {recipe}.")
     seeds = {title: len(row.runs) for title, row in section.rows.items()}
     most = max(seeds.values())

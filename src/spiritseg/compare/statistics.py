@@ -19,7 +19,6 @@ __all__ = [
     "METRICS",
     "Difference",
     "compare_all",
-    "figures_of",
     "holm",
     "paired_difference",
     "sequence_of",
@@ -139,23 +138,6 @@ def units_of(names: Sequence[str], least: int = LEAST_UNITS) -> list[str]:
         for place, row in enumerate(rows):
             units[row] = f"{sequence} block {place * blocks // len(rows) + 1}"
     return units
-
-
-def figures_of(per_image: Floats, threshold: float) -> dict[Metric, Floats]:
-    """Compute mIOU, HP-Acc and Var (SD, eqs. 4-8) from the images' mIOU.
-
-    Args:
-        per_image: (..., n) mIOU of each image.
-        threshold: of HP-Acc.
-
-    Returns:
-        The three, (...), in [0, 1]; Var is the population variance.
-    """
-    return {
-        "mIOU": per_image.mean(-1),
-        "HP-Acc": (per_image > threshold).mean(-1),
-        "Var": per_image.var(-1),
-    }
 
 
 def paired_difference(

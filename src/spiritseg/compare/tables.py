@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spiritseg.compare import figures
-from spiritseg.compare.paper import TABLE_II, TABLE_III, PaperRow
-from spiritseg.compare.results import Row
+from spiritseg.compare.paper import TABLE_II, TABLE_III, PaperRow, method_of, stands_beside
+from spiritseg.compare.results import Row, title_of
 from spiritseg.compare.sections import Section
 from spiritseg.compare.statistics import Difference
 from spiritseg.tables import Table
@@ -63,21 +63,19 @@ def _table_ii(section: Section) -> Table:
     chosen |= {t: r for t, r in section.rows.items() if r.first.ratio is None}
     ordered = {title: row for title, row in section.rows.items() if title in chosen}
     for title, row in ordered.items():
-        if title == "CT":
-            head_rows = [section.head[seed] for seed in sorted(section.head)]
-            table.append(_row_ii(section, "CT, head only", row, head_rows))
+        name = title
+        if method_of(row.recipe) == "ct":
+            name = f"{title}, fine-tuned"
+            head_rows = [one for _, one in sorted(section.head.get(title, {}).items())]
+            table.append(_row_ii(section, f"{title}, head only", row, head_rows))
         tests = [run.metrics["test"] for run in row.runs.values()]
-        table.append(_row_ii(section, title, row, tests))
+        table.append(_row_ii(section, name, row, tests))
     return table
 
 
-def _row_ii(
-    section: Section, title: str, row: Row, tests: Sequence[Mapping[str, Any]]
-) -> list[str]:
-    cost, paper = row.first.metrics["cost"], TABLE_II.get(title, PaperRow())
-    name = {"CT": "CT, fine-tuned"}.get(title, title)
-    owner = "CT" if title.startswith("CT,") else title
-    measured = section.latency.get(owner)
+def _row_ii(section: Section, name: str, row: Row, tests: Sequence[Mapping[str, Any]]) -> list[str]:
+    cost, paper = row.first.metrics["cost"], _paper(section, row.recipe)
+    measured = section.latency.get(row.title)
     return [
         name,
         str(len(tests)),
@@ -96,30 +94,41 @@ def _table_iii(section: Section) -> Table:
     """Tabulate S, SD and all ratios; those of the paper that were not run have dashes."""
     head = ["network", "seeds", "mIOU %", "HP-Acc %", "Var e-3"]
     table = [[*head, "paper mIOU %", "paper HP-Acc %", "paper Var e-3"]]
-    rows: dict[str, Row | None] = {t: r for t, r in section.rows.items() if t in ("S", "SD")}
-    swept = {title: row for title, row in section.rows.items() if row.first.ratio is not None}
-    rows |= swept if swept else {}
-    ratios = {row.first.ratio for row in swept.values() if row.first.recipe == "esd"}
-    rows |= {f"ESD r={r:g}": None for r in TABLE_III if r not in ratios}
+    lines: list[tuple[str, float | None, Row | None]] = [
+        (row.first.recipe, row.first.ratio, row)
+        for row in section.rows.values()
+        if row.first.ratio is not None or method_of(row.recipe) in ("baseline", "sd")
+    ]
+    esd = next(recipe for recipe, method in _beside(section).items() if method == "esd")
+    run = {row.first.ratio for row in section.rows.values() if row.recipe == esd}
+    lines += [(esd, ratio, None) for ratio in TABLE_III if ratio not in run]
 
-    def order(title: str) -> tuple[int, str, float]:
-        place = {"S": 0, "SD": 1}.get(title, 2)
-        name, _, ratio = title.partition(" r=")
-        return place, name, -float(ratio or 0)
+    def order(line: tuple[str, float | None, Row | None]) -> tuple[int, str, float]:
+        recipe, ratio, _ = line
+        place = {"baseline": 0, "sd": 1}.get(method_of(recipe.partition("~")[0]), 2)
+        return place, title_of(recipe, None), -(ratio or 0)
 
-    for title in sorted(rows, key=order):
-        row = rows[title]
-        name, _, ratio = title.partition(" r=")
-        paper = TABLE_II.get(title, PaperRow())
-        if name == "ESD" and ratio:
-            paper = TABLE_III.get(float(ratio), PaperRow())
+    for recipe, ratio, row in sorted(lines, key=order):
+        paper = _paper(section, recipe.partition("~")[0], ratio)
         ours = [_DASH] * 4
         if row is not None:
             figures_ = [_spread(row.values("mIOU")), _spread(row.values("HP-Acc"))]
             ours = [str(len(row.runs)), *figures_, _spread(row.values("Var"), 1000, 2)]
         theirs = [_number(paper.miou), _number(paper.hp_acc), _number(paper.var, 2)]
-        table.append([title, *ours, *theirs])
+        table.append([title_of(recipe, ratio), *ours, *theirs])
     return table
+
+
+def _beside(section: Section) -> dict[str, str]:
+    return stands_beside(row.recipe for row in section.rows.values())
+
+
+def _paper(section: Section, recipe: str, ratio: float | None = None) -> PaperRow:
+    """Return what the paper reports of a recipe; of ESD at a ratio."""
+    method = _beside(section).get(recipe, "")
+    if method == "esd" and ratio is not None:
+        return TABLE_III.get(ratio, PaperRow())
+    return TABLE_II.get(method, PaperRow())
 
 
 def _difference_table(differences: Sequence[Difference]) -> Table:

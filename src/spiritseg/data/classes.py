@@ -32,7 +32,7 @@ class ClassMap:
     """The classes of a data set, and how its masks spell them.
 
     Args:
-        names: the classes by train id, 0 to K-1.
+        names: the classes by train id, 0 to K-1; two or more.
         colours: red, green and blue in 0..255 of each class.
         ids: raw value in a mask to train id, or 255 where the pixel is ignored. A raw value
             that is missing here is an error wherever it is met.
@@ -251,7 +251,7 @@ def _parse(values: object, where: object) -> ClassMap:
 
 
 def _parse_plain(values: Mapping[str, Any]) -> ClassMap:
-    names = tuple(str(name) for name in values["names"])
+    names = _names(values["names"])
     raw_ids = values.get("ids") or {**{i: i for i in range(len(names))}, IGNORED: IGNORED}
     ids: dict[int, int] = {}
     for raw, meaning in raw_ids.items():
@@ -267,6 +267,16 @@ def _parse_plain(values: Mapping[str, Any]) -> ClassMap:
     return ClassMap(names, tuple((int(r), int(g), int(b)) for r, g, b in colours), ids)
 
 
+def _names(values: object) -> tuple[str, ...]:
+    if isinstance(values, list | tuple) and all(isinstance(name, str) for name in values):
+        return tuple(values)
+    raise ConfigError(
+        f"names: expected a list of words in the order of the classes, got {values!r:.80}. Write "
+        "names: [background, road], with quotes around what YAML takes for a number or for yes "
+        "or no; which value in a mask means which class is said by ids: {0: background, 1: road}."
+    )
+
+
 def _distinct(count: int) -> tuple[Colour, ...]:
     """Spread hues by the golden ratio, over three brightnesses so that they differ in grey too."""
     colours = []
@@ -277,8 +287,12 @@ def _distinct(count: int) -> tuple[Colour, ...]:
 
 
 def _problem(names: Sequence[str], colours: Sequence[Colour], ids: Mapping[int, int]) -> str | None:
-    if not 1 <= len(names) < _FOREIGN:
-        return f"expected 1 to {_FOREIGN - 1} classes, got {len(names)}"
+    if not 2 <= len(names) < _FOREIGN:
+        hint = (
+            ". With one class there is nothing to tell apart: name the background too, as in "
+            "names: [background, road], or rest: background where classes are merged."
+        )
+        return f"expected 2 to {_FOREIGN - 1} classes, got {len(names)}{hint * (len(names) == 1)}"
     if len(set(names)) < len(names):
         return "two classes have the same name"
     if len(colours) != len(names):

@@ -131,6 +131,25 @@ class Domains:
         sets = (target.train, target.val, target.test, *self.proximity)
         return sorted({path for images in sets for path in images.skipped})
 
+    def record(self) -> dict[str, Any]:
+        """Say what tells these images from others under the same names.
+
+        Returns:
+            The classes; and by set how many images there are, a hash of their names and file
+            sizes, and of the labelled ones the pixels of each class.
+        """
+        train, held_out = self.proximity
+        sets = {split: self._split(split) for split in SPLITS}
+        pixels = self.target.report["pixels"]
+        found: dict[str, Any] = {"classes": ", ".join(self.classes.names)}
+        for name, labelled in sets.items():
+            found[name] = {**labelled.record(), "pixels": pixels.get(name, {})}
+        return {**found, "proximity": train.record(), "held out": held_out.record()}
+
+    def warnings(self) -> list[str]:
+        """Return what is odd about the labels, such as a class without a pixel."""
+        return list(self.target.report["warnings"])
+
     def _split(self, split: str) -> LabelledImages:
         if split not in SPLITS:
             raise ConfigError(unknown("split", split, SPLITS))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -77,12 +79,14 @@ class _Images(Dataset[T], Generic[T]):
         """The images' paths below the root of their data set."""
         return [item.name for item in self.items]
 
-    def manifest(self) -> list[tuple[str, int]]:
-        """List name and file size in bytes of each image (0 for scenes), for a run's record."""
-        return [
+    def record(self) -> dict[str, Any]:
+        """Return how many images there are, and a hash of their names and sizes in bytes."""
+        sizes = [
             (item.name, item.image.stat().st_size if isinstance(item, FilePair) else 0)
             for item in self.items
         ]
+        digest = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]
+        return {"images": len(self), "names and sizes": digest}
 
     def check_readable(self, skip_bad: bool, decode: bool = True) -> None:
         """Look at every file before anything is trained.

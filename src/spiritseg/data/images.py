@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from spiritseg.errors import DataError
 from spiritseg.pixels import opened, read_pixels, to_rgb
@@ -17,6 +20,8 @@ __all__ = ["Budget", "image_size", "read_image", "read_mask", "to_rgb"]
 
 _SIDEWAYS = {5, 6, 7, 8}  # EXIF orientations that swap height and width
 _EXIF_ORIENTATION = 0x0112
+_PNG_SIGNATURE = 8  # bytes
+_PNG_EXIF = (b"Raw profile type exif", b"XML:com.adobe.xmp")  # texts that may say an orientation
 
 
 class Budget:
@@ -103,7 +108,9 @@ def read_mask(path: str | Path) -> npt.NDArray[Any]:
 
 
 def image_size(path: str | Path, oriented: bool = True) -> tuple[int, int]:
-    """Read (H, W) from a file's header alone.
+    """Read (H, W) without decoding the pixels.
+
+    The rare PNG that has EXIF after its pixels, and one without its end, is decoded all the same.
 
     Args:
         path: the file.
@@ -113,9 +120,36 @@ def image_size(path: str | Path, oriented: bool = True) -> tuple[int, int]:
         Height and width in pixels, as `read_image` or `read_mask` will give them.
 
     Raises:
-        BadImageError: where there is no readable header.
+        BadImageError: where there is no readable header, or a PNG is truncated.
     """
     with opened(path) as image:
         width, height = image.size
-        sideways = oriented and image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
+        sideways = oriented and _exif(image, Path(path)).get(_EXIF_ORIENTATION) in _SIDEWAYS
     return (width, height) if sideways else (height, width)
+
+
+def _exif(image: Image.Image, path: Path) -> Image.Exif:
+    """Return what ``image.getexif()`` does, which decodes a PNG to see what follows its pixels."""
+    if isinstance(image, PngImageFile) and "exif" not in image.info and _ends_with_pixels(path):
+        return Image.Image.getexif(image)
+    return image.getexif()
+
+
+def _ends_with_pixels(path: Path) -> bool:
+    """Whether a PNG is not truncated and no EXIF follows its pixels, by the heads of its chunks."""
+    pixels = False
+    with path.open("rb") as file:
+        file.seek(_PNG_SIGNATURE)
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"IEND":
+                return True
+            if kind == b"IDAT":
+                pixels = True
+            elif pixels:
+                start = file.read(min(length, max(map(len, _PNG_EXIF))))
+                if kind == b"eXIf" or start.startswith(_PNG_EXIF):
+                    return False
+                length -= len(start)
+            file.seek(length + 4, 1)  # and the checksum
+    return False

@@ -102,7 +102,8 @@ def split_files(
     official validation images (500 and 2000); val is a tenth of the training images that are not
     in the subset, drawn by split_seed (where the subset is all, a tenth is taken out of
     training). Folders: see `config.Target`; val and test are taken out first, the subset counts
-    what is left.
+    what is left. Where images/ and masks/ are divided into train/ and val/ or test/, that is the
+    split, as it is with train/images/ and val/images/.
 
     Args:
         target: subset, val, test and split_seed.
@@ -192,7 +193,9 @@ def _test_withheld(
 
 def _folder(target: Target, root: Path) -> dict[str, list[FilePair]]:
     base = root if layouts.has_pairs(root) else root / "train"
-    pool = layouts.folder_pairs(root, base, "target")
+    pairs = layouts.folder_pairs(root, base, "target")
+    inside = _inside(pairs, root)
+    pool = inside.get("train", pairs)
     total = len(pool)
     splits: dict[str, list[FilePair]] = {}
     fractions: dict[str, float] = {}
@@ -200,13 +203,15 @@ def _folder(target: Target, root: Path) -> dict[str, list[FilePair]]:
         field = f"target.{split}"
         kind, _, value = rule.partition(":")
         if rule == "auto":
-            own = (root / split).is_dir()
+            own = split in inside or (root / split).is_dir()
             kind, value = ("folder", split) if own else ("fraction", str(_FOLDER_FRACTION))
-        if kind == "folder" and value:
+        if kind == "folder" and value in inside:
+            splits[split] = inside[value]
+        elif kind == "folder" and value:
             path = Path(value).expanduser()
             splits[split] = layouts.folder_pairs(root, root / path, field)
         elif kind == "list" and value:
-            splits[split] = _listed(pool, _find_list(value, root, field), field)
+            splits[split] = _listed(pairs, _find_list(value, root, field), field)
         elif kind == "fraction":
             fractions[split] = _fraction(value, field)
         else:
@@ -221,6 +226,23 @@ def _folder(target: Target, root: Path) -> dict[str, list[FilePair]]:
         pool = _without(pool, splits[split])
     splits["train"] = choose(_not_empty(pool, root), target.subset, "target.subset", root)
     return splits
+
+
+def _inside(pairs: Sequence[FilePair], root: Path) -> dict[str, list[FilePair]]:
+    """Group images/train/**, images/val/** and images/test/**; nothing where there is no split."""
+    groups: dict[str, list[FilePair]] = {}
+    for pair in pairs:
+        groups.setdefault(PurePosixPath(pair.name).parts[1], []).append(pair)
+    if "train" not in groups or not groups.keys() & {"val", "test"}:
+        return {}
+    others = [pair.name for name in groups.keys() - set(SPLITS) for pair in groups[name]]
+    if others:
+        raise DataError(
+            f"{root}: images/ is split into {', '.join(s for s in SPLITS if s in groups)}, but "
+            f"{len(others)} images are in none of them:\n{listed(sorted(others))}\nMove these and "
+            "their masks into one of the three, or out of images/ and masks/."
+        )
+    return groups
 
 
 def _fraction(value: str, field: str) -> float:

@@ -209,7 +209,7 @@ def _time(
         fresh = f"+{1000 * (cost.fresh_s - cost.step_s):.0f}" if stage.views else "every step"
         table.append([name, str(steps), f"{step_ms:.0f}", fresh, _span(seconds)])
     result = networks[experiment.result]
-    if result.head is not None:
+    if _segments(result):
         each = _evaluation_s(result, domains, device)
         images = len(domains.target.test) + len(domains.target.val)
         seconds = each * images + (_LATENCY_S if experiment.evaluation.latency else 0)
@@ -256,9 +256,14 @@ def _around(
         if stage.losses.mimicry.normalise:
             seconds += teacher * sum(len(d) for d in domains.train(stage) if d is not None)
     losses = stage.losses
-    if (losses.cross_entropy or losses.pixelwise or losses.holistic) and network.head is not None:
+    if losses.cross_entropy or losses.pixelwise or losses.holistic:  # they need logits
         seconds += _evaluation_s(network, domains, device) * len(domains.target.val)
     return seconds
+
+
+def _segments(network: Segmenter) -> bool:
+    """Whether a network gives logits: a whole network does without a head apart from it."""
+    return network.head is not None or type(network).forward is not Segmenter.forward
 
 
 @torch.inference_mode()

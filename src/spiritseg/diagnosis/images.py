@@ -24,6 +24,7 @@ from spiritseg.data.datasets import (
 from spiritseg.data.image_sets import Item, LabelledImages, ScenePair, UnlabelledImages
 from spiritseg.data.images import Budget, image_size
 from spiritseg.data.layouts import FilePair
+from spiritseg.data.mixing import stage_input
 from spiritseg.data.splits import SPLITS, check_disjoint, split_files
 from spiritseg.data.transforms import fit, prepare
 from spiritseg.diagnosis.findings import Section
@@ -323,10 +324,11 @@ def _crops(
     else:
         sides = f"{given.crop} x {given.crop}, {given.crop // given.pool} after the max-pool"
         section.ok(f"the crop fits all training images: {sides}")
-        window = given.crop / given.scale[0]
+        least, field = _least_scale(experiment)
+        window = given.crop / least
         if window > smallest:
             section.warn(
-                f"input.scale {given.scale[0]:g} asks for windows of up to {window:.0f} pixels, "
+                f"{field} {least:g} asks for windows of up to {window:.0f} pixels, "
                 f"the smallest side is {smallest}: the rest is black padding",
                 "a smaller crop, or a scale closer to 1",
             )
@@ -345,6 +347,16 @@ def _crops(
             section.ok(said)
     else:
         section.ok("the crop fits all proximity images")
+
+
+def _least_scale(experiment: Experiment) -> tuple[float, str]:
+    """Return the least scale at which a stage sees labelled images, and the field that says it."""
+    found = [(1.0, "input.scale")]
+    for name, stage in experiment.stages.items():
+        if stage.images != "proximity":
+            field = "input.scale" if stage.scale is None else f"stages.{name}.scale"
+            found.append((stage_input(experiment.input, stage).scale[0], field))
+    return min(found)
 
 
 def _sizes(items: Sequence[Item]) -> list[tuple[int, int]]:

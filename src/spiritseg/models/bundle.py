@@ -122,6 +122,15 @@ def bundle_info(folder: Path | str) -> BundleInfo:
     return _info(_read_card(Path(folder)), Path(folder))
 
 
+def bundle_digest(folder: Path | str) -> str:
+    """Return the SHA-256 that a bundle's description gives of its weights.
+
+    Raises:
+        BundleError: the description is missing, altered, or of another format.
+    """
+    return str(_read_card(Path(folder))["sha256"][_WEIGHTS])
+
+
 def refuse_foreign(folder: Path, info: BundleInfo) -> None:
     """Refuse a bundle whose loading would import and call classes that it names itself.
 

@@ -132,7 +132,8 @@ def fingerprint(experiment: Experiment) -> str:
         Ten hexadecimal digits, equal for experiments that must end in equal weights.
     """
     fields = {k: v for k, v in _leaves(dataclasses.asdict(experiment)) if not _no_effect(k)}
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:10]
+    said = json.dumps([fields, list(experiment.stages)], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:10]
 
 
 def differences(one: Experiment, other: Experiment) -> list[str]:
@@ -147,11 +148,15 @@ def differences(one: Experiment, other: Experiment) -> list[str]:
     """
     left = dict(_leaves(dataclasses.asdict(one)))
     right = dict(_leaves(dataclasses.asdict(other)))
-    return [
+    changed = [
         f"{key}: {left.get(key, 'absent')} became {right.get(key, 'absent')}"
         for key in sorted(left.keys() | right.keys())
         if not _no_effect(key) and left.get(key) != right.get(key)
     ]
+    if list(one.stages) != list(other.stages):
+        orders = (", ".join(each.stages) or "none" for each in (one, other))
+        changed.append("order of the stages: {} became {}".format(*orders))
+    return changed
 
 
 def _read(name_or_yaml: str | Path, seen: tuple[str, ...] = ()) -> dict[str, Any]:

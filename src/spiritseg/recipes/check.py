@@ -139,6 +139,8 @@ def _check_stage(where: str, stage: Stage, experiment: Experiment) -> Iterator[s
         yield f"{where}.teacher: {unknown('network', stage.teacher, experiment.networks)}"
     if stage.teacher is not None and stage.teacher == stage.network:
         yield f"{where}.teacher: {stage.teacher} cannot teach itself"
+    if stage.teacher is not None and not _used(stage).keys() - {"cross_entropy"}:
+        yield f"{where}.teacher: no loss of the stage reads {stage.teacher}; expected one that does"
     yield from _check_co_teachers(f"{where}.co_teachers", stage, experiment)
     yield from _check_views(where, stage, experiment)
     if not 0 <= stage.average < 1:
@@ -220,7 +222,8 @@ def _check_losses(where: str, stage: Stage, experiment: Experiment) -> Iterator[
             yield f"{where}.teacher: {name} needs logits, {stage.teacher} has no head"
     whole = used.keys() & {"cross_entropy", "pixelwise", "holistic"}
     layered = any(getattr(v, "layers", None) for v in used.values())
-    if used and not whole and not layered and stage.trains != "extractor":
+    alone = bool(used) and not whole and not layered
+    if alone and stage.trains != "extractor":
         names = " and ".join(used)
         yield f"{where}.trains: {names} alone trains an extractor, got {stage.trains!r}"
     if losses.cross_entropy is not None and stage.images == "proximity":
@@ -235,9 +238,9 @@ def _check_losses(where: str, stage: Stage, experiment: Experiment) -> Iterator[
         yield f"{where}.losses.pairwise.node_size: expected more than 0"
     if losses.holistic is not None:
         yield from _check_optimizer(f"{where}.losses.holistic", losses.holistic.optimizer)
-    if stage.trains == "head":
-        for name, loss in used.items():
-            for layer in getattr(loss, "layers", {}):
+    if stage.trains == "head" and not alone:
+        for name in [one for one in ("mimicry", "pairwise") if one in used]:
+            for layer in used[name].layers or ("features",):
                 if not layer.startswith("head."):
                     yield (
                         f"{where}.losses.{name}.layers: {layer} does not train, since the stage "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import warnings
@@ -25,6 +26,8 @@ from spiritseg.training.progress import StageProgress
 from spiritseg.training.stage import StageModule
 
 __all__ = ["fit", "lightning_trainer"]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # said only of writing
 
 
 def lightning_trainer(config: Trainer, **further: Any) -> L.Trainer:
@@ -82,7 +85,7 @@ def fit(module: StageModule, data: StageData, folder: Path, config: Trainer) -> 
 
     Raises:
         DivergedError: a loss is not finite.
-        RunError: the folder cannot be written.
+        RunError: the folder cannot be written, or another file fails.
     """
     stage = module.stage
     trainer = lightning_trainer(
@@ -104,13 +107,27 @@ def fit(module: StageModule, data: StageData, folder: Path, config: Trainer) -> 
         with quiet():
             trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
     except OSError as error:
-        raise RunError(
-            f"cannot write to {folder}: {error.strerror or error}. Make room or choose another "
-            "--run-dir, and start the same command again: it continues."
-        ) from error
+        raise _stopped(error, folder) from error
     if trainer.interrupted:
         raise KeyboardInterrupt
     return trainer
+
+
+def _stopped(error: OSError, folder: Path) -> RunError:
+    """Tell a stage's folder that cannot be written from any other file or device that fails."""
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    # A data loader's worker hands on a whole traceback, whose last line is the error.
+    said = error.strerror or str(error).rstrip().rpartition("\n")[2] or type(error).__name__
+    again = "and start the same command again: it continues."
+    here = Path(name).resolve().is_relative_to(folder.resolve()) if name else error.errno in _FULL
+    if here:
+        return RunError(
+            f"cannot write to {folder}: {said}. Make room or choose another --run-dir, {again}"
+        )
+    what = f"{name}: {said}" if name else said
+    return RunError(
+        f"the operating system stopped the training of {folder.name}: {what}. Mend that, {again}"
+    )
 
 
 def discard_checkpoints(folder: Path) -> None:

@@ -52,7 +52,16 @@ def build_schedule(
             optimizer,
             max_lr=config.lr,
             total_steps=steps + 1,
-            pct_start=config.warmup,
+            pct_start=_warmup(config, steps),
             cycle_momentum=False,
         )
     return LambdaLR(optimizer, lambda step: max(1 - step / steps, 0.0) ** 0.9)
+
+
+def _warmup(config: Optimizer, steps: int) -> float:
+    """Return the share of the steps in which the rate rises.
+
+    One that ends at step 0 exactly would be divided by: it ends just behind it, so that the first
+    step has the lowest rate, as with any longer one.
+    """
+    return config.warmup * (1 + 1e-9) if config.warmup * (steps + 1) == 1 else config.warmup

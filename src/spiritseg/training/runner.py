@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,9 @@ from spiritseg.models.bundle import BundleInfo, bundle_info, check_bundles, save
 from spiritseg.models.ensemble import stage_teacher
 from spiritseg.recipes import fingerprint
 from spiritseg.training.allocator import freed_memory_kept
-from spiritseg.training.fit import discard_checkpoints, fit, lightning_trainer, quiet
+from spiritseg.training.fit import discard_checkpoints, fit, lightning_trainer
 from spiritseg.training.measure import explained_variance, layer_statistics, score
+from spiritseg.training.record import refuse_other_files, refuse_other_weights, run_record
 from spiritseg.training.rundir import RunDir, is_first_process
 from spiritseg.training.stage import StageModule
 from spiritseg.training.terms import LOGITS, layer_pairs
@@ -77,7 +77,9 @@ def distill(experiment: Experiment, run_dir: str | Path | None = None, name: str
         lightning_trainer(experiment.trainer, logger=False, enable_checkpointing=False)
     with folder.claim(experiment), freed_memory_kept():
         metrics = folder.read("metrics.json")
-        if metrics is None:
+        if metrics is not None:
+            refuse_other_weights(path, experiment)
+        else:
             run = _Run(experiment, folder, domains or open_domains(experiment))
             metrics = run.to_the_end()
     return Result(path, metrics)
@@ -102,7 +104,10 @@ class _Run:
 
     def to_the_end(self) -> dict[str, Any]:
         """Train what is not trained yet, then measure and save the result."""
-        self.folder.write("run.json", {"versions": _versions(), "machine": platform.platform()})
+        record = run_record(self.experiment, self.domains)
+        before = self.folder.read("run.json") or {}
+        refuse_other_files(self.folder.path, before.get("files", {}), record["files"])
+        self.folder.write("run.json", record)
         stages = {
             name: self._stage(number, name)
             for number, name in enumerate(self.experiment.stages, start=1)
@@ -184,6 +189,7 @@ class _Run:
             "stages": stages,
             "cost": self._cost(network),
             "skipped": self.domains.skipped(),
+            "warnings": self.domains.warnings(),
         }
         if not self.folder.writes:
             return metrics
@@ -308,11 +314,3 @@ def _write_per_image(path: Path, scores: Scores, domains: Domains) -> None:
         for index, miou in zip(scores.images, scores.per_image, strict=True)
     ]
     write_atomically(path, "\n".join(["image,mIOU", *lines, ""]).encode())
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    names = ("spiritseg", "torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy")
-    with quiet():
-        return {"python": platform.python_version(), **{name: version(name) for name in names}}

@@ -1,0 +1,139 @@
+"""A run goes on with the files that it was begun with, or says which differ."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import spiritseg
+from spiritseg.compare.matrix import plan, run
+from spiritseg.errors import RunError
+from spiritseg.recipes import differences, fingerprint, load_experiment
+from spiritseg.training import runner
+
+MASK = np.zeros((40, 48), np.uint8)
+MASK[:, :12] = 1
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve images, the left quarter of each road."""
+    draw = np.random.default_rng(0)
+    for number in range(12):
+        for kind, value in (("images", draw.integers(0, 255, (40, 48, 3))), ("masks", MASK)):
+            path = tmp_path / f"road/{kind}/{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.asarray(value, np.uint8)).save(path)
+    return tmp_path / "road"
+
+
+def _fields(root: Path, **further: Any) -> dict[str, Any]:
+    student = {"name": "efficientnet_lite0", "weights": "random", "of": None}
+    return {
+        "target.root": str(root),
+        "target.subset": "all",
+        "input.crop": 32,
+        "networks.teacher": None,
+        **{f"networks.student.extractor.{key}": value for key, value in student.items()},
+        "networks.student.head.channels": 8,
+        "stages.supervised.max_steps": 1,
+        "stages.supervised.batch_size": 2,
+        "trainer.accelerator": "cpu",
+        "trainer.progress": False,
+        "evaluation.latency": False,
+        "evaluation.pictures": 0,
+        **further,
+    }
+
+
+def _interrupted(experiment: Any, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run until the stage is over, and no further."""
+
+    def stop(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner._Run, "_result", stop)
+        with pytest.raises(KeyboardInterrupt):
+            spiritseg.distill(experiment, path)
+    assert (path / "stages/1-supervised/stage.json").exists()
+
+
+def test_other_labels_under_the_same_names_are_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment, path = load_experiment("baseline", _fields(folder)), tmp_path / "run"
+    _interrupted(experiment, path, monkeypatch)
+    for mask in folder.glob("masks/*"):
+        Image.fromarray(1 - MASK).save(mask)
+    with pytest.raises(RunError, match=r"(?s)other files.*pixels\.road: \d+ became \d+"):
+        spiritseg.distill(experiment, path)
+    assert not (path / "metrics.json").exists()
+
+
+def test_more_images_are_refused_and_the_old_ones_elsewhere_are_not(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment, path = load_experiment("baseline", _fields(folder)), tmp_path / "run"
+    _interrupted(experiment, path, monkeypatch)
+    shutil.copytree(folder, tmp_path / "kept/road")
+    for kind in ("images", "masks"):
+        shutil.copy(folder / f"{kind}/1.png", folder / f"{kind}/99.png")
+    with pytest.raises(RunError, match=r"images\.train\.images: \d+ became \d+"):
+        spiritseg.distill(experiment, path)
+    shutil.rmtree(folder)
+    shutil.copytree(tmp_path / "kept/road", folder)
+    assert spiritseg.distill(experiment, path).metrics["stages"]["supervised"]["steps"] == 1
+
+
+def test_a_teacher_that_was_trained_anew_is_refused(folder: Path, tmp_path: Path) -> None:
+    def teacher(seed: int) -> None:
+        shutil.rmtree(tmp_path / "teacher", ignore_errors=True)
+        fields = {**_fields(folder), "seed": seed}
+        spiritseg.distill(load_experiment("baseline", fields), tmp_path / "teacher")
+
+    teacher(0)
+    bundle = str(tmp_path / "teacher/student")
+    own = {
+        "networks.teacher": {"bundle": bundle},
+        "stages.supervised.teacher": "teacher",
+        "stages.supervised.losses.pixelwise": {},
+    }
+    fields = _fields(folder, **own)
+    experiment, path = load_experiment("baseline", fields), tmp_path / "run"
+    found = spiritseg.distill(experiment, path).metrics["test"]
+    assert spiritseg.distill(experiment, path).metrics["test"] == found
+    cells = plan(["baseline"], fields, 1)
+    assert [one.state for one in run(cells, tmp_path / "matrix")] == ["finished"]
+    assert [one.state for one in run(cells, tmp_path / "matrix")] == ["kept"]
+    teacher(1)
+    with pytest.raises(RunError, match=r"weights\.teacher: \w+ became"):
+        spiritseg.distill(experiment, path)
+    with pytest.raises(RunError, match=r"weights\.teacher: \w+ became"):
+        run(cells, tmp_path / "matrix")
+    shutil.rmtree(tmp_path / "teacher")  # a finished run does not need it any more
+    assert spiritseg.distill(experiment, path).metrics["test"] == found
+
+
+def test_a_class_without_a_pixel_is_told(folder: Path, tmp_path: Path) -> None:
+    (folder / "classes.yaml").write_text("names: [background, road, kerb]\n")
+    fields = _fields(folder, **{"target.classes": "all"})
+    metrics = spiritseg.distill(load_experiment("baseline", fields), tmp_path / "run").metrics
+    assert "no pixel of the train images is kerb" in metrics["warnings"]
+
+
+def test_the_order_of_stages_decides_the_result() -> None:
+    fields = {"target.dataset": "scenes"}
+    one = load_experiment("sd", fields)
+    other = dataclasses.replace(one, stages=dict(reversed(one.stages.items())))
+    assert fingerprint(one) != fingerprint(other)
+    assert differences(one, other) == [
+        "order of the stages: mimicry, head, all became all, head, mimicry"
+    ]
+    assert differences(one, one) == []
