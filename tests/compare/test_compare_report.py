@@ -21,7 +21,7 @@ from compare.conftest import NAMES, per_image
 from spiritseg.cli import main
 from spiritseg.compare import figures
 from spiritseg.compare.matrix import plan, run
-from spiritseg.compare.measured import Images, head_only
+from spiritseg.compare.measured import Images, _shown, head_only
 from spiritseg.compare.paper import TABLE_II, TABLE_III, PaperRow
 from spiritseg.compare.report import report
 from spiritseg.compare.results import Row, Run, read_runs, rows_of, settings_of
@@ -446,6 +446,13 @@ def _row(recipe: str, **fields: int) -> Row:
     given = {name.replace("__", "."): value for name, value in fields.items()}
     experiment = load_experiment(recipe, given, complete=False)
     return Row(recipe, {0: Run(Path(), recipe, experiment, {}, {})})
+
+
+def test_the_pictures_show_the_papers_networks_too() -> None:
+    recipes = ("paper-baseline", "paper-ct", "best", "paper-sd", "paper-esd")
+    shown = _shown({recipe: _row(recipe) for recipe in recipes}, "paper-baseline")
+    assert list(shown)[:3] == ["paper-baseline", "paper-sd", "paper-esd"]
+    assert "paper-ct" not in shown
 
 
 def test_unequal_budgets_are_said() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from spiritseg.compare import figures
 from spiritseg.compare.measured import Images, pictures
+from spiritseg.compare.paper import method_of
 from spiritseg.compare.results import Row
 from spiritseg.compare.sections import Section
 from spiritseg.files import write_atomically
@@ -97,7 +98,13 @@ def _plans(
     bars = "Bars: one standard deviation over seeds."
     swept = sweep(rows)
     if len(swept) > 1:
-        lines: dict[str, Row] = {t: rows[t] for t in ("S", "SD") if t in rows}
+        own = swept[0].first.recipe.startswith("paper-")
+        lines: dict[str, Row] = {
+            title: row
+            for title, row in rows.items()
+            if method_of(row.first.recipe) in ("baseline", "sd")
+            and row.first.recipe.startswith("paper-") == own
+        }
         draw = partial(figures.ratio_figure, swept, lines)
         yield _Plan("ratio", "Figure 7. The ratio of target to proximity images", bars, draw)
     yield _Plan(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from spiritseg.compare.figures import pictures_figure
+from spiritseg.compare.paper import method_of
 from spiritseg.compare.results import Row, Run
 from spiritseg.compare.stages import stage_folders
 from spiritseg.data.datasets import Domains, open_domains
@@ -197,8 +198,9 @@ def _student(run: Run) -> Student:
 
 def _shown(rows: Mapping[str, Row], reference: str) -> dict[str, Row]:
     """Choose the reference, SD and ESD; others where these are missing."""
-    order = [t for t, row in rows.items() if row.first.recipe.partition("~")[0] in ("sd", "esd")]
-    order += [t for t in rows if t not in order and t != reference and t != "CT"]
+    methods = {t: method_of(row.first.recipe.partition("~")[0]) for t, row in rows.items()}
+    order = [t for t, method in methods.items() if method in ("sd", "esd")]
+    order += [t for t in rows if t not in order and t != reference and methods[t] != "ct"]
     chosen = [reference, *order][:_NETWORKS]
     return {title: rows[title] for title in chosen if title in rows}
 
