@@ -72,9 +72,9 @@ class Target:
             the path of a class-map YAML.
         subset: training images that are used: all, first:N by sorted name, even:N
             evenly spaced by sorted name, or list:FILE with one name a line.
-        val: where validation images come from in a folder data set: auto (folder val/
-            if there is one, else fraction:0.1), folder:DIR, list:FILE, or fraction:F of
-            the images, drawn by split_seed.
+        val: where validation images come from in a folder data set: auto (folder val/,
+            or val/ within images/ and masks/, if there is one, else fraction:0.1),
+            folder:DIR, list:FILE, or fraction:F of the images, drawn by split_seed.
         test: the same for test images.
         split_seed: seed of the fraction draws; it is apart from the experiment's
             seed, so that all seeds are measured on the same images.

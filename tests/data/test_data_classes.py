@@ -64,6 +64,8 @@ def test_merge_without_rest_ignores_the_others() -> None:
     assert merged.to_train_ids(np.array([[3, 4, 8, 0, 11]])).tolist() == [[0, 0, 1, 255, 255]]
     with pytest.raises(ConfigError, match=r"unknown class in merged class 'x'.*Did you mean Road"):
         named("camvid").merge({"x": ["Roads"]})
+    with pytest.raises(ConfigError, match=r"merged class 'x': .* list of classes.*\[Road\]"):
+        named("camvid").merge({"x": "Road"})
     with pytest.raises(ConfigError, match="'Road' is in two merged classes"):
         named("camvid").merge({"x": ["Road"], "y": ["Road"]})
 

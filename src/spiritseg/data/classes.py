@@ -120,6 +120,11 @@ class ClassMap:
         for new_id, (group, members) in enumerate(groups.items(), start=first):
             if not members or rest == group:
                 raise ConfigError(f"merged class {group!r}: it needs members and a name of its own")
+            if isinstance(members, str):
+                raise ConfigError(
+                    f"merged class {group!r}: expected a list of classes, got {members!r}; write "
+                    f"[{members}]"
+                )
             for member in members:
                 if member not in self.names:
                     raise ConfigError(

@@ -9,6 +9,7 @@
                  ROOT/annotations/training/*.png                      (validation likewise)
     folder       ROOT/images/**            ROOT/masks/**.png
                  or ROOT/train/images/**   ROOT/train/masks/**.png    (val, test likewise)
+                 or ROOT/images/train/**   ROOT/masks/train/**.png    (val, test likewise)
 
 An image and its mask have the same path but for the folder and the suffix.
 """
@@ -39,7 +40,7 @@ _ADE20K = ("training", "validation")
 KNOWN = (
     "camvid (train/ and trainannot/), cityscapes (leftImg8bit/ and gtFine/), "
     "ade20k (images/training/ and annotations/training/), "
-    "folder (images/ and masks/, or train/images/ and train/masks/)"
+    "folder (images/ and masks/, train/images/ and train/masks/, or images/train/ and masks/train/)"
 )
 
 
