@@ -199,6 +199,8 @@ def _quantised(model: Any, card: ModelCard, calibration: Sequence[Pixels], slice
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
+            # The mean of the images' ranges: one odd image must not make all others coarse.
+            extra_options={"CalibMovingAverage": True},
         )
         quantised = onnx.load(done)
     del quantised.metadata_props[:]
