@@ -98,12 +98,12 @@ def _plans(
     bars = "Bars: one standard deviation over seeds."
     swept = sweep(rows)
     if len(swept) > 1:
-        own = swept[0].first.recipe.startswith("paper-")
+        own = swept[0].recipe.startswith("paper-")
         lines: dict[str, Row] = {
             title: row
             for title, row in rows.items()
-            if method_of(row.first.recipe) in ("baseline", "sd")
-            and row.first.recipe.startswith("paper-") == own
+            if method_of(row.recipe) in ("baseline", "sd")
+            and row.recipe.startswith("paper-") == own
         }
         draw = partial(figures.ratio_figure, swept, lines)
         yield _Plan("ratio", "Figure 7. The ratio of target to proximity images", bars, draw)

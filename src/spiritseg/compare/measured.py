@@ -198,7 +198,7 @@ def _student(run: Run) -> Student:
 
 def _shown(rows: Mapping[str, Row], reference: str) -> dict[str, Row]:
     """Choose the reference, SD and ESD; others where these are missing."""
-    methods = {t: method_of(row.first.recipe.partition("~")[0]) for t, row in rows.items()}
+    methods = {t: method_of(row.recipe) for t, row in rows.items()}
     order = [t for t, method in methods.items() if method in ("sd", "esd")]
     order += [t for t in rows if t not in order and t != reference and methods[t] != "ct"]
     chosen = [reference, *order][:_NETWORKS]
