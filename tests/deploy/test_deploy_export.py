@@ -150,6 +150,22 @@ def test_int8_is_quantised_and_close(
     assert report.bytes < exported.bytes
 
 
+@pytest.mark.usefixtures("traced")
+def test_int8_takes_the_mean_of_the_images_ranges(
+    exported: ExportReport, student_folder: Path, tmp_path: Path
+) -> None:
+    strong, flat = _images(1, 64, 96)[0], np.full((64, 96, 3), 128, np.uint8)
+    card = dataclasses.replace(open_runtime(exported.paths[0]).card, precision="int8")
+    student, scales = spiritseg.load(student_folder), []
+    for given in ([strong], [strong, flat]):
+        path = exporting.build(student, card, "onnx", tmp_path / "a.onnx", given)[0]
+        model = onnx.load(path).graph
+        values = {one.name: onnx.numpy_helper.to_array(one) for one in model.initializer}
+        first = next(node for node in model.node if node.op_type == "QuantizeLinear")
+        scales.append(float(values[first.input[1]]))
+    assert scales[1] < 0.7 * scales[0]  # both images' extremes are those of the strong one
+
+
 def test_int8_leaves_a_sliced_head_in_float(pictures: Path, tmp_path: Path) -> None:
     head = Head("student", channels=128, convolution="grouped")
     extractor = Extractor("separable", args={"widths": [16, 24, 32, 128], "depths": [0, 0, 0]})
