@@ -122,6 +122,33 @@ def test_both_variances_add() -> None:
     assert found.high - found.value == pytest.approx(half, rel=0.03)
 
 
+def test_other_numbers_of_seeds_give_welchs_test() -> None:
+    generator = np.random.default_rng(7)
+    few, many = generator.normal(0.03, 0.01, 5), generator.normal(0.0, 0.03, 20)
+    images = generator.uniform(0.6, 0.9, 40)
+    units = [f"unit {i // 4}" for i in range(40)]
+    found = paired_difference(
+        images + few[:, None], images + many[:, None], units, "mIOU", seeds_paired=False
+    )
+    test = stats.ttest_ind(few, many, equal_var=False)
+    low, high = test.confidence_interval(0.95)
+    assert (found.seeds, found.reference_seeds) == (5, 20)
+    assert found.value == pytest.approx(few.mean() - many.mean())
+    assert found.high - found.low == pytest.approx(high - low, rel=0.03)
+    assert found.p == pytest.approx(test.pvalue, rel=0.1)
+    assert found.df == pytest.approx(test.df, rel=0.05)
+
+
+def test_unpaired_the_images_still_are_paired() -> None:
+    generator = np.random.default_rng(8)
+    effects = generator.normal(0.02, 0.02, 10)
+    images = generator.uniform(0.2, 0.9, 40)  # far more than the effects
+    units = [f"unit {i // 4}" for i in range(40)]
+    recipe = np.tile(images + np.repeat(effects, 4), (5, 1))
+    found = paired_difference(recipe, np.tile(images, (7, 1)), units, "mIOU", seeds_paired=False)
+    _check_against_t(found, effects)
+
+
 def test_identical_predictions_are_no_difference() -> None:
     values = np.random.default_rng(6).uniform(0.5, 1, (5, 30))
     units = [str(i % 10) for i in range(30)]
@@ -153,7 +180,7 @@ def test_holm() -> None:
     assert holm([]) == []
 
 
-FOUND = Difference("SD", "mIOU", 0.02, 0.01, 0.03, 0.001, 0.004, 5, 100, 10, 8.0)
+FOUND = Difference("SD", "mIOU", 0.02, 0.01, 0.03, 0.001, 0.004, 5, 6, 100, 10, 8.0)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +192,7 @@ FOUND = Difference("SD", "mIOU", 0.02, 0.01, 0.03, 0.001, 0.004, 5, 100, 10, 8.0
         ({"metric": "Var", "value": 0.001}, "significant loss"),
         ({"p_holm": 0.05}, "no significant gain"),
         ({"seeds": 4}, "too few seeds"),
+        ({"reference_seeds": 4}, "too few seeds"),
         ({"units": 4}, "too few images"),
     ],
 )
@@ -222,21 +250,44 @@ def test_three_recipes_without_a_gain_rarely_raise_an_alarm() -> None:
     assert alarms / 100 < 0.12
 
 
-def test_compare_all_pairs_common_seeds_and_images() -> None:
+def test_compare_all_pairs_images_and_the_same_seeds() -> None:
     rows = {
         "S": {
-            0: {"d/1.png": 0.5, "d/2.png": 0.6, "d/3.png": 0.1},
-            1: {"d/1.png": 0.5, "d/2.png": 0.6},
+            1: {"d/1.png": 0.5, "d/2.png": 0.6, "d/3.png": 0.1},
+            2: {"d/1.png": 0.5, "d/2.png": 0.8},
         },
-        "SD": {1: {"d/2.png": 0.8, "d/1.png": 0.6}, 2: {"d/1.png": 0.0}},
-        "other seeds": {7: {"d/1.png": 0.0}},
+        "SD": {2: {"d/2.png": 0.9, "d/1.png": 0.6}, 1: {"d/1.png": 0.6, "d/2.png": 0.7}},
+        "another seed": {7: {"d/1.png": 0.0}},
     }
-    found = compare_all(rows, "S", resamples=10)
+    found = compare_all(rows, "S", resamples=100)
     assert [(one.name, one.metric) for one in found] == [
-        ("SD", m) for m in ("mIOU", "HP-Acc", "Var")
+        (name, m) for m in ("mIOU", "HP-Acc", "Var") for name in ("SD", "another seed")
     ]
-    assert found[0].value == pytest.approx(0.15)
-    assert (found[0].seeds, found[0].images) == (1, 2)
+    same, other = found[:2]
+    assert same.value == pytest.approx(0.1)
+    # Paired, the seeds' spread is no part of the interval; here nothing else is, either.
+    assert same.high - same.low == pytest.approx(0, abs=1e-9)
+    assert (same.seeds, same.reference_seeds, same.images) == (2, 2, 2)
+    assert (other.value, other.seeds, other.reference_seeds, other.images) == (-0.5, 1, 2, 1)
+    assert math.isnan(other.p)
+
+
+def test_extra_seeds_of_the_reference_make_the_interval_shorter() -> None:
+    generator = np.random.default_rng(13)
+    recipe, _, units = _null(generator, 0.005, 0.0)
+    reference = recipe.mean(0) + generator.normal(0, 0.03, (20, 1))
+    names = [f"{unit}/{i}.png" for i, unit in enumerate(units)]
+    widths = []
+    for seeds in (5, 20):
+        rows = {
+            name: {seed: dict(zip(names, line, strict=True)) for seed, line in enumerate(lines)}
+            for name, lines in {"S": reference[:seeds], "SD": recipe}.items()
+        }
+        found = compare_all(rows, "S", resamples=500)[0]
+        assert (found.seeds, found.reference_seeds) == (5, seeds)
+        assert found.value == pytest.approx(recipe.mean() - reference[:seeds].mean())
+        widths.append(found.high - found.low)
+    assert widths[1] < widths[0] / 2
 
 
 def test_other_images_are_one_clear_error() -> None:

@@ -149,12 +149,18 @@ def _difference_table(differences: Sequence[Difference]) -> Table:
                 interval,
                 _probability(one.p),
                 _probability(one.p_holm),
-                str(one.seeds),
+                _seeds(one),
                 str(one.units),
                 one.verdict,
             ]
         )
     return table
+
+
+def _seeds(one: Difference) -> str:
+    if one.seeds == one.reference_seeds:
+        return str(one.seeds)
+    return f"{one.seeds} and {one.reference_seeds}"
 
 
 def _signed(value: float, digits: int) -> str:
