@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from spiritseg.cli import main
 from spiritseg.cli.words import read_fields
@@ -264,3 +266,34 @@ def test_several_processes_and_a_failed_run(
     assert caught.value.code == 0
     assert "baseline-n64-s0: kept" in shown.out
     assert "baseline-n64-s1: finished" in shown.out
+
+
+def test_runs_of_other_images_get_no_company(tmp_path: Path) -> None:
+    def save(path: Path, values: np.ndarray) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(path)
+
+    generator = np.random.default_rng(0)
+    for number in range(8):
+        mask = np.zeros((64, 72), np.uint8)
+        mask[30 + number :] = 1
+        save(tmp_path / f"road/masks/{number}.png", mask)
+        pixels = generator.integers(0, 256, (64, 72, 3), dtype=np.uint8)
+        save(tmp_path / f"road/images/{number}.png", pixels)
+    data: dict[str, Any] = {
+        "target.dataset": "folder",
+        "target.root": str(tmp_path / "road"),
+        "target.subset": "first:4",
+        "target.val": "fraction:0.2",
+    }
+    out = tmp_path / "out"
+    (first,) = run(_tiny("baseline", **data), out)
+    assert first.state == "finished"
+    for path in (tmp_path / "road/masks").iterdir():
+        save(path, np.flipud(np.array(Image.open(path))[:60].repeat(2, 0)[:64]))
+    cells = _tiny("baseline", seeds=2, **data)
+    with pytest.raises(RunError, match=r"begun with other files .*\n.*images\..*pixels"):
+        run(cells, out)
+    assert not (out / cells[1].folder).exists()
+    (kept,) = run(cells[:1], out)  # what is finished is only read
+    assert kept.state == "kept"

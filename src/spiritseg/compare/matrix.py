@@ -12,7 +12,7 @@ from typing import Any
 from spiritseg.compare.pools import Outcome, Pool, Task, drive, make_pool
 from spiritseg.compare.stages import is_finished, stage_folders, stage_keys
 from spiritseg.config import Experiment
-from spiritseg.errors import ConfigError, RunError, SpiritsegError, listed
+from spiritseg.errors import ConfigError, DataError, RunError, SpiritsegError, listed
 from spiritseg.files import json_bytes, write_atomically
 from spiritseg.recipes import differences, fingerprint, load_experiment
 
@@ -233,7 +233,8 @@ def run(
         What became of each cell, in their order: finished, kept or failed.
 
     Raises:
-        RunError: the folder belongs to another matrix, or the cluster does not answer.
+        RunError: the folder belongs to another matrix, its runs were begun with other images, or
+            the cluster does not answer.
         MissingExtraError: an address is given and Ray is not installed.
     """
     folder = Path(out).resolve()
@@ -242,6 +243,7 @@ def run(
     tasks = [task for task in _tasks(cells, folder) if task.name not in kept]
     outcomes = {name: Outcome(name, "kept") for name in kept}
     if tasks:
+        _check_images(cells, folder)
         pool = pool or make_pool(jobs, address, cpus_per_run, gpus_per_run)
     _write_manifest(cells, folder)
     for name in outcomes:
@@ -297,6 +299,28 @@ def _check_folders(cells: Sequence[Cell], out: Path) -> None:
             f"{out} holds runs of another config; what differs:\n{listed(problems)}\n"
             "Choose another --out."
         )
+
+
+def _check_images(cells: Iterable[Cell], out: Path) -> None:
+    """Refuse to add runs to those of other images or labels: one report would mix them."""
+    from spiritseg.data.datasets import open_domains
+    from spiritseg.training.record import refuse_other_files
+
+    now: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        path = out / cell.folder / "run.json"
+        before = json.loads(path.read_text()).get("files", {}) if path.is_file() else {}
+        if "images" not in before:
+            continue
+        of = cell.experiment
+        key = json.dumps([dataclasses.asdict(part) for part in (of.target, of.proximity, of.input)])
+        if key not in now:
+            try:
+                now[key] = open_domains(of).record()
+            except DataError:  # they may be where the runs are, not here; each run opens its own
+                now[key] = {}
+        if now[key]:
+            refuse_other_files(path.parent, {"images": before["images"]}, {"images": now[key]})
 
 
 def _write_manifest(cells: Sequence[Cell], out: Path) -> None:
