@@ -13,6 +13,7 @@ from torch import nn
 
 from spiritseg.cli import main
 from spiritseg.config import CrossEntropy, Losses, Pairwise, Stage
+from spiritseg.data.images import Budget
 from spiritseg.diagnosis import Finding, Report, Section, costs, doctor
 from spiritseg.diagnosis.costs import kept_share, misses, pairwise_memory, steps_of
 from spiritseg.diagnosis.images import examine_images
@@ -244,7 +245,8 @@ def test_misses_are_those_of_the_cache(cache_images: int) -> None:
     if cache_images == 0:
         stage, cost = Stage(max_steps=300, batch_size=4, views=0), cost
     size = cost.kept
-    cache = FrozenOutputs(lambda x: {"f": x.expand(len(x), size // 2)}, 1 if stage.views else 0)
+    budget = Budget(1 if stage.views else 0)
+    cache = FrozenOutputs(lambda x: {"f": x.expand(len(x), size // 2)}, budget)
     for epoch in range(100):
         for index in range(12):
             cache(torch.zeros(1, 1), [(0, index, epoch % 4)])

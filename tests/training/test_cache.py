@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from spiritseg.data.images import Budget
 from spiritseg.training.cache import FrozenOutputs
 
 KEYS = [(0, 0, 0), (0, 1, 0), (1, 0, 2)]
@@ -17,7 +18,7 @@ def _network() -> nn.Module:
 
 
 def _cache(compute: Callable[[Tensor], Tensor], budget_mib: float) -> FrozenOutputs:
-    return FrozenOutputs(lambda images: {"y": compute(images)}, budget_mib)
+    return FrozenOutputs(lambda images: {"y": compute(images)}, Budget(budget_mib))
 
 
 def _images(count: int = 3) -> Tensor:
@@ -71,10 +72,19 @@ def test_keys_that_differ_in_one_part_are_not_mixed_up() -> None:
 
 
 def test_several_outputs_are_kept_together_and_count_towards_the_budget() -> None:
-    cache = FrozenOutputs(lambda images: {"a": images, "b": images.sum((1, 2, 3))}, 1)
+    cache = FrozenOutputs(lambda images: {"a": images, "b": images.sum((1, 2, 3))}, Budget(1))
     images = _images()
     found = cache(images, KEYS)
     assert set(found) == {"a", "b"}
     assert torch.equal(found["a"], images.half().float())
     assert found["b"].shape == (3,)
     assert cache.bytes == 3 * (3 * 8 * 10 + 1) * 2
+
+
+def test_two_caches_share_one_budget() -> None:
+    images, budget = _images(), Budget(3 * 3 * 8 * 10 * 2 / 2**20)  # three images in half
+    first, second = (FrozenOutputs(lambda x: {"y": x}, budget) for _ in range(2))
+    first(images[:2], KEYS[:2])
+    second(images, KEYS)
+    assert (first.bytes, second.bytes) == (2 * 3 * 8 * 10 * 2, 3 * 8 * 10 * 2)
+    assert budget.left == 0

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from spiritseg.data.images import Budget
+
 __all__ = ["FrozenOutputs", "Key"]
 
 Key = tuple[int, int, int]  # (domain, index, view): what an augmented image is a function of
@@ -26,16 +28,16 @@ class FrozenOutputs:
     Args:
         compute: (B, 3, H, W) images to outputs by name, (B, ...) each; it must not depend on
             anything that trains, nor keep a graph.
-        budget_mib: memory for what is kept, in MiB; 0 keeps nothing. When it is full, what
+        budget: memory for what is kept, which several caches may share. When it is full, what
             came first stays: views come round in turn, so replacing would never hit.
         device: where kept outputs lie; by default on the CPU.
     """
 
     def __init__(
-        self, compute: Callable[[Tensor], Named], budget_mib: float, device: str = "cpu"
+        self, compute: Callable[[Tensor], Named], budget: Budget, device: str = "cpu"
     ) -> None:
         self._compute = compute
-        self._budget = budget_mib * 2**20
+        self._budget = budget
         self._device = torch.device(device)
         self._kept: dict[Key, Named] = {}
         self.bytes = 0
@@ -75,7 +77,7 @@ class FrozenOutputs:
 
     def _keep(self, key: Key, outputs: Named) -> None:
         size = sum(x.numel() * x.element_size() for x in outputs.values())
-        if key not in self._kept and self.bytes + size <= self._budget:
+        if key not in self._kept and self._budget.take(size):
             # Clones: a view would hold the whole batch's memory.
             self._kept[key] = {name: x.clone().to(self._device) for name, x in outputs.items()}
             self.bytes += size

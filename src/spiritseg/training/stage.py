@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from spiritseg.config import Stage
+from spiritseg.data.images import Budget
 from spiritseg.errors import ConfigError, DivergedError, RunError
 from spiritseg.losses.mimicry import standardise
 from spiritseg.models import Segmenter
@@ -94,7 +95,7 @@ class StageModule(L.LightningModule):
         self.loss = float("nan")  # the last epoch's
         self._started = time.monotonic()
         self._format = torch.channels_last if channels_last else torch.preserve_format
-        budget = stage.cache_mib if stage.views else 0
+        budget = Budget(stage.cache_mib if stage.views else 0)
         self._kept_features = FrozenOutputs(lambda x: {FEATURES: network.features(x)}, budget)
         self._kept_teacher = FrozenOutputs(self._teach, budget)
         if channels_last:
