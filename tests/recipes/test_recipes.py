@@ -52,6 +52,14 @@ def test_the_recipes_of_the_design_are_there() -> None:
     assert wanted <= set(recipe_names())
 
 
+def test_best_scratch_pretrains_its_teachers_only() -> None:
+    experiment = _whole("best-scratch")
+    weights = {name: one.extractor.weights for name, one in experiment.networks.items()}
+    assert weights.pop("student") == "random"
+    assert set(weights.values()) == {"pretrained"}
+    assert experiment.networks["student"].extractor.of is None
+
+
 def test_the_skd_presets_hold_the_papers_and_the_released_constants() -> None:
     paper = _whole("skd-paper").stages["distil"].losses
     assert paper.pixelwise is not None
