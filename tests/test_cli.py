@@ -291,6 +291,55 @@ def test_another_broken_pipe_is_not_hidden(
         main(["recipes"])
 
 
+@pytest.mark.parametrize(
+    ("command", "continues"),
+    [
+        *((name, True) for name in ("demo", "distill", "predict", "compare")),
+        *((name, False) for name in ("bench", "doctor", "evaluate", "export", "report", "serve")),
+    ],
+)
+def test_an_interrupted_command_says_whether_it_continues(
+    command: str,
+    continues: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(words: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spiritseg.cli._command", lambda name: interrupted)
+    code, _, err = _call([command, "a"], capsys)
+    assert code == 130
+    assert err.startswith("\nspiritseg: interrupted")
+    assert ("the same command continues" in err) == continues
+
+
+@pytest.mark.parametrize("first", [[], ["--trust"]])
+@pytest.mark.parametrize(
+    "command", ["distill", "doctor", "evaluate", "export", "compare", "report"]
+)
+def test_a_field_before_the_recipe_is_one_clear_error(
+    command: str, first: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = _call([command, *first, "--seed", "1", "esd"], capsys)
+    assert code == 2
+    assert "the recipe or run comes first" in err
+    assert "unknown recipe" not in err
+
+
+def test_a_field_with_its_value_may_stand_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--seed=7", "esd"], ["--print_config", "esd", "--seed", "7"]):
+        code, out, _ = _call(["distill", *words, "--print_config"], capsys)
+        assert code == 0
+        assert yaml.safe_load(out)["seed"] == 7
+
+
+def test_help_after_an_option_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = _call(["distill", "--seed", "1", "--help"], capsys)
+    assert code == 0
+    assert "--run-dir" in out
+
+
 def test_help_of_a_recipe_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = _call(["distill", "esd", "--help"], capsys)
     for field in (

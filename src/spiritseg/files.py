@@ -5,13 +5,32 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import re
+import sys
+import threading
+import time
+import zlib
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from spiritseg.errors import RunError
 
-__all__ = ["json_bytes", "make_folder", "without_folders", "write_atomically"]
+__all__ = [
+    "clear_parts",
+    "json_bytes",
+    "make_folder",
+    "part_of",
+    "without_folders",
+    "write_atomically",
+]
+
+# Of a file that is being written: its name, the machine, its process and thread.
+_PART = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-\d+\.part", re.DOTALL)
+_MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
+_DAY_S = 86_400
 
 # A rule such as list: (of two letters and more, for C: is a drive), then a path from the root,
 # from a home, from a drive, or one that leads up.
@@ -34,6 +53,54 @@ def make_folder(path: Path) -> None:
         raise RunError(f"cannot make the folder {path}: {error.strerror}.") from None
 
 
+def part_of(path: Path) -> Path:
+    """Name the file that is written in a file's place until it is whole.
+
+    Args:
+        path: the file.
+
+    Returns:
+        A hidden file beside it, whose name no other thread, process or machine uses.
+    """
+    # A name has 255 bytes at the most.
+    name = path.name.encode(errors="surrogateescape")[:200].decode(errors="ignore")
+    writer = f"{_MACHINE}-{os.getpid()}-{threading.get_native_id()}"
+    return path.with_name(f".{name}.{writer}.part")
+
+
+def clear_parts(folder: Path) -> None:
+    """Remove what killed processes have left of `part_of` in a folder.
+
+    Args:
+        folder: what is below it stays; what cannot be removed, too.
+    """
+    with suppress(OSError):
+        for path in folder.iterdir():
+            found = _PART.fullmatch(path.name)
+            if found is not None:
+                with suppress(OSError):
+                    if _left(path, found[1], int(found[2])):
+                        path.unlink()
+
+
+_clear_once = lru_cache(maxsize=1024)(clear_parts)  # a folder may hold a file a frame
+
+
+def _left(part: Path, machine: str, process: int) -> bool:
+    """Whether nobody writes it any more: its process is gone, or has not touched it for a day."""
+    if time.time() - part.stat().st_mtime > _DAY_S:
+        return True
+    if machine != _MACHINE or sys.platform == "win32":  # where to ask for a process is to end it
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        pass
+    return False
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that it is either whole under its name or not there.
 
@@ -44,7 +111,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         RunError: there is no space left, or the folder cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
+    _clear_once(path.parent.absolute())
+    part = part_of(path)
     try:
         with part.open("wb") as file:
             file.write(data)

@@ -19,6 +19,7 @@ from spiritseg.data.datasets import (
     resolve_classes,
 )
 from spiritseg.data.image_sets import EvalData
+from spiritseg.data.images import Budget
 from spiritseg.data.transforms import prepare
 from spiritseg.errors import BadImageError, ConfigError, DataError
 
@@ -294,6 +295,19 @@ def test_proximity_folder(unlabelled: Path, small: Input) -> None:
     assert not set(train.names) & set(held_out.names)
     assert train.names == sorted(train.names)
     assert train[0].shape == (3, 32, 80)  # 24 x 60 resized up for a crop of 32
+
+
+def test_parts_of_the_proximity_images_share_what_is_decoded(
+    unlabelled: Path, small: Input
+) -> None:
+    budget = Budget(1)
+    given = Proximity(root=str(unlabelled), held_out=0.25)
+    train, held_out = open_proximity(given, replace(small, skip_bad=True), budget)
+    left = budget.left
+    assert left < 2**20  # to know the unreadable ones, all were decoded
+    for images in (train, held_out):
+        assert images[0] is images[0]
+    assert budget.left == left
 
 
 def test_proximity_subsets_and_several_roots(unlabelled: Path, small: Input) -> None:

@@ -169,6 +169,24 @@ def _row(runtime: str, precision: str, size: tuple[int, int] = (512, 1024)) -> B
     )
 
 
+def test_by_default_a_thread_for_each_core_that_may_be_used(
+    student_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {1, 2, 5}, raising=False)
+    limited: list[int] = []
+    monkeypatch.setattr(benching, "_limit_torch", limited.append)
+
+    def opened(*given: object) -> list[object]:
+        assert given[4] == 3
+        return []
+
+    monkeypatch.setattr(benching, "_entries", opened)
+    with pytest.raises(ConfigError, match="no engine offers"):
+        bench([student_folder], runtimes=["torch"])
+    assert limited == [3]
+
+
 ROWS = [_row("torch", "fp32"), _row("onnxruntime", "int8"), _row("openvino", "fp16", (256, 512))]
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import shutil
 import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -18,13 +17,16 @@ import pytest
 from PIL import Image
 
 from deploy.serving import Threshold
+from spiritseg.deploy import outputs
 from spiritseg.deploy.export import ExportReport
-from spiritseg.deploy.outputs import Kind, earlier_outputs
+from spiritseg.deploy.outputs import Kind, earlier_outputs, plan
 from spiritseg.deploy.predict import predict
 from spiritseg.deploy.runtime import Runtime
+from spiritseg.deploy.sources import Item
 from spiritseg.deploy.video_reader import VideoReader
 from spiritseg.deploy.video_writer import VideoWriter
 from spiritseg.errors import ConfigError, RunError
+from spiritseg.files import part_of
 from spiritseg.pixels import Pixels, read_pixels
 
 
@@ -61,6 +63,78 @@ def test_outputs_of_another_student_are_never_kept_as_ones_own(
         _predict(OTHER, pictures, out, second)
     assert _contents(out) == before
     assert _predict(ONE, pictures, out, second) == 6
+
+
+def _export(**fields: object) -> Runtime:
+    """One student, exported in another way."""
+    student = _student(80)
+    student.card = dataclasses.replace(student.card, **fields)  # type: ignore[arg-type]
+    return student
+
+
+FIXED = _export(dynamic=False, size=(64, 80))
+
+
+@pytest.mark.parametrize("kind", ["mask", "overlay"])
+@pytest.mark.parametrize("other", [FIXED, _export(preprocess=False)])
+def test_exports_that_give_other_masks_do_not_share_a_folder(
+    pictures: Path, tmp_path: Path, kind: Kind, other: Runtime
+) -> None:
+    for number, (first, second) in enumerate([(ONE, other), (other, ONE)]):
+        out = tmp_path / f"out{number}"
+        _predict(first, pictures / "0.png", out, kind)
+        with pytest.raises(RunError, match="another student or of other options"):
+            _predict(second, pictures, out, kind)
+
+
+def test_exports_of_other_fixed_sizes_do_not_share_a_folder(pictures: Path, tmp_path: Path) -> None:
+    _predict(FIXED, pictures / "0.png", tmp_path / "out")
+    with pytest.raises(RunError, match=r"this call: .*size 80x64; there: .*size 64x80"):
+        _predict(_export(dynamic=False, size=(80, 64)), pictures, tmp_path / "out")
+
+
+def test_the_size_an_open_export_was_checked_with_does_not_matter(
+    pictures: Path, tmp_path: Path
+) -> None:
+    _predict(ONE, pictures, tmp_path / "out")
+    assert _predict(_export(size=(64, 80)), pictures, tmp_path / "out") == 6
+
+
+def test_a_folder_from_before_exports_were_told_apart_is_continued(
+    pictures: Path, tmp_path: Path
+) -> None:
+    _predict(FIXED, pictures, tmp_path / "out", "overlay")
+    path = tmp_path / "out/.spiritseg-predict.json"
+    record = json.loads(path.read_text())
+    for key in ("preprocess", "size"):
+        del record["overlay"][key]
+    del record["sources"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(RunError, match="another student"):
+        _predict(OTHER, pictures, tmp_path / "out", "overlay")
+    assert _predict(FIXED, pictures, tmp_path / "out", "overlay") == 6
+    with pytest.raises(RunError, match=r"there: .*size 64x80"):  # from now on it says so
+        _predict(ONE, pictures, tmp_path / "out", "overlay")
+
+
+class _Counted(str):
+    """A name that counts how often it is compared."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        _Counted.compared += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def test_names_are_found_in_linear_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = outputs._name
+    monkeypatch.setattr(outputs, "_name", lambda *given: _Counted(plain(*given)))
+    items = [Item(tmp_path / f"{n}.jpg", f"{n}.jpg", "image") for n in range(300)]
+    assert len(plan(items, tmp_path / "out", "mask")) == 300
+    assert _Counted.compared < 3000  # each with each would be 90 000
 
 
 def test_masks_of_one_stand_beside_overlays_of_another(pictures: Path, tmp_path: Path) -> None:
@@ -111,7 +185,9 @@ def test_files_that_nobody_is_known_to_have_made_are_no_outputs(
     assert _predict(OTHER, [pictures, video], truth) == 0  # an empty folder of frames is nothing
 
 
-@pytest.mark.parametrize("record", ["[]", "3", "null", "{", '{"outputs": 3}', '{"outputs": [3]}'])
+@pytest.mark.parametrize(
+    "record", ["[]", "3", "null", "{", '{"outputs": 3}', '{"outputs": [3]}', '{"sources": []}']
+)
 def test_a_record_that_is_none_is_one_clear_error(
     pictures: Path, tmp_path: Path, record: str
 ) -> None:
@@ -201,12 +277,19 @@ def test_a_video_that_cannot_be_begun_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot make the folder"):
         _writer(tmp_path / "file/a.mp4")
-    (tmp_path / "out/.a.mp4.part").mkdir()
-    writer = _writer(tmp_path / "out/a.mp4")
+    part_of(tmp_path / "out/a.mp4").mkdir()
+    with pytest.raises(RunError, match=r"cannot write .*a\.mp4"):
+        _writer(tmp_path / "out/a.mp4")
+
+
+def test_a_video_that_cannot_be_finished_is_one_clear_error(tmp_path: Path) -> None:
+    writer = _writer(tmp_path / "a.mp4")
     writer.write(np.zeros((16, 32, 3), np.uint8), 0)
+    part_of(tmp_path / "a.mp4").unlink()
     with pytest.raises(RunError, match=r"cannot write .*a\.mp4"):
         writer.finish()
     writer.discard()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_video_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
@@ -216,35 +299,53 @@ def test_a_video_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sound_that_the_container_cannot_hold_is_reported(
-    scenes: list[Pixels], tmp_path: Path
-) -> None:
-    path = tmp_path / "raw.avi"
-    with av.open(str(path), "w") as container:
+def _film(path: Path, sound: str, kind: str, scenes: list[Pixels]) -> None:
+    """Write three frames and silence."""
+    with av.open(str(path), "w", format=kind) as container:
         picture = container.add_stream("mjpeg", rate=10)
         picture.height, picture.width, picture.pix_fmt = 96, 128, "yuvj420p"
-        tone = container.add_stream("pcm_u8", rate=8000)
+        tone: Any = container.add_stream(sound, rate=8000, layout="mono")
         for scene in scenes[:3]:
             container.mux(picture.encode(av.VideoFrame.from_ndarray(scene, format="rgb24")))
         container.mux(picture.encode())
-        samples = av.AudioFrame.from_ndarray(np.full((1, 2400), 128, np.uint8), "u8", "mono")
-        samples.sample_rate, samples.pts, samples.time_base = 8000, 0, Fraction(1, 8000)
-        container.mux(tone.encode(samples))
+        for start in range(0, 2048, 512):
+            quiet = np.full((1, 512), 128, np.uint8)
+            samples = av.AudioFrame.from_ndarray(quiet, "u8", "mono")
+            samples.sample_rate, samples.pts, samples.time_base = 8000, start, Fraction(1, 8000)
+            container.mux(tone.encode(samples))
         container.mux(tone.encode())
-    named = tmp_path / "named.mp4"
-    shutil.copy(path, named)
-    report = predict(ONE, [named, path], tmp_path / "out", "video", progress=False)
-    assert [Path(name).name for name, _ in report.skipped] == ["named.mp4"]
-    assert "sound cannot be kept" in report.skipped[0][1]
-    assert _contents(tmp_path / "out").keys() == {".spiritseg-predict.json", "raw.overlay.mkv"}
+
+
+@pytest.mark.parametrize(
+    ("sound", "name", "kind", "said"),
+    [
+        ("pcm_u8", "a.avi", "avi", None),
+        ("pcm_u8", "a.mp4", "avi", "(pcm_u8) cannot be kept in .mp4 (named .mkv, it may"),
+        ("adpcm_ms", "a.avi", "avi", "(adpcm_ms) cannot be kept in .mkv; its overlay is without"),
+        ("flac", "a.mov", "mp4", "(flac) cannot be kept in .mov"),  # refused at its header
+    ],
+)
+def test_a_sound_that_the_container_cannot_hold_is_left_out_and_reported(
+    scenes: list[Pixels], tmp_path: Path, sound: str, name: str, kind: str, said: str | None
+) -> None:
+    _film(tmp_path / name, sound, kind, scenes)
+    report = predict(ONE, tmp_path / name, tmp_path / "out", "video", progress=False)
+    assert [path for path, _ in report.skipped] == [str(tmp_path / name)] * (said is not None)
+    assert said is None or said in report.skipped[0][1]
+    assert len(report.outputs) == 1
+    with av.open(str(report.outputs[0])) as container:
+        assert len(list(container.decode(video=0))) == 3
+        assert len(container.streams.audio) == (said is None)
+    assert _predict(ONE, tmp_path / name, tmp_path / "out", "video") == 1  # no better next time
 
 
 def test_the_record_says_no_path_of_this_machine(pictures: Path, tmp_path: Path) -> None:
     _predict(ONE, pictures / "0.png", tmp_path / "out")
     record = json.loads((tmp_path / "out/.spiritseg-predict.json").read_text())
     assert record == {
-        "mask": {"student": ONE.card.student_sha256, "precision": "fp32"},
+        "mask": {"student": ONE.card.student_sha256, "precision": "fp32", "preprocess": True},
         "outputs": ["0.png"],
+        "sources": {},
     }
 
 

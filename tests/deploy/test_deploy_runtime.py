@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from spiritseg.deploy.card import check_sealed, seal
 from spiritseg.deploy.export import ExportReport, export
-from spiritseg.deploy.onnx_runtime import OnnxRuntime
+from spiritseg.deploy.onnx_runtime import OnnxRuntime, usable_cores
 from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.runtime import _largest, prepare
 from spiritseg.errors import BundleError, ConfigError, DataError
@@ -117,6 +117,25 @@ def test_threads_and_streams_that_cannot_be_are_one_clear_error(
     path = exported.paths[0] if kind == "onnx" else student_folder
     with pytest.raises(ConfigError, match="streams"):
         open_runtime(path, threads, streams=streams)
+
+
+@pytest.mark.parametrize("device", ["cuda", "banana"])
+@pytest.mark.parametrize("suffix", ["xml", "pt2"])
+def test_a_device_that_a_file_cannot_run_on_is_one_clear_error(
+    tmp_path: Path, suffix: str, device: str
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    path.touch()
+    with pytest.raises(ConfigError, match=f"cannot run .* on '{device}'.*Use cpu"):
+        open_runtime(path, device=device, trust=True)
+
+
+def test_usable_cores_are_those_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {1, 5}, raising=False)
+    assert usable_cores() == 2
+    monkeypatch.delattr("os.sched_getaffinity")
+    assert usable_cores() == 64
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 8, 8, 4), (1, 0, 8, 3), (0, 8, 8, 3)])

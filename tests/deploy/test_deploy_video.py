@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import signal
 import struct
@@ -21,7 +23,9 @@ from spiritseg.deploy.export import ExportReport
 from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.predict import predict
 from spiritseg.deploy.runtime import Runtime
+from spiritseg.deploy.serve.uploads import UnknownKindError, is_video
 from spiritseg.deploy.sources import Item
+from spiritseg.deploy.video_format import VIDEO_HEAD, video_format
 from spiritseg.deploy.video_reader import VideoReader
 from spiritseg.errors import BadImageError
 from spiritseg.pixels import Pixels
@@ -46,6 +50,125 @@ def _frames(path: Path) -> list[tuple[float, Pixels]]:
     with av.open(str(path)) as container:
         shown = list(container.decode(video=0))
         return [(f.time or 0.0, f.to_ndarray(format="rgb24").astype(np.uint8)) for f in shown]
+
+
+def _remux(
+    source: Path, target: Path, shift: float = 0.0, frames: int = 12, sound: bool = True
+) -> None:
+    """Copy the first frames, their times shifted by seconds, and the whole sound as it is."""
+    # The index of an MP4 first, so that a cut leaves a video that can be opened.
+    index = {"movflags": "faststart"} if target.suffix == ".mp4" else {}
+    with av.open(str(source)) as given, av.open(str(target), "w", options=index) as written:
+        streams = given.streams.video + (given.streams.audio if sound else ())
+        tracks = {track.index: written.add_stream_from_template(track) for track in streams}
+        for packet in given.demux(*streams):
+            if packet.dts is None or packet.pts is None or packet.time_base is None:
+                continue
+            if packet.stream.type == "video":
+                frames -= 1
+                packet.pts += int(shift / packet.time_base)
+                packet.dts += int(shift / packet.time_base)
+            if packet.stream.type == "audio" or frames >= 0:
+                packet.stream = tracks[packet.stream.index]
+                written.mux(packet)
+
+
+def _cut(source: Path, target: Path, share: float = 0.6) -> None:
+    data = source.read_bytes()
+    target.write_bytes(data[: int(len(data) * share)])
+
+
+def _read(path: Path) -> tuple[int, str | None]:
+    """Return how many frames a reader gives, and what it says then."""
+    with VideoReader(Item(path, path.name, "video")) as reader:
+        return sum(isinstance(given, video_reader.Frame) for given in reader), reader.problem
+
+
+def _shorten_edit(path: Path, milliseconds: int) -> None:
+    """Let an MP4's edit list end earlier."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"elst") + 12  # after version and count, in units of the movie's time scale
+    assert int.from_bytes(data[at : at + 4]) > milliseconds
+    data[at : at + 4] = milliseconds.to_bytes(4)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("end", [None, 250])
+def test_a_clip_that_was_trimmed_without_encoding_is_whole(
+    video: Path, tmp_path: Path, end: int | None
+) -> None:
+    trimmed, cut = tmp_path / "trimmed.mp4", tmp_path / "cut.mp4"
+    _remux(video, trimmed, shift=-0.4, sound=False)
+    if end is not None:
+        if not hasattr(av.stream.Stream, "index_entries"):
+            pytest.skip("this PyAV does not show what an edit list leaves")
+        _shorten_edit(trimmed, end)
+    count, problem = _read(trimmed)
+    assert 0 < count < 12
+    assert problem is None
+    _cut(trimmed, cut, 0.3)
+    problem = _read(cut)[1]
+    assert problem is not None
+    assert "ends early" in problem or "broken" in problem
+
+
+def test_a_last_frame_that_lacks_a_byte_is_told(video: Path, tmp_path: Path) -> None:
+    _remux(video, tmp_path / "whole.mp4", sound=False)
+    data = (tmp_path / "whole.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[:-1])
+    assert _read(tmp_path / "whole.mp4") == (12, None)
+    assert _read(tmp_path / "cut.mp4")[1] is not None
+
+
+@pytest.mark.parametrize("tagged", [True, False])
+@pytest.mark.parametrize(("shift", "frames"), [(0.0, 6), (0.5, 6), (2.0, 12)])
+def test_a_track_that_is_shorter_than_its_file_is_whole(
+    video: Path, tmp_path: Path, tagged: bool, shift: float, frames: int
+) -> None:
+    path, cut = tmp_path / "film.mkv", tmp_path / "cut.mkv"
+    _remux(video, path, shift, frames)
+    if not tagged:  # as other programs write it
+        data = path.read_bytes()
+        assert data.count(b"DURATION") == 2
+        path.write_bytes(data.replace(b"DURATION", b"XURATION"))
+    assert _read(path) == (frames, None)
+    _cut(path, cut, 0.4)
+    problem = _read(cut)[1]
+    assert problem is not None
+    assert "ends early" in problem
+
+
+@pytest.mark.parametrize(
+    ("tags", "seconds"),
+    [
+        ({"DURATION": "00:01:02.500000000"}, 62.5),
+        ({"title": "00:00:09", "DURATION-eng": "01:00:00"}, 3600),
+        ({"DURATION": "1 h"}, None),
+        ({}, None),
+    ],
+)
+def test_the_end_of_a_matroska_track(tags: dict[str, str], seconds: float | None) -> None:
+    assert video_reader._tagged_end(tags) == seconds
+
+
+def test_a_letter_g_is_no_video(tmp_path: Path) -> None:
+    gif = io.BytesIO()
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(gif, "GIF")
+    for data in (gif.getvalue(), b"Good morning. " * 40, b"G", b"G" * 188):
+        assert video_format(data) is None
+        with pytest.raises(UnknownKindError, match="not an image or video"):
+            is_video(data)
+        (tmp_path / "a.ts").write_bytes(data)
+        with pytest.raises(BadImageError, match="its first bytes are of none"):
+            VideoReader(Item(tmp_path / "a.ts", "a.ts", "video"))
+
+
+def test_a_transport_stream_is_told_by_its_packets(video: Path, tmp_path: Path) -> None:
+    _remux(video, tmp_path / "a.ts")
+    data = (tmp_path / "a.ts").read_bytes()
+    assert video_format(data[:VIDEO_HEAD]) == "mpegts"
+    assert is_video(data)
+    assert _read(tmp_path / "a.ts") == (12, None)
 
 
 def test_a_playlist_under_the_name_of_a_video_is_not_followed(video: Path, tmp_path: Path) -> None:
@@ -114,24 +237,51 @@ def test_videos_that_end_early_or_are_none_are_reported(
     (folder / "none.mp4").write_text("not a video")
     (folder / "zero.mkv").touch()
     (folder / "headless.mp4").write_bytes(data[: len(data) // 2])
-    # Its index first, so that a cut leaves a video that can be opened.
-    with (
-        av.open(str(video)) as source,
-        av.open(str(folder / "whole.mp4"), "w", options={"movflags": "faststart"}) as target,
-    ):
-        track = target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = track
-                target.mux(packet)
-    whole = (folder / "whole.mp4").read_bytes()
-    (folder / "cut.mp4").write_bytes(whole[: int(len(whole) * 0.6)])
+    _remux(video, folder / "whole.mp4", sound=False)
+    _cut(folder / "whole.mp4", folder / "cut.mp4")
     report = predict(runtime, folder, tmp_path / "out", "video", progress=False)
     said = {Path(path).name: reason for path, reason in report.skipped}
     assert set(said) == {"none.mp4", "zero.mkv", "headless.mp4", "cut.mp4"}
     assert "ends early" in said["cut.mp4"] or "to its end" in said["cut.mp4"]
     assert len(_frames(tmp_path / "out/whole.overlay.mp4")) == 12
     assert 0 < len(_frames(tmp_path / "out/cut.overlay.mp4")) < 12
+
+
+@pytest.mark.parametrize("name", ["drive.mp4", "drive.ts"])  # half a .ts may seem a whole one
+def test_a_video_that_was_half_there_is_made_anew(
+    runtime: Runtime, video: Path, tmp_path: Path, name: str
+) -> None:
+    source, out = tmp_path / "in" / name, tmp_path / "out"
+    source.parent.mkdir()
+    _remux(video, tmp_path / name.replace("drive", "whole"), sound=False)
+    _cut(tmp_path / name.replace("drive", "whole"), source)
+    first = predict(runtime, source, out, "video", progress=False)
+    assert 0 < len(_frames(first.outputs[0])) < 12
+    (tmp_path / name.replace("drive", "whole")).replace(source)
+    second = predict(runtime, source, out, "video", progress=False)
+    assert (second.frames, second.kept, second.skipped) == (12, 0, [])
+    assert second.outputs == first.outputs
+    assert len(_frames(first.outputs[0])) == 12
+    assert predict(runtime, source, out, "video", progress=False).kept == 1
+
+
+def test_a_video_that_could_not_be_read_to_its_end_is_tried_again(
+    runtime: Runtime, video: Path, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "cut.mp4", tmp_path / "out"
+    _remux(video, tmp_path / "whole.mp4", sound=False)
+    _cut(tmp_path / "whole.mp4", source)
+    first, again = (predict(runtime, source, out, "video", progress=False) for _ in range(2))
+    assert (again.frames, again.kept) == (first.frames, 0)
+    assert len(first.skipped) == len(again.skipped) == 1
+    limited = predict(runtime, source, tmp_path / "two", "video", frames=2, progress=False)
+    assert limited.skipped == []  # all that was asked for
+    assert predict(runtime, source, tmp_path / "two", "video", frames=2, progress=False).kept == 1
+    record = out / ".spiritseg-predict.json"
+    said = json.loads(record.read_text())
+    assert said.pop("sources") == {"cut.overlay.mp4": 0}
+    record.write_text(json.dumps(said))  # as it was before sources were noted
+    assert predict(runtime, source, out, "video", progress=False).kept == 1
 
 
 def test_a_turned_video_is_segmented_as_it_is_shown(
@@ -206,8 +356,7 @@ def test_a_half_written_video_is_made_anew(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    part = out / ".long.overlay.mp4.part"
-    while not part.exists() and process.poll() is None:
+    while not list(out.glob(".long.overlay.mp4.*.part")) and process.poll() is None:
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -215,4 +364,4 @@ def test_a_half_written_video_is_made_anew(
     report = predict(open_runtime(exported.paths[0]), source, out, "video", progress=False)
     assert report.frames == 150
     assert len(_frames(out / "long.overlay.mp4")) == 150
-    assert not part.exists()
+    assert not list(out.glob("*.part"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -18,9 +19,11 @@ import pytest
 
 import spiritseg
 from spiritseg.cli import main
+from spiritseg.config import Extractor, Head, Network
 from spiritseg.deploy.hub import hub_name, pull, push
-from spiritseg.deploy.model_card import _training
+from spiritseg.deploy.model_card import _training, model_card
 from spiritseg.errors import BundleError, ConfigError, RunError
+from spiritseg.models.bundle import load_bundle, save_bundle
 
 # The Hub's client calls its own HTTP client in a way that is being given up.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -257,6 +260,28 @@ def test_a_card_names_all_teachers() -> None:
     assert "| last | head | labels |" in card
 
 
+@pytest.mark.parametrize(
+    ("extractor", "foreign"),
+    [("my_nets.Tiny", True), ("torchvision.models.resnet18", False), ("separable", False)],
+)
+@pytest.mark.parametrize("on_hub", [True, False])
+def test_a_card_says_whether_loading_runs_code(
+    student_folder: Path, tmp_path: Path, extractor: str, foreign: bool, on_hub: bool
+) -> None:
+    network, info = load_bundle(student_folder)
+    own = {"student": Network(Extractor(extractor), Head("student", channels=16))}
+    save_bundle(tmp_path, network, dataclasses.replace(info, networks=own))
+    card = model_card(tmp_path, "you/road", on_hub)
+    assert ("Loading them runs no code" in card) != foreign
+    assert ("runs their code" in card) == foreign
+    assert (r"my\_nets.Tiny" in card) == foreign
+    lines = [line for line in card.splitlines() if line.startswith(("spiritseg ", "student ="))]
+    assert len(lines) == 2 + on_hub
+    for line in lines:
+        wanted = "trust=True" if line.startswith("student") else " --trust"
+        assert (wanted in line) == foreign
+
+
 def _altered(student_folder: Path, folder: Path) -> Path:
     shutil.copytree(student_folder, folder)
     weights = folder / "student.safetensors"
@@ -320,8 +345,10 @@ def test_what_the_hub_refuses_is_one_clear_message(
     student_folder: Path, tmp_path: Path, hub: Hub
 ) -> None:
     at: dict[str, Any] = {"endpoint": hub.address, "token": "t"}
-    with pytest.raises(RunError, match="no such repository"):
+    with pytest.raises(RunError, match=r"no such repository.*written \./you/nothing\.$"):
         pull("you/nothing", tmp_path / "out", **at)
+    with pytest.raises(RunError, match=r"no such repository.*HF_TOKEN\)\.$"):  # no folder there
+        pull("hf://you/nothing", tmp_path / "out", **at)
     push(student_folder, "you/road", **at)
     with pytest.raises(RunError, match="at v9: there is no such revision"):
         pull("you/road", tmp_path / "out", revision="v9", **at)
@@ -332,8 +359,11 @@ def test_what_the_hub_refuses_is_one_clear_message(
         push(student_folder, "you/third", **at)
     for status in (401, 403):
         hub.refuse = status
-        with pytest.raises(RunError, match=r"no permission|no such repository"):
+        refused = r"(no permission|no such repository).*a folder is written \./you/other\.$"
+        with pytest.raises(RunError, match=refused):
             push(student_folder, "you/other", **at)
+        with pytest.raises(RunError, match=r"(no permission|no such repository).*HF_TOKEN\)\.$"):
+            push(student_folder, "hf://you/other", **at)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -364,3 +394,5 @@ def test_the_commands(
     code, _, said = call("pull", there, str(tmp_path / "back"))
     assert code == 2
     assert "--force" in said
+    for command in ("push", "pull"):
+        assert "./a/b" in call(command, "--help")[1]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
+import signal
 import socket
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -115,6 +119,59 @@ def test_what_cannot_be_served_is_said(
         main(["serve", str(tmp_path / "nowhere"), "--port", "0"])
     assert caught.value.code == 2
     assert "there is no" in capsys.readouterr().err
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def test_two_servers_do_not_share_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = _free_port()
+    asked: list[str] = []
+
+    def opening(paths: list[str], *options: object) -> Students:
+        asked.extend(paths)
+        if len(asked) == 1:  # while the first one is not done with this
+            serve(["second"], port=port)
+        raise AssertionError("both listen")
+
+    monkeypatch.setattr("spiritseg.deploy.serve.students.open_students", opening)
+    with pytest.raises(RunError, match=f"cannot listen on 127.0.0.1:{port}"):
+        serve(["first"], port=port)
+    assert asked == ["first"]
+
+
+def test_ctrl_c_stops_a_server_without_a_complaint(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    students = Students({"low": Threshold(63)})
+    monkeypatch.setattr("spiritseg.deploy.serve.students.open_students", lambda *options: students)
+    port = _free_port()
+    answered, ended = threading.Event(), threading.Event()
+
+    def press() -> None:
+        deadline = time.monotonic() + 20
+        while not answered.is_set() and time.monotonic() < deadline:
+            with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/api/students", timeout=20):
+                answered.set()
+            if ended.wait(0.02):
+                return
+        os.kill(os.getpid(), signal.SIGINT)
+
+    presser = threading.Thread(target=press)
+    presser.start()
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main(["serve", "low", "--port", str(port)])
+    finally:
+        ended.set()
+        presser.join()
+    shown = capsys.readouterr()
+    assert answered.is_set()
+    assert (caught.value.code, shown.err) == (0, "")
+    assert f"http://127.0.0.1:{port}  (stop with Ctrl-C)" in shown.out
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +15,13 @@ from torch import nn
 
 from spiritseg.cli import main
 from spiritseg.config import CrossEntropy, Losses, Pairwise, Stage
+from spiritseg.data import image_sets, scenes
 from spiritseg.data.images import Budget
 from spiritseg.diagnosis import Finding, Report, Section, costs, doctor
 from spiritseg.diagnosis.costs import kept_share, misses, pairwise_memory, steps_of
 from spiritseg.diagnosis.images import examine_images
 from spiritseg.diagnosis.splits import split_points
-from spiritseg.diagnosis.steps import StageCost, _weights_bytes
+from spiritseg.diagnosis.steps import StageCost, _weights_bytes, measure_stage
 from spiritseg.diagnosis.weights import build_each
 from spiritseg.losses.pairwise import pairwise
 from spiritseg.models import Segmenter, separable, student_head
@@ -138,6 +141,26 @@ def test_skip_bad_makes_an_unreadable_image_a_warning(images: Path) -> None:
     assert "images/3.png" in _said(report, "warning")
 
 
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_skip_bad_that_leaves_no_image_of_a_split_is_a_problem(images: Path, split: str) -> None:
+    fields = {"target.root": str(images / "road"), "input.skip_bad": True}
+    for own in ("val", "test"):
+        for kind, values in (("images", np.full((40, 48, 3), 90)), ("masks", np.eye(40, 48))):
+            _save(images / f"{own}/{kind}/a.png", values.astype(np.uint8))
+        fields[f"target.{own}"] = f"folder:{images / own}"
+    folder = images / ("road" if split == "train" else split)
+    for path in (folder / "images").iterdir():
+        path.write_bytes(b"\x89PNG")
+    experiment = load_experiment(
+        images / "tiny.yaml", {**fields, "target.subset": "all"}, complete=False
+    )
+    found = examine_images(experiment)
+    assert f"{split}: no image is left" in _said(Report([found.section]))
+    memory, clock = costs.examine_costs(experiment, {}, found)
+    assert found.domains is None
+    assert "not measured before the problems" in str(memory) + str(clock)
+
+
 def test_a_crop_that_does_not_fit_says_which_would(images: Path) -> None:
     report = _images(images, input__crop=64)
     found = next(f for f in report.problems if "does not fit" in f.what)
@@ -241,7 +264,7 @@ def test_misses_are_those_of_the_cache(cache_images: int) -> None:
     """Twelve images in four views, shown 25 times over: against the real cache."""
     kept = 2 * 256
     stage = Stage(max_steps=300, batch_size=4, views=4, cache_mib=1)
-    cost = StageCost((12, 0), 12, {}, {}, 0, 0, kept * 2048 // max(1, cache_images), 0, 0, 0)
+    cost = StageCost((12, 0), 12, {}, {}, 0, 0, kept * 2048 // max(1, cache_images), 0, 0, 0, 0)
     if cache_images == 0:
         stage, cost = Stage(max_steps=300, batch_size=4, views=0), cost
     size = cost.kept
@@ -294,6 +317,48 @@ def test_the_time_of_measuring_a_whole_network_is_counted(
     rows = {row[0]: row for table in clock.tables.values() for row in table}
     assert rows["supervised"][-1] == "33 min"  # 2 validation images
     assert rows["(measuring the result)"][1:3] == ["3", "1000000"]  # and a test image
+
+
+SLOW_S = 0.2
+
+
+def test_decoding_is_counted_once_an_image_not_each_step(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = {"train": 4, "val": 1, "test": 1, "size": [40, 48]}
+    fields = {"subset": "all", "dataset": "scenes", "val": "auto", "scenes": few}
+    near = {"dataset": "scenes", "scenes": {"size": [40, 48], "train": 30}}
+    stages = {"stages.mimicry.images": "proximity", "stages.mimicry.views": 2}
+    overrides = {"target": fields, "proximity": near, **stages}
+    experiment = load_experiment(images / "tiny.yaml", overrides)
+    found = examine_images(experiment)
+    networks, _ = build_each(experiment, 2)
+
+    def slow(*given: Any) -> Any:
+        time.sleep(SLOW_S)
+        return scenes.render(*given)
+
+    monkeypatch.setattr(image_sets, "render", slow)
+    assert found.domains is not None
+    for name in ("mimicry", "all"):
+        cost = measure_stage(name, experiment, networks, found.domains, torch.device("cpu"))
+        assert cost.load_s <= cost.draw_s < 2 * SLOW_S  # a batch of 2
+    domains = found.domains
+    count, each = costs._decoding(experiment, domains)
+    assert count == 6 + len(domains.proximity[0]) + len(domains.proximity[1])
+    assert each == pytest.approx(SLOW_S, rel=0.5)
+    monkeypatch.setattr(costs, "measure_stage", lambda *given: cost)
+    clock = list(costs.examine_costs(experiment, networks, found))[1]
+    rows = {row[0]: row for table in clock.tables.values() for row in table}
+    assert rows["(decoding the images)"][1] == str(count)
+
+
+def test_views_that_are_kept_are_drawn_once() -> None:
+    experiment = load_experiment("esd", complete=False)
+    stage = Stage(max_steps=300, batch_size=4, views=4)
+    cost = StageCost((12, 0), 12, {}, {}, 0, 0, 0, 1.0, 3.0, 0, 0)
+    assert costs._drawing(experiment, stage, cost) == 12 * 4 / 4 * 2.0
+    assert costs._drawing(experiment, Stage(max_steps=300, batch_size=4), cost) == 0
 
 
 def test_strides_of_blocks_are_those_of_the_network_at_any_size() -> None:

@@ -31,6 +31,7 @@ COMMANDS = (
     "proximity",
     "recipes",
 )
+_CONTINUED = ("demo", "distill", "predict", "compare")  # by the same command
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -53,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print(f"spiritseg: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\nspiritseg: interrupted; the same command continues.", file=sys.stderr)
+        goes_on = "; the same command continues" if words and words[0] in _CONTINUED else ""
+        print(f"\nspiritseg: interrupted{goes_on}.", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
 

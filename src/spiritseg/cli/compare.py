@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spiritseg.cli.words import make_parser, read_fields
+from spiritseg.cli.words import make_parser, read_words
 
 
 def run(words: list[str]) -> None:
@@ -26,8 +26,8 @@ def run(words: list[str]) -> None:
     parser.add_argument("--cpus-per-run", type=float, default=1, help="of a Ray task")
     parser.add_argument("--gpus-per-run", type=float, default=0, help="of a Ray task")
     parser.add_argument("--skip-bad", action="store_true", help="leave unreadable images out")
-    options, rest = parser.parse_known_args(words)
-    overrides = {"trainer.progress": False, **read_fields(rest)}
+    options, given = read_words(parser, words)
+    overrides = {"trainer.progress": False, **given}
     if options.skip_bad:
         overrides["input.skip_bad"] = True
     from spiritseg.compare.matrix import left_out, plan

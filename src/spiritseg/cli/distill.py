@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spiritseg.cli.words import FIELDS, make_parser, read_fields
+from spiritseg.cli.words import FIELDS, make_parser, read_words
 
 
 def run(words: list[str]) -> None:
@@ -20,14 +20,13 @@ def run(words: list[str]) -> None:
     parser.add_argument("--print_config", action="store_true", help="print the recipe and stop")
     if "-h" in words or "--help" in words:
         parser.print_help()
-        if words[0] not in ("-h", "--help"):
+        if not words[0].startswith("-"):
             from spiritseg.recipes import load_experiment
             from spiritseg.recipes.describe import describe
 
             print(describe(load_experiment(words[0], complete=False)))
         return
-    options, rest = parser.parse_known_args(words)
-    overrides = read_fields(rest)
+    options, overrides = read_words(parser, words)
     if options.skip_bad:
         overrides["input.skip_bad"] = True
     from spiritseg.recipes import load_experiment, to_yaml

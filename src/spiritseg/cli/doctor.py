@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spiritseg.cli.words import FIELDS, make_parser, read_fields
+from spiritseg.cli.words import FIELDS, make_parser, read_words
 
 
 def run(words: list[str]) -> None:
@@ -15,8 +15,7 @@ def run(words: list[str]) -> None:
     parser.epilog = FIELDS
     parser.add_argument("recipe", help="a shipped recipe or a .yaml file")
     parser.add_argument("--skip-bad", action="store_true", help="leave unreadable images out")
-    options, rest = parser.parse_known_args(words)
-    overrides = read_fields(rest)
+    options, overrides = read_words(parser, words)
     if options.skip_bad:
         overrides["input.skip_bad"] = True
     from spiritseg.diagnosis import Report, examine

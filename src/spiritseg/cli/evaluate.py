@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spiritseg.cli.words import make_parser, read_fields
+from spiritseg.cli.words import make_parser, read_words
 
 
 def run(words: list[str]) -> None:
@@ -15,8 +15,7 @@ def run(words: list[str]) -> None:
     parser.add_argument("--split", choices=("test", "val"), default="test")
     parser.add_argument("--skip-bad", action="store_true", help="leave unreadable images out")
     parser.add_argument("--trust", action="store_true", help="import the bundle's own classes")
-    options, rest = parser.parse_known_args(words)
-    overrides = read_fields(rest)
+    options, overrides = read_words(parser, words)
     if options.skip_bad:
         overrides["input.skip_bad"] = True
     from spiritseg.tables import class_table, print_notes, print_table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spiritseg.cli.words import make_parser, read_fields
+from spiritseg.cli.words import make_parser, read_words
 
 _MORE = """
 The graph takes `image`, (N, H, W, 3) uint8 RGB, and gives `logits` (N, K, H, W) float32, or
@@ -42,8 +42,7 @@ def run(words: list[str]) -> None:
         "--limit", type=int, default=64, help="images to check and calibrate with; 0: all"
     )
     parser.add_argument("--trust", action="store_true", help="import the bundle's own classes")
-    options, rest = parser.parse_known_args(words)
-    overrides = read_fields(rest)
+    options, overrides = read_words(parser, words)
     from spiritseg.deploy.export import export
     from spiritseg.tables import print_notes
 

@@ -63,6 +63,6 @@ def run(words: list[str]) -> None:
     if report.kept:
         print(f"{report.kept} outputs were there already")
     if report.skipped:
-        print(f"{len(report.skipped)} inputs were left out, or end early:")
+        print(f"{len(report.skipped)} inputs were left out, end early, or lack their sound:")
         for path, reason in report.skipped:
             print(f"  {path}: {reason}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from spiritseg.cli.words import make_parser
 
 _MORE = """
-The bundle is checked against its checksums before it appears in its folder.
+The bundle is checked against its checksums before it appears in its folder. a/b is a repository,
+unless there is a folder of that name; a folder may always be written ./a/b.
 
   spiritseg pull you/road-student students/road
 """

@@ -6,7 +6,8 @@ from spiritseg.cli.words import make_parser
 
 _MORE = """
 A model card (README.md) is written beside the bundle; its licence is yours to fill in. The Hub's
-token comes from `hf auth login` or HF_TOKEN.
+token comes from `hf auth login` or HF_TOKEN. a/b is a repository, unless there is a folder of that
+name; a folder may always be written ./a/b.
 
   spiritseg push runs/esd you/road-student --private
   spiritseg push runs/esd /mnt/models/road-student

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spiritseg.cli.words import make_parser, read_fields
+from spiritseg.cli.words import make_parser, read_words
 
 
 def run(words: list[str]) -> None:
@@ -16,8 +16,7 @@ def run(words: list[str]) -> None:
     parser.add_argument("--baseline", default="baseline", help="recipe to compare with")
     parser.add_argument("--no-latency", action="store_true", help="do not measure latency")
     parser.add_argument("--trust", action="store_true", help="import the students' own classes")
-    options, rest = parser.parse_known_args(words)
-    overrides = read_fields(rest)
+    options, overrides = read_words(parser, words)
     from spiritseg.compare.report import report
 
     page = report(

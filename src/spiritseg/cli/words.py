@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from spiritseg.errors import ConfigError
 
-__all__ = ["FIELDS", "make_parser", "read_fields"]
+__all__ = ["FIELDS", "make_parser", "read_fields", "read_words"]
 
 FIELDS = """
 Any field of the recipe can be set by its dotted name, such as --seed 1,
@@ -36,6 +36,36 @@ def make_parser(name: str, command: Callable[..., None]) -> argparse.ArgumentPar
     )
     parser.error = _usage_error(parser)  # type: ignore[assignment]
     return parser
+
+
+def read_words(
+    parser: argparse.ArgumentParser, words: list[str]
+) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Read a command's own options, and the fields among them.
+
+    Args:
+        parser: of the command, from `make_parser`.
+        words: after the command's name.
+
+    Returns:
+        The options; values by dotted field, see `read_fields`.
+
+    Raises:
+        ConfigError: for a wrong word, or a field before what it is a field of.
+    """
+    options, rest = parser.parse_known_args(words)
+    fields = [word for word in rest if word.startswith("--") and "=" not in word]
+    if fields:
+        try:  # argparse takes a field's value for the recipe or run where that comes later
+            parser.parse_known_args(words[: words.index(fields[0])])
+        except ConfigError:
+            usage = " ".join(parser.format_usage().split()[1:])
+            raise ConfigError(
+                f"{fields[0]} is no option of {parser.prog}; if it is a field, it came too early: "
+                f"the recipe or run comes first, then its fields. Usage: {usage} "
+                "[--its.name VALUE ...]"
+            ) from None
+    return options, read_fields(rest)
 
 
 def read_fields(words: list[str]) -> dict[str, Any]:

@@ -225,6 +225,7 @@ class UnlabelledImages(_Images[Tensor]):
     def part(self, items: Sequence[Item]) -> UnlabelledImages:
         """Return some of the images; what is decoded already is shared."""
         images = copy.copy(self)
+        images._kept = self._kept  # a copy, as one that is sent to a worker, has none
         images.items = list(items)
         return images
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import os
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 
 from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.memory import peak_memory_mib
+from spiritseg.deploy.onnx_runtime import usable_cores
 from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.runtime import Runtime, prepare
 from spiritseg.deploy.timing import in_turn, matrix_products, product_rate
@@ -100,7 +100,7 @@ def bench(
         sizes: (H, W) of the images, before the max-pool.
         runtimes: torch, onnxruntime, openvino; by default those that are installed.
         precisions: fp32, fp16, int8; those that an engine does not offer are left out.
-        threads: of the networks; by default all the machine's.
+        threads: of the networks; by default one a core that this process may use.
         rounds: passes of each on the clock; fewer where a size takes longer than `budget_s`,
             but 3 at least.
         budget_s: seconds a size.
@@ -118,7 +118,7 @@ def bench(
     _check_options(students, sizes, runtimes, precisions, threads, rounds)
     if any(Path(student).suffix not in _EXPORTED for student in students):
         runtimes = _engines(runtimes, precisions, report)
-    threads = threads or os.cpu_count() or 1
+    threads = threads or usable_cores()
     _limit_torch(threads)
     rows: list[BenchRow] = []
     with tempfile.TemporaryDirectory(prefix="spiritseg-bench-") as folder:

@@ -74,7 +74,9 @@ def push(
         _copy(source, staged)
         _verify(staged, source, trust)
         card = model_card(staged, name, on_hub=True).encode()
-        return _Hub(name, revision, endpoint, token).upload(staged, card, private)
+        return _Hub(name, revision, endpoint, token, _maybe_folder(target)).upload(
+            staged, card, private
+        )
 
 
 def pull(
@@ -120,7 +122,7 @@ def pull(
         return _place(bundle_folder(source), target, force, trust)
     with tempfile.TemporaryDirectory(prefix="spiritseg-pull-") as made:
         staged = Path(made) / "bundle"
-        _Hub(name, revision, endpoint, token).download(staged)
+        _Hub(name, revision, endpoint, token, _maybe_folder(source)).download(staged)
         return _place(staged, target, force, trust, shown=f"{_HUB}{name}")
 
 
@@ -143,11 +145,21 @@ def hub_name(given: str | Path) -> str | None:
     return text
 
 
+def _maybe_folder(given: str | Path) -> str:
+    """Say how a folder is written, where nothing says that a repository was meant."""
+    return "" if str(given).startswith(_HUB) else f"; a folder is written ./{given}"
+
+
 class _Hub:
     """A repository of models."""
 
     def __init__(
-        self, name: str, revision: str | None, endpoint: str | None, token: str | None
+        self,
+        name: str,
+        revision: str | None,
+        endpoint: str | None,
+        token: str | None,
+        hint: str,
     ) -> None:
         try:
             from huggingface_hub import HfApi
@@ -156,14 +168,14 @@ class _Hub:
                 "the Hub needs huggingface_hub, which is not installed: "
                 "pip install 'spiritseg[hub]'."
             ) from None
-        self.name, self.revision = name, revision
+        self.name, self.revision, self.hint = name, revision, hint
         self._api = HfApi(endpoint=endpoint, token=token, library_name="spiritseg")
 
     def upload(self, folder: Path, card: bytes, private: bool) -> str:
         """Commit a bundle, and the card where the repository has none; return its URL."""
         from huggingface_hub import CommitOperationAdd
 
-        with _explained(self.name, self.revision, "push"):
+        with _explained(self.name, self.revision, "push", self.hint):
             url = str(self._api.create_repo(self.name, private=private or None, exist_ok=True))
             if private and not self._api.repo_info(self.name).private:
                 raise RunError(
@@ -192,7 +204,7 @@ class _Hub:
 
         revision = revision or self.revision
         folder.mkdir(exist_ok=True)
-        with _explained(self.name, revision, "pull"):
+        with _explained(self.name, revision, "pull", self.hint):
             # All files of one commit; and it fails at once where there is no network.
             commit = self._api.repo_info(self.name, revision=revision).sha
             for name in (*_BUNDLE, _README):
@@ -208,8 +220,11 @@ class _Hub:
 
 
 @contextmanager
-def _explained(name: str, revision: str | None, doing: str) -> Iterator[None]:
-    """Turn what the Hub's client raises into one clear message."""
+def _explained(name: str, revision: str | None, doing: str, hint: str) -> Iterator[None]:
+    """Turn what the Hub's client raises into one clear message.
+
+    The hint is for where there is no such repository, or none that may be used.
+    """
     from huggingface_hub import errors
 
     at = f" at {revision}" if revision else ""
@@ -222,14 +237,14 @@ def _explained(name: str, revision: str | None, doing: str) -> Iterator[None]:
     except errors.RepositoryNotFoundError:
         reason = (
             "there is no such repository, or it is private and your token may not see it. Check "
-            "the name, or log in (hf auth login, or HF_TOKEN)"
+            f"the name, or log in (hf auth login, or HF_TOKEN){hint}"
         )
     except errors.HfHubHTTPError as error:
         code = error.response.status_code if error.response is not None else 0
         if code in (401, 403):
             reason = (
                 "the Hub gives no permission: log in with a token that may write there "
-                "(hf auth login, or HF_TOKEN)"
+                f"(hf auth login, or HF_TOKEN){hint}"
             )
         else:
             reason = f"the Hub answered {code or error}; try again later"

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from spiritseg.models.bundle import bundle_info
+from spiritseg.models.bundle import bundle_info, foreign_class
 
 __all__ = ["model_card"]
 
@@ -23,9 +23,7 @@ def model_card(folder: Path, name: str, on_hub: bool) -> str:
         A README.md with the Hub's front matter. The licence is left to its owner.
     """
     info = bundle_info(folder)
-    load = (
-        [f'spiritseg pull {name} student        # or: spiritseg.load("student")'] if on_hub else []
-    )
+    foreign = sorted({_cell(path) for path in map(foreign_class, info.networks.values()) if path})
     lines = [
         "---",
         "# license: which licence holds for these weights is yours to say",
@@ -38,21 +36,7 @@ def model_card(folder: Path, name: str, on_hub: bool) -> str:
         "",
         "A compact semantic segmentation network, made with spiritseg.",
         "",
-        "## Use",
-        "",
-        "```bash",
-        "pip install spiritseg",
-        *load,
-        f"spiritseg predict {'student' if on_hub else '.'} image.jpg --out masks",
-        "```",
-        "",
-        "```python",
-        "import spiritseg",
-        "",
-        f'student = spiritseg.load("{"student" if on_hub else "."}")',
-        'mask = student("image.jpg")  # (H, W) uint8 class indices',
-        "```",
-        "",
+        *_use(name, on_hub, bool(foreign)),
         "## Classes",
         "",
         "| index | class | colour |",
@@ -67,10 +51,45 @@ def model_card(folder: Path, name: str, on_hub: bool) -> str:
         "## Files",
         "",
         "`student.safetensors` holds the weights, `student.json` what they are and their "
-        "SHA-256. Loading them runs no code.",
+        f"SHA-256. {_code(foreign)}",
         "",
     ]
     return "\n".join(lines)
+
+
+def _use(name: str, on_hub: bool, trust: bool) -> list[str]:
+    """Show how the student is loaded; `trust` where that imports classes of its own."""
+    folder = "student" if on_hub else "."
+    load = f'spiritseg.load("{folder}"{", trust=True" if trust else ""})'
+    flag = " --trust" if trust else ""
+    pull = [f"spiritseg pull {name} student{flag}        # or: {load}"] if on_hub else []
+    return [
+        "## Use",
+        "",
+        "```bash",
+        "pip install spiritseg",
+        *pull,
+        f"spiritseg predict {folder} image.jpg --out masks{flag}",
+        "```",
+        "",
+        "```python",
+        "import spiritseg",
+        "",
+        f"student = {load}",
+        'mask = student("image.jpg")  # (H, W) uint8 class indices',
+        "```",
+        "",
+    ]
+
+
+def _code(foreign: list[str]) -> str:
+    if not foreign:
+        return "Loading them runs no code."
+    return (
+        f"Its network is built from classes that are not of spiritseg ({', '.join(foreign)}): they "
+        "must be importable, and loading runs their code. Pass `--trust` (in Python "
+        "`trust=True`) only if you trust it."
+    )
 
 
 def _metrics(metrics: dict[str, Any]) -> list[str]:

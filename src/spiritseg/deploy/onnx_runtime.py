@@ -12,7 +12,7 @@ from spiritseg.deploy.card import KEY, ModelCard, check_sealed
 from spiritseg.deploy.runtime import Runtime, import_engine
 from spiritseg.errors import BundleError, ConfigError
 
-__all__ = ["OnnxRuntime"]
+__all__ = ["OnnxRuntime", "usable_cores"]
 
 
 class OnnxRuntime(Runtime):
@@ -49,6 +49,13 @@ class OnnxRuntime(Runtime):
         return cast(NDArray[Any], self._session.run(None, {self._input: images})[0])
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use, which may be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _shared(streams: int, threads: int | None) -> tuple[int, int | None]:
     """Choose the streams where they are 0, and the threads of each; None is the engine's choice.
 
@@ -56,8 +63,7 @@ def _shared(streams: int, threads: int | None) -> tuple[int, int | None]:
     """
     if streams == 1:
         return 1, threads
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = cores or 1
+    cores = usable_cores()
     total = threads or cores
     streams = streams or min(4, cores, total)
     return streams, max(1, total // streams)

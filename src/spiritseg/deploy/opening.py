@@ -29,7 +29,7 @@ def open_runtime(
             (torch, which nothing else needs).
         threads: on the CPU in all, over the streams; by default the engine's own choice for
             one stream, and the machine's cores for several.
-        device: cpu or cuda, for ``.onnx``, runs and bundles.
+        device: cpu or cuda; an ``.xml`` and a ``.pt2`` run on the CPU alone.
         trust: import your own classes that a bundle names; open a .pt2, which torch may
             unpickle.
         streams: passes that shall run at once, in threads of the caller's, each with its share
@@ -48,6 +48,7 @@ def open_runtime(
     path = Path(path)
     if not path.exists():
         raise BundleError(f"there is no {path}. Expected a run, a bundle, or an exported file.")
+    _check_device(path, device)
     if path.suffix == ".onnx":
         return OnnxRuntime(path, threads, device, streams)
     if path.suffix == ".xml":
@@ -60,6 +61,16 @@ def open_runtime(
     from spiritseg.deploy.torch_runtime import open_torch
 
     return open_torch(path, threads, device, trust)
+
+
+def _check_device(path: Path, device: str) -> None:
+    """Refuse what would run on the CPU without a word."""
+    engine = {".xml": "OpenVINO", ".pt2": "torch"}.get(path.suffix)
+    if engine and device != "cpu":
+        raise ConfigError(
+            f"{engine} cannot run {path} on {device!r}: such a file runs on the CPU alone. Use "
+            "cpu, or give an .onnx, a run or a bundle."
+        )
 
 
 def _check_shares(streams: int, threads: int | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,7 +18,16 @@ from spiritseg.errors import ConfigError, DataError, RunError, listed, unknown
 from spiritseg.files import json_bytes, make_folder, write_atomically
 from spiritseg.pixels import Pixels
 
-__all__ = ["Kind", "check_kind", "claim", "earlier_outputs", "plan", "write_png"]
+__all__ = [
+    "Kind",
+    "check_kind",
+    "claim",
+    "earlier_outputs",
+    "note_source",
+    "plan",
+    "shows_whole",
+    "write_png",
+]
 
 Kind = Literal["mask", "overlay", "video"]
 
@@ -44,11 +54,12 @@ def plan(items: Sequence[Item], out: Path, kind: Kind) -> list[tuple[Item, Path]
         DataError: two inputs would still share an output, or an output would replace an input.
     """
     short = [_name(item, kind, False) for item in items]
+    count = Counter(short)
     names = [
-        name if short.count(name) == 1 else _name(item, kind, True)
+        name if count[name] == 1 else _name(item, kind, True)
         for item, name in zip(items, short, strict=True)
     ]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice:
         raise DataError(
             f"several inputs lead to one output:\n{listed(twice)}\nGive their common folder as "
@@ -77,7 +88,8 @@ def claim(
 
     A file that is there already counts as finished, so it has to be what this call would make.
     A record in the folder says of which student and options its masks are, of which its
-    overlays (pictures and videos alike), and where its videos were cut.
+    overlays (pictures and videos alike), where its videos were cut, and what each of them was
+    made from.
 
     Args:
         out: made if it is not there.
@@ -91,7 +103,7 @@ def claim(
         RunError: the folder holds outputs of another student or of other options, or files of
             which no record says whose they are, or it cannot be written.
     """
-    student = {"student": card.student_sha256, "precision": card.precision}
+    student = _made_by(card)
     mine: dict[str, dict[str, Any]] = {"mask": student}
     if kind != "mask":
         mine = {"overlay": {**student, "opacity": f"{opacity:g}"}}
@@ -103,7 +115,7 @@ def claim(
         raise RunError(f"cannot use the folder {out}: {error.strerror}.") from None
     record = _read_record(out)
     for what, made_by in mine.items():
-        if record.get(what, made_by) != made_by:
+        if not _same(record.get(what, made_by), made_by):
             raise RunError(
                 f"{out} holds {what} outputs of another student or of other options (this call: "
                 f"{_said(made_by)}; there: {_said(record[what])}); choose another --out, or "
@@ -117,7 +129,7 @@ def claim(
             f"spiritseg predict made them:\n{listed(foreign)}\nThey would count as finished. "
             "Choose another --out, or move them away."
         )
-    names = {path.relative_to(out).as_posix() for _, path in planned} | set(record["outputs"])
+    names = {_below(out, path) for _, path in planned} | set(record["outputs"])
     write_atomically(out / _RECORD, json_bytes({**record, **mine, "outputs": sorted(names)}))
 
 
@@ -136,18 +148,57 @@ def earlier_outputs(out: Path) -> set[Path]:
     return {(out / name).resolve() for name in _read_record(out)["outputs"]}
 
 
+def shows_whole(out: Path, path: Path, size: int) -> bool:
+    """Whether a video that is there was made from its source as it is now, to its end.
+
+    Args:
+        out: the folder.
+        path: the video.
+        size: bytes of its source. A recording that was still copied has fewer.
+
+    Returns:
+        True too where the record, an older one, does not say what it was made from.
+
+    Raises:
+        RunError: the record in the folder cannot be read.
+    """
+    return bool(_read_record(out)["sources"].get(_below(out, path), size) == size)
+
+
+def note_source(out: Path, path: Path, size: int) -> None:
+    """Note what a video is made from, for `shows_whole`.
+
+    Args:
+        out: the folder.
+        path: the video.
+        size: bytes of its source; 0 where it could not be read to its end.
+
+    Raises:
+        RunError: the record in the folder cannot be read or written.
+    """
+    record = _read_record(out)
+    sources = {**record["sources"], _below(out, path): size}
+    write_atomically(out / _RECORD, json_bytes({**record, "sources": sources}))
+
+
+def _below(out: Path, path: Path) -> str:
+    return path.relative_to(out).as_posix()
+
+
 def _read_record(out: Path) -> dict[str, Any]:
     path = out / _RECORD
+    nothing: dict[str, Any] = {"outputs": [], "sources": {}}
     try:
-        record = {"outputs": [], **json.loads(path.read_bytes())}
+        record = {**nothing, **json.loads(path.read_bytes())}
     except (FileNotFoundError, NotADirectoryError):
-        return {"outputs": []}
+        return nothing
     except OSError as error:
         raise RunError(f"cannot use the folder {out}: {error.strerror}.") from None
     except (ValueError, TypeError):  # no JSON, or no dict
         record = {}
     names = record.get("outputs")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    known = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not known or not isinstance(record["sources"], dict):
         raise RunError(
             f"{path} is not a record of spiritseg predict, so whose outputs {out} holds is not "
             "known. Choose another --out, or move what is in it away, this file too."
@@ -158,6 +209,24 @@ def _read_record(out: Path) -> dict[str, Any]:
 def _file_kind(item: Item, kind: Kind) -> Kind:
     """Return the kind of an item's files: among videos, an image becomes an overlay."""
     return "overlay" if kind == "video" and item.kind == "image" else kind
+
+
+def _made_by(card: ModelCard) -> dict[str, Any]:
+    """Return what tells a student's masks from those of another export of it."""
+    made_by = {
+        "student": card.student_sha256,
+        "precision": card.precision,
+        "preprocess": card.preprocess,
+    }
+    # Images are brought to a fixed size first, which changes their masks.
+    return made_by if card.dynamic else {**made_by, "size": "x".join(map(str, card.size))}
+
+
+def _same(there: object, mine: dict[str, Any]) -> bool:
+    """Whether a record says the same; an older one does not know the export's size and input."""
+    if isinstance(there, dict) and "preprocess" not in there:
+        mine = {key: mine[key] for key in mine if key not in ("preprocess", "size")}
+    return there == mine
 
 
 def _said(made_by: object) -> str:

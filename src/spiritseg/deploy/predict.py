@@ -20,7 +20,9 @@ from spiritseg.deploy.outputs import (
     check_kind,
     claim,
     earlier_outputs,
+    note_source,
     plan,
+    shows_whole,
     write_png,
 )
 from spiritseg.deploy.pipeline import Writers, batches, segmented
@@ -45,7 +47,8 @@ class PredictReport:
         frames: images and frames that went through the network.
         kept: outputs that were there already.
         outputs: files and folders, finished in this call.
-        skipped: inputs that could not be read, wholly or to their end, with the reason.
+        skipped: inputs that could not be read, wholly or to their end, or whose sound could
+            not be kept, with the reason.
         seconds: from the first decoding to the last writing.
     """
 
@@ -80,7 +83,8 @@ def predict(
     """Segment images, folders, globs, videos or a camera, and write what comes out.
 
     Unreadable files are left out and reported. The same call continues where it was stopped:
-    finished outputs are kept, and none is ever half-written.
+    finished outputs are kept, and none is ever half-written. A video whose source could not be
+    read to its end, or has become longer since, is made anew.
 
     Args:
         student: a run, a bundle, or an exported file (see `open_runtime`).
@@ -88,7 +92,7 @@ def predict(
         out: folder of the outputs, named after the inputs. What earlier calls made in it is
             no input, though a folder or glob leads there.
         kind: mask: class-index PNGs; overlay: coloured PNGs; video: coloured videos with
-            their sound (images among the inputs become overlays).
+            their sound, where the file can hold it (images among the inputs become overlays).
         batch: images of one size through the network at once.
         workers: threads that decode ahead, and as many that encode.
         opacity: of the colours in overlays, 0 to 1.
@@ -127,7 +131,7 @@ def predict(
     with warnings.catch_warnings(), Progress(progress) as bar:
         # Half a decompression bomb is a warning to Pillow; to us it is a file to leave out.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        job = _Job(student, kind, batch, workers, opacity, frames, bar)
+        job = _Job(student, out, kind, batch, workers, opacity, frames, bar)
         return job.run(planned)
 
 
@@ -137,6 +141,7 @@ class _Job:
     def __init__(
         self,
         runtime: Runtime,
+        out: Path,
         kind: Kind,
         batch: int,
         workers: int,
@@ -145,7 +150,7 @@ class _Job:
         bar: Progress,
     ) -> None:
         self.runtime, self.kind, self.batch, self.workers = runtime, kind, batch, workers
-        self.opacity, self.frames, self.bar = opacity, frames, bar
+        self.out, self.opacity, self.frames, self.bar = out, opacity, frames, bar
         self.report = PredictReport()
 
     def run(self, planned: list[tuple[Item, Path]]) -> PredictReport:
@@ -194,8 +199,8 @@ class _Job:
         self.report.skipped.append((str(item.path), reason))
 
     def _video(self, item: Item, target: Path) -> None:
-        as_file = self.kind == "video"
-        if as_file and target.exists():
+        as_file, size = self.kind == "video", _size(item)
+        if as_file and target.exists() and shows_whole(self.out, target, size):
             self.report.kept += 1
             return
         try:
@@ -203,21 +208,15 @@ class _Job:
             with VideoReader(item, ahead, sound=as_file) as reader, _interruptible(reader):
                 limit = self.frames or reader.expected
                 self.bar.expect(min(limit, reader.expected) if reader.expected else self.frames)
-                before = self.report.frames
+                lost = None
                 if as_file:
-                    self._to_file(reader, target)
+                    lost = self._to_file(reader, target, size)
                 else:
                     self._to_frames(reader, target)
-                if reader.problem and not (self.frames and self._since(before) >= self.frames):
-                    self._skip(item, reader.problem)
+                if reasons := [reason for reason in (reader.problem, lost) if reason]:
+                    self._skip(item, "; ".join(reasons))
         except BadImageError as error:
             self._skip(item, error.reason)
-        else:
-            if target.exists():
-                self.report.outputs.append(target)
-
-    def _since(self, before: int) -> int:
-        return self.report.frames - before
 
     def _to_frames(self, reader: VideoReader, folder: Path) -> None:
         """Write a file a frame; those that are there already are not computed again."""
@@ -234,9 +233,11 @@ class _Job:
         with Writers(self.workers) as writers:
             for target, image, mask in self._segmented(missing()):
                 writers.do(self._write, target, image, mask)
+        if folder.exists():
+            self.report.outputs.append(folder)
 
-    def _to_file(self, reader: VideoReader, target: Path) -> None:
-        """Write a video; one that was stopped half-way is made anew."""
+    def _to_file(self, reader: VideoReader, target: Path, size: int) -> str | None:
+        """Write a video, anew if it was stopped half-way; return which sound it lacks."""
         video: VideoWriter | None = None
         waiting: list[Any] = []  # sound before the first frame
         try:
@@ -254,12 +255,23 @@ class _Job:
                         for packet in waiting:
                             writers.do(video.sound, packet)
                     writers.do(_append, video, self._overlay, image, mask, moment)
-            if video is not None:
-                video.finish()
-                video = None
+            if video is None:
+                return None
+            self._finish(video, 0 if reader.problem else size)
+            lost, video = video.problem, None
+            return lost
         finally:
             if video is not None:
                 video.discard()
+
+    def _finish(self, video: VideoWriter, size: int) -> None:
+        """Put a video under its name; killed in between, it does not count as a whole one."""
+        if not size:
+            note_source(self.out, video.path, 0)
+        video.finish()
+        self.report.outputs.append(video.path)
+        if size:
+            note_source(self.out, video.path, size)
 
     def _shown(
         self, reader: VideoReader, on_sound: Callable[[Any], None] | None
@@ -274,6 +286,7 @@ class _Job:
             yield given.time, given.pixels
             count += 1
             if count == self.frames:
+                reader.end()
                 return
 
 
@@ -294,6 +307,14 @@ def _interruptible(reader: VideoReader) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _size(item: Item) -> int:
+    """Return the bytes of a video; 0 of a camera, and of a file that is gone."""
+    try:
+        return item.path.stat().st_size if item.kind == "video" else 0
+    except OSError:
+        return 0
 
 
 def _append(

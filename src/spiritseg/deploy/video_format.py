@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["VIDEO_HEAD", "video_format"]
 
-VIDEO_HEAD = 16  # bytes that are enough to tell
+VIDEO_HEAD = 189  # bytes that are enough to tell
 
 # FFmpeg's demuxer by where a kind says what it is. A demuxer is always named: left to guess,
 # FFmpeg would take a text file for a playlist and open the files and addresses in it.
@@ -17,10 +17,10 @@ _VIDEOS = {
     (4, b"skip"): "mov",
     (0, b"\x1a\x45\xdf\xa3"): "matroska",
     (8, b"AVI "): "avi",
-    (0, b"\x47"): "mpegts",
     (0, b"\0\0\x01\xba"): "mpeg",
     (0, b"\0\0\x01\xb3"): "mpegvideo",
 }
+_SYNC, _PACKET = b"\x47", 188  # how each packet of a transport stream begins, and its bytes
 
 
 def video_format(head: bytes) -> str | None:
@@ -28,4 +28,6 @@ def video_format(head: bytes) -> str | None:
     for (start, magic), name in _VIDEOS.items():
         if head[start : start + len(magic)] == magic:
             return name
-    return None
+    # A letter G alone is no sign: GIF images have it, and texts.
+    packets = head[:1] == _SYNC and head[_PACKET : _PACKET + 1] == _SYNC
+    return "mpegts" if packets else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from spiritseg.errors import BadImageError, MissingExtraError
 from spiritseg.pixels import Pixels
 
 __all__ = ["Frame", "Sound", "VideoReader", "camera_address", "pyav", "upright"]
+
+_CLOCK = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,12})?)\Z", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,12 @@ class VideoReader:
             raise BadImageError(item.path, "it has no picture")
         self.video = self._container.streams.video[0]
         self.video.thread_type = "AUTO"
-        self.sound = list(self._container.streams.audio) if sound else []
+        self._tracks = list(self._container.streams.audio)
+        self.sound = self._tracks if sound else []
         self.rate: Fraction = self.video.average_rate or Fraction(25)
         self.time_base: Fraction = self.video.time_base or 1 / self.rate
         self.expected = 0 if self.live else self._length()
-        self.problem: str | None = None
+        self._problem: str | None = None
         self._queue: queue.Queue[Frame | Sound | None] = queue.Queue(ahead)
         self._stopped = threading.Event()
         self._ended = False
@@ -104,18 +108,26 @@ class VideoReader:
                 return
             yield given
 
+    @property
+    def problem(self) -> str | None:
+        """What was wrong with it; None too where `end` was called, and no more was wanted."""
+        return None if self._ended else self._problem
+
     def end(self) -> None:
         """Let the iteration end soon; safe in a signal handler, which may wait for no lock."""
         self._ended = True
 
     def _decode(self) -> None:
-        count = broken = 0
+        count = packets = broken = 0
+        reached = Fraction(0)
         try:
-            for packet in self._container.demux(self.video, *self.sound):
+            for packet in self._container.demux(self.video, *self._tracks):
+                reached = max(reached, _end(packet))
                 if packet.stream.type != "video":
-                    if packet.dts is not None:
+                    if packet.dts is not None and self.sound:
                         self._put(Sound(packet))
                     continue
+                packets += packet.size > 0 and not packet.is_corrupt  # as one is that was cut
                 try:
                     frames = packet.decode()
                 except self._error:
@@ -127,10 +139,10 @@ class VideoReader:
                 if self._stopped.is_set():
                     return
         except Exception as error:
-            self.problem = f"it cannot be read to its end ({error}); {count} frames were read"
+            self._problem = f"it cannot be read to its end ({error}); {count} frames were read"
         finally:
-            if self.problem is None and not self._stopped.is_set():
-                self.problem = self._shortfall(count, broken)
+            if self._problem is None and not self._stopped.is_set():
+                self._problem = self._shortfall(count, packets, broken, reached)
             self._put(None)
 
     def _put(self, value: Frame | Sound | None) -> None:
@@ -145,22 +157,61 @@ class VideoReader:
                 return
 
     def _length(self) -> int:
+        """Return how many packets the picture has, or else about how many frames."""
         if self.video.frames:
-            return int(self.video.frames)
-        if self.video.duration:
-            return int(self.video.duration * self.time_base * self.rate + Fraction(1, 2))
-        if self._container.duration:
-            return int(self._container.duration * self.rate / 1_000_000 + Fraction(1, 2))
-        return 0
+            return _packets(self.video)
+        return int(self._seconds() * self.rate + Fraction(1, 2))
 
-    def _shortfall(self, count: int, broken: int) -> str | None:
+    def _seconds(self) -> Fraction:
+        if self.video.duration:
+            return Fraction(self.video.duration * self.time_base)
+        end = _tagged_end(self.video.metadata) or self._file_end()
+        return max(Fraction(0), end - (self.video.start_time or 0) * self.time_base)
+
+    def _file_end(self) -> Fraction:
+        return Fraction(self._container.duration or 0, 1_000_000)
+
+    def _shortfall(self, count: int, packets: int, broken: int, reached: Fraction) -> str | None:
         exact = bool(self.video.frames)
+        there = packets if exact else count
         allowed = 0 if exact else max(2, self.expected // 50)  # a duration is a rough count
-        if count + allowed < self.expected:
-            return f"it ends early: {count} frames of {self.expected}"
+        rest = self._file_end() - reached  # another track may be longer than the picture
+        to_its_end = not self._has_length() and rest * self.rate <= allowed
+        if there + allowed < self.expected and not to_its_end:
+            return f"it ends early: {there} frames of {self.expected}"
         if broken or count == 0:
             return f"{broken} of its packets are broken; {count} frames were read"
         return None
+
+    def _has_length(self) -> bool:
+        """Whether the length is the picture's own, not the file's."""
+        own = self.video.frames or self.video.duration or _tagged_end(self.video.metadata)
+        return bool(own)
+
+
+def _packets(video: Any) -> int:
+    """Return how many packets of a stream are in the file and not cut off by its edit list.
+
+    What an edit list leaves of an MP4 is what FFmpeg's index has. An older PyAV does not show it.
+    """
+    index = getattr(video, "index_entries", ()) if video.container.format.name[:3] == "mov" else ()
+    return len(index) or int(video.frames)
+
+
+def _tagged_end(tags: dict[str, str]) -> Fraction | None:
+    """Return a Matroska track's end in seconds: its file's is the longest track's."""
+    for name, value in tags.items():
+        found = _CLOCK.match(value) if name.startswith("DURATION") else None
+        if found:
+            return int(found[1]) * 3600 + int(found[2]) * 60 + Fraction(found[3])
+    return None
+
+
+def _end(packet: Any) -> Fraction:
+    """Return when what is in a packet has been shown or heard, in seconds."""
+    if packet.pts is None or packet.time_base is None:
+        return Fraction(0)
+    return Fraction((packet.pts + (packet.duration or 0)) * packet.time_base)
 
 
 def _file_format(path: Path) -> tuple[str, str]:

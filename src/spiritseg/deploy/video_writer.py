@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from spiritseg.deploy.video_reader import VideoReader, pyav
-from spiritseg.errors import BadImageError, RunError
-from spiritseg.files import make_folder
+from spiritseg.errors import RunError
+from spiritseg.files import clear_parts, make_folder, part_of
 from spiritseg.pixels import Pixels
 
 __all__ = ["FORMATS", "VideoWriter"]
@@ -25,6 +25,8 @@ FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 class VideoWriter:
     """Writes overlays to a video beside the sound of the source, under a name for the while.
 
+    Then `problem` says which sound the file cannot hold, if any; it is left out.
+
     Args:
         path: the video; it appears under this name when `finish` is called. Its folder is made
             if it is not there.
@@ -32,19 +34,20 @@ class VideoWriter:
         size: (H, W) of the frames.
 
     Raises:
-        BadImageError: a sound track is of a kind that the file cannot hold.
         RunError: it cannot be written; so from every method, and nothing is left of it after
             `discard`.
     """
 
     def __init__(self, path: Path, reader: VideoReader, size: tuple[int, int]) -> None:
         self.path, self.size = path, size
-        self._part = path.with_name(f".{path.name}.part")
+        self.problem: str | None = None
+        self._part = part_of(path)
         self._container: Any = None
         self._step = max(1, round(1 / (reader.rate * reader.time_base)))
         self._time_base: Fraction = reader.time_base
         self._last: int | None = None
         make_folder(path.parent)
+        clear_parts(path.parent)
         try:
             with self._writing():
                 self._open(reader)
@@ -53,6 +56,18 @@ class VideoWriter:
             raise
 
     def _open(self, reader: VideoReader) -> None:
+        try:
+            self._begin(reader, reader.sound)
+        except pyav().error.FFmpegError:  # some kinds of sound are refused as late as this
+            if not reader.sound:
+                raise
+            self._close()
+            self._begin(reader, [])
+        lost = [track for track in reader.sound if self._sound.get(track.index) is None]
+        if lost:
+            self.problem = _without(lost, self.path.suffix)
+
+    def _begin(self, reader: VideoReader, sound: Sequence[Any]) -> None:
         av = pyav()
         self._container = av.open(str(self._part), "w", format=FORMATS[self.path.suffix])
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
@@ -66,15 +81,14 @@ class VideoWriter:
         else:
             stream.bit_rate = 8_000_000
         self._stream = stream
-        self._sound = {track.index: self._kept(track) for track in reader.sound}
+        self._sound = {track.index: self._kept(track) for track in sound}
+        self._container.start_encoding()
 
     def _kept(self, track: Any) -> Any:
         try:
             return self._container.add_stream_from_template(track)
-        except ValueError as error:
-            raise BadImageError(
-                self.path, f"its sound cannot be kept ({error}); rename the video to .mkv"
-            ) from None
+        except ValueError:
+            return None
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -105,12 +119,15 @@ class VideoWriter:
             self._container.mux(self._stream.encode(frame))
 
     def sound(self, packet: Any) -> None:
-        """Append a packet of sound as it is.
+        """Append a packet of sound as it is; of a track that cannot be kept, do nothing.
 
         Args:
             packet: PyAV's, of one of the source's sound tracks.
         """
-        packet.stream = self._sound[packet.stream.index]
+        track = self._sound.get(packet.stream.index)
+        if track is None:
+            return
+        packet.stream = track
         with self._writing():
             self._container.mux(packet)
 
@@ -124,12 +141,22 @@ class VideoWriter:
     def discard(self) -> None:
         """Give the video up; nothing is left of it."""
         try:
-            if self._container is not None:
-                with suppress(Exception):  # it writes what is left, and fails as it did before
-                    self._container.close()
+            self._close()
         finally:
             with suppress(OSError):
                 self._part.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._container is not None:
+            with suppress(Exception):  # it writes what is left, and fails as it did before
+                self._container.close()
+
+
+def _without(lost: Sequence[Any], suffix: str) -> str:
+    """Say which tracks of sound a file does not hold."""
+    kinds = ", ".join(getattr(track.codec_context, "name", "of an unknown kind") for track in lost)
+    hint = "" if suffix == ".mkv" else " (named .mkv, it may keep it)"
+    return f"its sound ({kinds}) cannot be kept in {suffix}{hint}; its overlay is without it"
 
 
 def _resized(pixels: Pixels, box: tuple[int, int]) -> Pixels:

@@ -10,6 +10,7 @@ import torch
 
 from spiritseg.config import Experiment, Pairwise, Stage
 from spiritseg.data.datasets import Domains
+from spiritseg.data.image_sets import LabelledImages, UnlabelledImages
 from spiritseg.diagnosis.findings import Section
 from spiritseg.diagnosis.images import Images
 from spiritseg.diagnosis.steps import StageCost, measure_stage
@@ -26,6 +27,7 @@ _MIB = 2**20
 _HELD_OUT = 32  # images a domain for the explained variance, see training.measure
 _STAGE_S = 3.0  # Lightning's start and end of a stage
 _LATENCY_S = 6.0
+_DECODED = 2  # images of a set whose decoding is timed
 
 
 def examine_costs(
@@ -203,11 +205,16 @@ def _time(
         steps = steps_of(stage, cost.epoch)
         training = steps * (_loading(experiment, cost) + cost.step_s)
         training += misses(stage, cost) / stage.batch_size * (cost.fresh_s - cost.step_s)
+        training += _drawing(experiment, stage, cost)
         seconds = training + _STAGE_S + _around(experiment, networks, domains, name, device)
         total += seconds
         step_ms = 1000 * (_loading(experiment, cost) + cost.step_s)
         fresh = f"+{1000 * (cost.fresh_s - cost.step_s):.0f}" if stage.views else "every step"
         table.append([name, str(steps), f"{step_ms:.0f}", fresh, _span(seconds)])
+    count, each = _decoding(experiment, domains)
+    total += count * each
+    row = [str(count), f"{1000 * each:.0f}", "", _span(count * each)]
+    table.append(["(decoding the images)", *row])
     result = networks[experiment.result]
     if _segments(result):
         each = _evaluation_s(result, domains, device)
@@ -235,6 +242,37 @@ def _loading(experiment: Experiment, cost: StageCost) -> float:
     """Return the seconds that a step waits for its images."""
     workers = experiment.trainer.workers
     return cost.load_s if not workers else max(0.0, cost.load_s / workers - cost.step_s)
+
+
+def _drawing(experiment: Experiment, stage: Stage, cost: StageCost) -> float:
+    """Return the seconds that the views which a stage keeps take beyond loading, each once."""
+    if not stage.views:
+        return 0.0  # each step draws its own
+    batches = _different(stage, cost) / stage.batch_size
+    return batches * (cost.draw_s - cost.load_s) / max(1, experiment.trainer.workers)
+
+
+def _decoding(experiment: Experiment, domains: Domains) -> tuple[int, float]:
+    """Return how many images a run decodes once, and the mean seconds of one."""
+    target = domains.target
+    times = [
+        (len(images), _decode_s(LabelledImages(images.items[:_DECODED], images.classes)))
+        for images in (target.train, target.val, target.test)
+    ]
+    if any(stage.images != "target" or stage.fourier for stage in experiment.stages.values()):
+        for other in domains.proximity:
+            first = UnlabelledImages(other.items[:_DECODED], other.crop)
+            times.append((len(other), _decode_s(first)))
+    count = sum(number for number, _ in times)
+    return count, sum(number * seconds for number, seconds in times) / max(1, count)
+
+
+def _decode_s(images: LabelledImages | UnlabelledImages) -> float:
+    """Time the decoding, or the rendering, of images that no memory holds yet."""
+    started = time.perf_counter()
+    for row in range(len(images)):
+        images[row]
+    return (time.perf_counter() - started) / max(1, len(images))
 
 
 @torch.inference_mode()

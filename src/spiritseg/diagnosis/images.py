@@ -211,6 +211,8 @@ def _look(name: str, images: LabelledImages, experiment: Experiment, found: Imag
     mean = sum(sizes.values()) / max(1, len(sizes))
     found.nbytes += round(mean * (len(images) - len(bad) - len(wrong)))
     images.items = [item for i, item in enumerate(images.items) if i not in bad and i not in wrong]
+    if total and not images.items:
+        found.section.problem(f"{name}: no image is left")
     pixels = torch.stack([shown[i] for i in good]).sum(0) if good else torch.zeros(256).long()
     return _Looked(pixels, [shown[i] for i in good], names, total)
 

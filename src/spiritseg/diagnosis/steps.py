@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.utils.data import default_collate
 
 from spiritseg.config import Experiment
 from spiritseg.data.datasets import Domains
-from spiritseg.data.mixing import StageBatches, StageData
+from spiritseg.data.mixing import Key, StageBatches, StageData
 from spiritseg.models import Segmenter
 from spiritseg.models.ensemble import stage_teacher
 from spiritseg.training.allocator import freed_memory_kept
@@ -46,7 +46,9 @@ class StageCost:
         weights: bytes of what trains, its gradients and the optimizer's state, of what is
             frozen beside it, and of the average of the weights.
         kept: bytes of the frozen outputs of one view, in half precision; 0 where nothing is kept.
-        load_s: seconds to augment a batch of decoded images.
+        load_s: seconds to load a batch of decoded images, whose views are kept already where
+            the stage keeps any.
+        draw_s: of one whose views are drawn.
         step_s: of a step whose frozen outputs are kept already.
         fresh_s: of one that computes them.
     """
@@ -59,6 +61,7 @@ class StageCost:
     weights: int
     kept: int
     load_s: float
+    draw_s: float
     step_s: float
     fresh_s: float
 
@@ -84,7 +87,9 @@ def measure_stage(
     """
     stage = experiment.stages[name]
     network, teacher = networks[stage.network], stage_teacher(stage, networks)
-    data = StageData(domains.train(stage), stage, experiment, name, domains.styles(stage))
+    images, styles = domains.train(stage), domains.styles(stage)
+    data = StageData(images, stage, experiment, name, styles)
+    dry = StageData(images, replace(stage, views=0), experiment, name, styles)
     mimicry, statistics_ = stage.losses.mimicry, None
     if mimicry is not None and mimicry.normalise and teacher is not None:
         layers = set(layer_pairs(mimicry).values())
@@ -106,11 +111,15 @@ def measure_stage(
         if experiment.trainer.channels_last:
             teacher.to(memory_format=torch.channels_last)
     with freed_memory_kept():  # as in a run
-        return _measured(module, data, experiment, device)
+        return _measured(module, data, dry, experiment, device)
 
 
 def _measured(
-    module: StageModule, data: StageData, experiment: Experiment, device: torch.device
+    module: StageModule,
+    data: StageData,
+    dry: StageData,
+    experiment: Experiment,
+    device: torch.device,
 ) -> StageCost:
     stage = module.stage
     optimizer = build_optimizer(stage.optimizer, module.trained_parameters())
@@ -120,15 +129,13 @@ def _measured(
     keys = [key for epoch in range(2) for key in batches.batches(epoch)]
     keys = (keys * (_ROUNDS + 1))[: _ROUNDS + 1]
     started = time.perf_counter()
-    load, fresh, again = [], [], []
+    draw, load, fresh, again = [], [], [], []
     outputs: Any = None
     saved = 0
     for number, some in enumerate(keys):
-        clock = time.perf_counter()
-        samples = [data[key] for key in some]
-        batch = {k: v.to(device) for k, v in default_collate(samples).items()}
-        if number:  # the first batch warms up
-            load.append(time.perf_counter() - clock)
+        batch, drawn, loaded = _batch(data, dry, some, device)
+        draw.append(drawn)
+        load.append(loaded)
         with _saved_bytes() if not number else contextlib.nullcontext([0]) as count:
             first, outputs = _step(module, batch, optimizer, experiment, device)
         saved = saved or count[0]
@@ -146,10 +153,26 @@ def _measured(
         saved=saved,
         weights=_weights_bytes(module, optimizer),
         kept=_kept_bytes(module, outputs) if stage.views else 0,
-        load_s=statistics.median(load) if load else 0.0,
+        load_s=statistics.median(load),
+        draw_s=max(statistics.median(draw), statistics.median(load)),
         step_s=statistics.median(again),
         fresh_s=max(statistics.median(fresh), statistics.median(again)),
     )
+
+
+def _batch(
+    data: StageData, dry: StageData, keys: list[Key], device: torch.device
+) -> tuple[dict[str, Tensor], float, float]:
+    """Return a batch, the seconds to draw it, and to load it again where its views are kept."""
+    for key in keys:  # the same draws, not kept: what fits the memory is decoded after them
+        dry[key]
+    batch, times = {}, []
+    for _ in range(2 if data.views else 1):
+        started = time.perf_counter()
+        samples = [data[key] for key in keys]
+        batch = {k: v.to(device) for k, v in default_collate(samples).items()}
+        times.append(time.perf_counter() - started)
+    return batch, times[0], times[-1]
 
 
 def _step(

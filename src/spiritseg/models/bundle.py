@@ -21,6 +21,7 @@ __all__ = [
     "BundleInfo",
     "bundle_info",
     "check_bundles",
+    "foreign_class",
     "load_bundle",
     "refuse_foreign",
     "save_bundle",
@@ -141,12 +142,27 @@ def refuse_foreign(folder: Path, info: BundleInfo) -> None:
     Raises:
         BundleError: it names such classes; says how to trust it.
     """
-    if foreign := sorted(filter(None, map(_foreign, info.networks.values()))):
+    if foreign := sorted(filter(None, map(foreign_class, info.networks.values()))):
         raise BundleError(
             f"{folder} is built from your own classes ({', '.join(foreign)}); loading it imports "
             "them, which runs their code. Pass trust=True (--trust; in a recipe "
             "networks.NAME.trust) if the bundle is yours."
         )
+
+
+def foreign_class(network: Network) -> str:
+    """Return the class path of a network whose import needs trust.
+
+    Args:
+        network: of a bundle.
+
+    Returns:
+        The path; nothing where there is none, or where its library needs no trust.
+    """
+    given = network.extractor
+    if not is_class_path(given.name):
+        return ""
+    return "" if is_library_network(given.name) and not _has_colon(given.args) else given.name
 
 
 def check_bundles(networks: Mapping[str, Network], classes: Sequence[str], pool: int) -> None:
@@ -251,14 +267,6 @@ def _info(card: Mapping[str, Any], folder: Path) -> BundleInfo:
             f"{folder / _CARD} is not what a bundle's description looks like: {error}. {_ANEW}"
         ) from None
     return _without_weights(info)
-
-
-def _foreign(network: Network) -> str:
-    """Return the class path whose import needs trust; nothing where there is none."""
-    given = network.extractor
-    if not is_class_path(given.name):
-        return ""
-    return "" if is_library_network(given.name) and not _has_colon(given.args) else given.name
 
 
 def _has_colon(value: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,6 +88,7 @@ def serve(
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((host, port))
+            listening.listen()  # until then another server may bind the same port
         except (OSError, OverflowError) as error:
             raise RunError(
                 f"cannot listen on {host}:{port}: {error}. Choose another --port."
@@ -100,9 +102,11 @@ def serve(
         print(f"http://{shown}:{listening.getsockname()[1]}  (stop with Ctrl-C)", flush=True)
         config = uvicorn.Config(
             app,
+            log_config=None,  # setting logging up anew would close what else in this process logs
             log_level="warning",
             access_log=False,
             limit_concurrency=128,
             timeout_graceful_shutdown=3,  # an open page never closes its connection by itself
         )
-        uvicorn.Server(config).run(sockets=[listening])
+        with suppress(KeyboardInterrupt):  # the server stops, then passes the signal on
+            uvicorn.Server(config).run(sockets=[listening])
