@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from spiritseg.deploy.card import check_sealed, seal
 from spiritseg.deploy.export import ExportReport, export
-from spiritseg.deploy.onnx_runtime import OnnxRuntime, usable_cores
+from spiritseg.deploy.onnx_runtime import OnnxRuntime
 from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.runtime import _largest, prepare
 from spiritseg.errors import BundleError, ConfigError, DataError
@@ -128,14 +128,6 @@ def test_a_device_that_a_file_cannot_run_on_is_one_clear_error(
     path.touch()
     with pytest.raises(ConfigError, match=f"cannot run .* on '{device}'.*Use cpu"):
         open_runtime(path, device=device, trust=True)
-
-
-def test_usable_cores_are_those_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 64)
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {1, 5}, raising=False)
-    assert usable_cores() == 2
-    monkeypatch.delattr("os.sched_getaffinity")
-    assert usable_cores() == 64
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 8, 8, 4), (1, 0, 8, 3), (0, 8, 8, 3)])

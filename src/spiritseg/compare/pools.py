@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from spiritseg.cores import usable_cores
 from spiritseg.errors import ConfigError, MissingExtraError, RunError, SpiritsegError
 
 __all__ = ["Here", "Outcome", "Pool", "Processes", "RayCluster", "Task", "drive", "make_pool"]
@@ -189,8 +190,7 @@ class Processes:
     def __init__(self, jobs: int) -> None:
         self.jobs = jobs
         self._running: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
-        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        threads = str(max(1, (cpus or 1) // jobs))
+        threads = str(max(1, usable_cores() // jobs))
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         self._environment = {**os.environ, **dict.fromkeys(names, threads)}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from spiritseg.config import Input
+from spiritseg.cores import usable_cores
 from spiritseg.data.classes import ClassMap
 from spiritseg.data.images import Budget, image_size, read_image, read_mask
 from spiritseg.data.layouts import FilePair
@@ -271,7 +271,7 @@ def _nbytes(value: Tensor | tuple[Tensor, Tensor]) -> int:
 
 
 def _in_threads(look: Callable[[int], None], count: int) -> None:
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, usable_cores())) as pool:
         list(pool.map(look, range(count)))  # list: raises what a thread raised
 
 

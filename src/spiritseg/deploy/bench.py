@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from spiritseg.cores import usable_cores
 from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.memory import peak_memory_mib
-from spiritseg.deploy.onnx_runtime import usable_cores
 from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.runtime import Runtime, prepare
 from spiritseg.deploy.timing import in_turn, matrix_products, product_rate

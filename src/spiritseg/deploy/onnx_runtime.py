@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, cast
 
 from numpy.typing import NDArray
 
+from spiritseg.cores import usable_cores
 from spiritseg.deploy.card import KEY, ModelCard, check_sealed
 from spiritseg.deploy.runtime import Runtime, import_engine
 from spiritseg.errors import BundleError, ConfigError
 
-__all__ = ["OnnxRuntime", "usable_cores"]
+__all__ = ["OnnxRuntime"]
 
 
 class OnnxRuntime(Runtime):
@@ -47,13 +47,6 @@ class OnnxRuntime(Runtime):
     def forward(self, images: NDArray[Any]) -> NDArray[Any]:
         """Run the network as it was exported."""
         return cast(NDArray[Any], self._session.run(None, {self._input: images})[0])
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use, which may be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _shared(streams: int, threads: int | None) -> tuple[int, int | None]:

@@ -84,7 +84,7 @@ def predict(
 
     Unreadable files are left out and reported. The same call continues where it was stopped:
     finished outputs are kept, and none is ever half-written. A video whose source could not be
-    read to its end, or has become longer since, is made anew.
+    read to its end, or has another size since, is made anew.
 
     Args:
         student: a run, a bundle, or an exported file (see `open_runtime`).

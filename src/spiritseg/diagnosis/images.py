@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from spiritseg.config import Experiment, Proximity
+from spiritseg.cores import usable_cores
 from spiritseg.data import layouts
 from spiritseg.data.classes import IGNORED, ClassMap
 from spiritseg.data.datasets import (
@@ -198,7 +198,7 @@ def _look(name: str, images: LabelledImages, experiment: Experiment, found: Imag
             shown[index] = torch.bincount(labels.flatten(), minlength=256)
             sizes[index] = image.nbytes + labels.nbytes
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, usable_cores())) as pool:
         list(pool.map(look, range(count)))
     if wrong:
         lines = [wrong[i] for i in sorted(wrong)]
