@@ -33,6 +33,9 @@ for subset in first:64 even:64; do
 done
 spiritseg compare baseline sd --seeds 5 "${common[@]}" --out "$out/lite" "${lite[@]}"
 
+# One ingredient at a time, by files of a few lines.
+spiritseg compare "$(dirname "$0")"/ablation/*.yaml esd --seeds 2 "${common[@]}" --out "$out/ablation"
+
 # The opponent at its best: steps, rate, colours, averaged weights. Chosen on val.
 opponent() {
     name=$1; shift
@@ -43,3 +46,4 @@ opponent lr1 --stages.supervised.optimizer.lr 1e-3
 opponent lr4 --stages.supervised.optimizer.lr 4e-3
 opponent jitter --stages.supervised.jitter 0.8
 opponent average --stages.supervised.average 0.99
+python "$(dirname "$0")/each_seed.py" "$out/ablation" "$out"/opponent-*

@@ -172,6 +172,7 @@ def test_bad_images_are_one_clear_error(
         (["--networks.teacher.extractor.weights", "no.pth"], "no.pth"),
         (["--networks.teacher.extractor.strides", "8", "5"], "strides"),
         (["--trainer.precision", "17-mixed"], "trainer.precision 17-mixed"),
+        (["--stages.all.losses.cross_entropy.class_weights.raod", "2"], "unknown class 'raod'"),
     ],
 )
 def test_bad_fields_are_one_clear_error(

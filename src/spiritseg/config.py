@@ -233,9 +233,16 @@ class CrossEntropy:
 
     Args:
         weight: factor of the loss in the stage's sum.
+        class_weights: factor of the pixels of a class, by its name, such as {road: 2}; 1 for
+            classes that are left out. Only the ratios between pixels count.
+        boundary: what is added to the factor 1 of pixels near another class; 0 for nothing.
+        boundary_width: how near, in pixels of the prediction.
     """
 
     weight: float = 1.0
+    class_weights: dict[str, float] = field(default_factory=dict)
+    boundary: float = 0.0
+    boundary_width: int = 2
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from reference import naive_losses
-from spiritseg.errors import DataError
+from spiritseg.errors import ConfigError, DataError
 from spiritseg.losses import cross_entropy
+from spiritseg.losses.supervised import near_boundary
 
 
 def drawn(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,3 +104,76 @@ def test_shapes_that_do_not_fit_are_named() -> None:
     logits, labels = drawn()
     with pytest.raises(DataError, match=r"\(2, 3, 4, 5\) and \(1, 4, 5\)"):
         cross_entropy(logits, labels[:1])
+
+
+@pytest.mark.parametrize("boundary", [0.0, 3.0])
+@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize("class_weights", [None, (1.0, 0.5, 4.0), (0.0, 2.0, 1.0)])
+def test_weights_agree_with_a_loop(
+    class_weights: tuple[float, ...] | None, boundary: float, width: int
+) -> None:
+    logits, labels = drawn(3)
+    labels[1, :, :3] = 1  # a class with an inside
+    options: Any = {
+        "class_weights": class_weights,
+        "boundary": boundary,
+        "boundary_width": width,
+    }
+    expected = naive_losses.cross_entropy(logits, labels, **options)
+    assert float(cross_entropy(logits, labels, **options)) == pytest.approx(expected, rel=1e-12)
+
+
+@given(
+    labels=arrays(np.int64, (2, 5, 6), elements=st.sampled_from([0, 1, 2, 255])),
+    width=st.integers(1, 7),
+)
+def test_the_boundary_is_what_a_loop_over_neighbours_finds(labels: Any, width: int) -> None:
+    found = near_boundary(torch.from_numpy(labels), width)
+    expected = [
+        [[naive_losses.near(image, y, x, width) for x in range(6)] for y in range(5)]
+        for image in torch.from_numpy(labels)
+    ]
+    assert found.tolist() == expected
+
+
+def test_the_scale_of_class_weights_does_not_count_and_equal_ones_change_nothing() -> None:
+    logits, labels = drawn()
+    plain = float(cross_entropy(logits, labels))
+    assert float(cross_entropy(logits, labels, class_weights=[7, 7, 7])) == pytest.approx(plain)
+    one = float(cross_entropy(logits, labels, class_weights=[1, 2, 3]))
+    assert float(cross_entropy(logits, labels, class_weights=[3, 6, 9])) == pytest.approx(one)
+
+
+def test_gradcheck_with_weights() -> None:
+    logits, labels = drawn()
+    logits.requires_grad_()
+    weights = (0.3, 1.0, 2.0)
+    assert torch.autograd.gradcheck(
+        lambda z: cross_entropy(z, labels, class_weights=weights, boundary=2.0), (logits,)
+    )
+
+
+@pytest.mark.parametrize("class_weights", [(0.0, 1.0, 1.0), None])
+def test_no_weight_at_all_gives_zero_with_zero_gradient(class_weights: Any) -> None:
+    logits = torch.randn(1, 3, 2, 2, requires_grad=True)
+    labels = torch.full((1, 2, 2), 0 if class_weights else 255)
+    loss = cross_entropy(logits, labels, class_weights=class_weights, boundary=1.0)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"class_weights": (1.0, 2.0)}, r"expected 3 class weights .* got \[1\.0, 2\.0\]"),
+        ({"class_weights": (1.0, 2.0, -1.0)}, "0 or more"),
+        ({"class_weights": (1.0, 2.0, math.nan)}, "0 or more"),
+        ({"boundary": -1.0}, "boundary must be 0 or more, got -1"),
+        ({"boundary": 1.0, "boundary_width": 0}, "boundary_width must be 1 or more, got 0"),
+    ],
+)
+def test_weights_that_make_no_sense_are_named(options: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        cross_entropy(*drawn(), **options)

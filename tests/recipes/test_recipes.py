@@ -22,6 +22,7 @@ from spiritseg.recipes import (
 )
 
 ROOTS = {"target.root": "labelled", "proximity.root": "unlabelled"}
+ABLATION = Path(__file__).parents[2] / "benchmarks" / "ablation"
 LRASPP = "torchvision.models.segmentation.lraspp_mobilenet_v3_large"
 
 
@@ -41,6 +42,15 @@ def test_every_recipe_survives_a_round_trip(name: str, tmp_path: Path) -> None:
     assert again == experiment
     assert fingerprint(again) == fingerprint(experiment)
     assert len(recipe_summary(name)) > 20
+
+
+@pytest.mark.parametrize("path", sorted(ABLATION.glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_ablation_of_the_benchmarks_is_a_recipe_of_its_own(path: Path) -> None:
+    experiment = load_experiment(path, ROOTS)
+    assert experiment.result == "student"
+    others = [one for one in ABLATION.glob("*.yaml") if one != path]
+    known = {fingerprint(load_experiment(one, ROOTS)) for one in others}
+    assert fingerprint(experiment) not in known | {fingerprint(_whole("best"))}
 
 
 def test_the_recipes_of_the_design_are_there() -> None:
@@ -215,6 +225,9 @@ def test_all_problems_are_reported_at_once() -> None:
         ({"networks.techer.extractor.weights": "x"}, "Did you mean teacher?"),
         ({"stages.mimicry": None, "stages.mimicry.views": 1}, "unknown stage 'mimicry'"),
         ({"stages.all.losses.cross_entropy.weight": -1}, "cross_entropy.weight: expected 0 or"),
+        ({"stages.all.losses.cross_entropy.class_weights": {"road": -1}}, "for road, got -1"),
+        ({"stages.all.losses.cross_entropy.boundary": -1}, "boundary: expected 0 or more, got -1"),
+        ({"stages.all.losses.cross_entropy.boundary_width": 0}, "expected 1 or more, got 0"),
         ({"stages.mimicry.losses.mimicry.weight": -1}, "mimicry.weight: expected 0 or more"),
         ({"stages.mimicry.images": "proximity", "stages.mimicry.fourier": 0.5}, "changes target"),
         ({"stages.mimicry.teacher_view": "plain", "input.jitter": 0}, "both are 0"),

@@ -8,11 +8,30 @@ import torch
 from torch import Tensor
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> float:
-    """Equation 3: labels at the nearest pixel, mean over the ones not ignored."""
+def near(labels: Tensor, y: int, x: int, width: int, ignore_index: int = 255) -> bool:
+    """Whether a pixel has another class within `width` rows and columns."""
+    h, w = labels.shape
+    here = int(labels[y, x])
+    around = {
+        int(labels[v, u])
+        for v in range(max(0, y - width), min(h, y + width + 1))
+        for u in range(max(0, x - width), min(w, x + width + 1))
+    }
+    return here != ignore_index and bool(around - {here, ignore_index})
+
+
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    ignore_index: int = 255,
+    class_weights: tuple[float, ...] | None = None,
+    boundary: float = 0,
+    boundary_width: int = 2,
+) -> float:
+    """Equation 3: labels at the nearest pixel, weighted mean over the ones not ignored."""
     batch, classes, h, w = logits.shape
     rows, columns = labels.shape[1:]
-    total, count = 0.0, 0
+    total, count = 0.0, 0.0
     for b in range(batch):
         for y in range(h):
             for x in range(w):
@@ -20,8 +39,11 @@ def cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> fl
                 if label == ignore_index:
                     continue
                 z = [float(logits[b, k, y, x]) for k in range(classes)]
-                total += math.log(sum(math.exp(v) for v in z)) - z[label]
-                count += 1
+                weight = class_weights[label] if class_weights else 1.0
+                if boundary and near(labels[b], y, x, boundary_width, ignore_index):
+                    weight *= 1 + boundary
+                total += weight * (math.log(sum(math.exp(v) for v in z)) - z[label])
+                count += weight
     return total / count if count else 0.0
 
 

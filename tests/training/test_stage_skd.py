@@ -118,6 +118,23 @@ def test_the_sum_is_that_of_the_losses_by_their_weights(tmp_path: Path) -> None:
     assert torch.isclose(torch.as_tensor(found), wanted, rtol=1e-5)
 
 
+def test_weights_of_classes_go_by_name_in_the_order_of_the_logits() -> None:
+    network = _network(5, 0)
+    weighted = CrossEntropy(class_weights={"road": 4, "car": 0.5}, boundary=2, boundary_width=1)
+    stage = Stage(losses=Losses(cross_entropy=weighted))
+    module = StageModule("s", stage, network, classes=("sky", "car", "road"))
+    batch = _batches(1)[0]
+    outputs = module.outputs(batch)
+    logits = outputs.student["logits"]
+    wanted = cross_entropy(
+        logits, batch["labels"], class_weights=(1, 0.5, 4), boundary=2, boundary_width=1
+    )
+    assert torch.equal(module.terms["cross_entropy"].compute(outputs), wanted)
+    assert not torch.isclose(wanted, cross_entropy(logits, batch["labels"]))
+    with pytest.raises(ConfigError, match="unknown class 'car'"):
+        StageModule("s", stage, network, classes=("sky", "road"))
+
+
 def test_teacher_and_student_run_once_a_step() -> None:
     network, teacher = _network(5, 0), _network(5, 1)
     counts = {"student": 0, "teacher": 0}

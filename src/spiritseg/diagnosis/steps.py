@@ -103,6 +103,7 @@ def measure_stage(
         statistics_,
         experiment.seed,
         channels_last=experiment.trainer.channels_last,
+        classes=domains.classes.names,
     )
     module.setup("fit")
     module.to(device).train()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
-from spiritseg.config import Experiment, Network, Optimizer, Stage
+from spiritseg.config import CrossEntropy, Experiment, Network, Optimizer, Stage
 from spiritseg.errors import unknown
 
 __all__ = ["check"]
@@ -207,6 +208,16 @@ def _check_optimizer(where: str, optimizer: Optimizer) -> Iterator[str]:
         yield f"{where}.optimizer.warmup: expected between 0 and 1, got {optimizer.warmup}"
 
 
+def _check_weighting(where: str, loss: CrossEntropy) -> Iterator[str]:
+    for name, value in loss.class_weights.items():
+        if not 0 <= value < math.inf:
+            yield f"{where}.class_weights: expected 0 or more for {name}, got {value}"
+    if not 0 <= loss.boundary < math.inf:
+        yield f"{where}.boundary: expected 0 or more, got {loss.boundary}"
+    if loss.boundary_width < 1:
+        yield f"{where}.boundary_width: expected 1 or more, got {loss.boundary_width}"
+
+
 def _check_losses(where: str, stage: Stage, experiment: Experiment) -> Iterator[str]:
     losses, used = stage.losses, _used(stage)
     if not used:
@@ -228,6 +239,8 @@ def _check_losses(where: str, stage: Stage, experiment: Experiment) -> Iterator[
         yield f"{where}.trains: {names} alone trains an extractor, got {stage.trains!r}"
     if losses.cross_entropy is not None and stage.images == "proximity":
         yield f"{where}.images: cross-entropy needs labels, which proximity images have not"
+    if losses.cross_entropy is not None:
+        yield from _check_weighting(f"{where}.losses.cross_entropy", losses.cross_entropy)
     if losses.mimicry is not None and losses.mimicry.centre and not losses.mimicry.normalise:
         yield f"{where}.losses.mimicry.centre: it needs normalise: true"
     if losses.pixelwise is not None and losses.pixelwise.temperature <= 0:

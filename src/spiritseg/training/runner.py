@@ -30,7 +30,7 @@ from spiritseg.training.measure import explained_variance, layer_statistics, sco
 from spiritseg.training.record import refuse_other_files, refuse_other_weights, run_record
 from spiritseg.training.rundir import RunDir, is_first_process
 from spiritseg.training.stage import StageModule
-from spiritseg.training.terms import LOGITS, layer_pairs
+from spiritseg.training.terms import LOGITS, class_factors, layer_pairs
 
 __all__ = ["Result", "distill", "evaluate"]
 
@@ -99,6 +99,9 @@ class _Run:
         self.domains = domains
         self.classes = list(domains.classes.names)
         check_bundles(experiment.networks, self.classes, experiment.input.pool)
+        for name, stage in experiment.stages.items():  # now, not hours later in that stage
+            if stage.losses.cross_entropy is not None:
+                class_factors(stage.losses.cross_entropy, self.classes, name)
         self.networks = build_networks(experiment.networks, len(self.classes), experiment.seed)
         self.device = _device(experiment)
 
@@ -151,6 +154,7 @@ class _Run:
             self.experiment.seed,
             channels_last=trainer.channels_last,
             compile=trainer.compile,
+            classes=self.classes,
         )
         lightning = fit(module, data, path, trainer)
         module.settle()

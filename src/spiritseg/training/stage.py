@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -57,6 +57,7 @@ class StageModule(L.LightningModule):
         seed: the experiment's seed.
         channels_last: memory format of images and weights.
         compile: compile the parts that run.
+        classes: their names in the order of the logits; needed for weights of classes.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class StageModule(L.LightningModule):
         seed: int = 0,
         channels_last: bool = True,
         compile: bool = False,
+        classes: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if stage.trains == "head" and network.head is None:
@@ -85,7 +87,7 @@ class StageModule(L.LightningModule):
         self.adapters = self._make_adapters()
         self._statistics = dict(statistics or {})
         adapters = {ours: self.adapter(ours) for ours in self.mimicked()}
-        self.terms: dict[str, Term] = terms(stage.losses, self.standardised, adapters)
+        self.terms: dict[str, Term] = terms(stage.losses, self.standardised, adapters, classes)
         self.critic = self._make_critic()
         self.needs = _needs(self.terms, "student", self.critic)
         self.teacher_needs = _needs(self.terms, "teacher", self.critic)

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from spiritseg.config import CrossEntropy, Losses, Mimicry, Pairwise, Pixelwise
+from spiritseg.errors import ConfigError, unknown
 from spiritseg.losses.mimicry import mimicry
 from spiritseg.losses.pairwise import pairwise
 from spiritseg.losses.pixelwise import pixelwise
 from spiritseg.losses.supervised import cross_entropy
 
-__all__ = ["FEATURES", "LOGITS", "Outputs", "Statistics", "Term", "layer_pairs", "terms"]
+__all__ = [
+    "FEATURES",
+    "LOGITS",
+    "Outputs",
+    "Statistics",
+    "Term",
+    "class_factors",
+    "layer_pairs",
+    "terms",
+]
 
 Statistics = tuple[Tensor, Tensor]  # mean and standard deviation per channel, (C,) each
 Adapter = Callable[[Tensor], Tensor]
@@ -68,6 +78,7 @@ def terms(
     losses: Losses,
     standardised: Callable[[str, Tensor], Tensor] = lambda layer, wanted: wanted,
     adapters: Mapping[str, Adapter] | None = None,
+    classes: Sequence[str] = (),
 ) -> dict[str, Term]:
     """Return the losses that a stage asks for, as terms by name; all but the holistic one.
 
@@ -75,10 +86,14 @@ def terms(
         losses: the stage's losses.
         standardised: from a layer's name and the teacher's output to what mimicry wants.
         adapters: from a layer of the student to its teacher's channels, for mimicry.
+        classes: their names in the order of the logits, for weights of classes.
+
+    Raises:
+        ConfigError: a class that has a weight is none of them.
     """
     found: dict[str, Term] = {}
     if losses.cross_entropy is not None:
-        found["cross_entropy"] = _supervised(losses.cross_entropy)
+        found["cross_entropy"] = _supervised(losses.cross_entropy, classes)
     if losses.mimicry is not None:
         found["mimicry"] = _mimicry(losses.mimicry, standardised, adapters or {})
     if losses.pixelwise is not None:
@@ -88,13 +103,39 @@ def terms(
     return found
 
 
-def _supervised(config: CrossEntropy) -> Term:
-    return Term(
-        frozenset({LOGITS}),
-        frozenset(),
-        config.weight,
-        lambda o: cross_entropy(o.student[LOGITS], o.labels),
-    )
+def class_factors(
+    config: CrossEntropy, classes: Sequence[str], stage: str = ""
+) -> list[float] | None:
+    """Return the factor of each class, in the order of `classes`; None where all are 1.
+
+    Args:
+        config: the loss.
+        classes: their names in the order of the logits.
+        stage: its name, for the error.
+
+    Raises:
+        ConfigError: a class that has a weight is none of them.
+    """
+    where = f"{f'stages.{stage}.' if stage else ''}losses.cross_entropy.class_weights"
+    for name in config.class_weights:
+        if name not in classes:
+            raise ConfigError(f"{where}: {unknown('class', name, classes)}")
+    return [config.class_weights.get(c, 1.0) for c in classes] if config.class_weights else None
+
+
+def _supervised(config: CrossEntropy, classes: Sequence[str]) -> Term:
+    factors = class_factors(config, classes)
+
+    def compute(outputs: Outputs) -> Tensor:
+        return cross_entropy(
+            outputs.student[LOGITS],
+            outputs.labels,
+            class_weights=factors,
+            boundary=config.boundary,
+            boundary_width=config.boundary_width,
+        )
+
+    return Term(frozenset({LOGITS}), frozenset(), config.weight, compute)
 
 
 def _mimicry(
