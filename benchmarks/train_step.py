@@ -27,8 +27,8 @@ from spiritseg.config import Experiment
 from spiritseg.data.datasets import Domains, open_domains
 from spiritseg.data.mixing import StageBatches, StageData
 from spiritseg.models import Segmenter
-from spiritseg.models.build import build_networks
 from spiritseg.models.ensemble import stage_teacher
+from spiritseg.models.networks import build_networks
 from spiritseg.recipes import load_experiment
 from spiritseg.tables import Table, markdown
 from spiritseg.training.allocator import freed_memory_kept

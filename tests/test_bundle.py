@@ -15,8 +15,8 @@ from spiritseg.config import Extractor, Head, Network
 from spiritseg.errors import BundleError, ConfigError, DataError
 from spiritseg.files import json_bytes, without_folders
 from spiritseg.models import Segmenter
-from spiritseg.models.build import build_networks
 from spiritseg.models.bundle import BundleInfo, _card_digest, load_bundle, save_bundle
+from spiritseg.models.networks import build_networks
 
 NETWORKS = {
     "teacher": Network(Extractor("efficientnet_lite0"), Head("none")),

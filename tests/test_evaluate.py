@@ -14,8 +14,8 @@ from PIL import Image
 from spiritseg.cli import main
 from spiritseg.config import Experiment, Extractor, Head, Network
 from spiritseg.errors import BundleError, ConfigError, DataError
-from spiritseg.models.build import build_networks
 from spiritseg.models.bundle import BundleInfo, save_bundle
+from spiritseg.models.networks import build_networks
 from spiritseg.recipes import load_experiment, to_yaml
 from spiritseg.training.runner import distill, evaluate
 

@@ -17,8 +17,8 @@ from spiritseg.config import Extractor, Head, Network
 from spiritseg.data.scenes import STYLES, render
 from spiritseg.deploy import formats
 from spiritseg.deploy.export import ExportReport, export
-from spiritseg.models.build import build_networks
 from spiritseg.models.bundle import BundleInfo, save_bundle
+from spiritseg.models.networks import build_networks
 from spiritseg.pixels import Pixels
 
 _NETWORKS = {

@@ -1,4 +1,4 @@
-"""The networks of an experiment, from their descriptions."""
+"""A network from its description: an extractor, then a head."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from spiritseg import config
-from spiritseg.errors import ConfigError, MissingExtraError, WeightsError, unknown
+from spiritseg.errors import ConfigError, unknown
 from spiritseg.models.class_path import is_class_path
 from spiritseg.models.compact import compact
 from spiritseg.models.extractors import project, separable
@@ -22,59 +22,18 @@ from spiritseg.models.teachers import TEACHERS, teacher
 from spiritseg.models.whole import WholeExtractor, WholeNetwork, whole_network
 from spiritseg.randomness import derive_seed
 
-__all__ = ["build_network", "build_networks", "network_from_dict"]
+__all__ = ["build_network", "network_from_dict"]
 
 _MADE = ("compact", "copy", "separable")
-
-
-def build_networks(
-    networks: Mapping[str, config.Network], num_classes: int, seed: int
-) -> dict[str, Segmenter]:
-    """Build the networks of an experiment; fresh weights are a function of (seed, name).
-
-    Args:
-        networks: their descriptions by name. One may be made of another (`of`), in any order.
-        num_classes: K, the background included.
-        seed: the experiment's.
-
-    Returns:
-        The networks by name, trainable and in train mode, in the order of `networks`.
-
-    Raises:
-        ConfigError: an unknown name, networks made of each other in a circle, or whatever
-            `build_network` finds.
-    """
-    built: dict[str, Segmenter] = {}
-
-    def build(name: str, path: tuple[str, ...]) -> None:
-        if name in path:
-            circle = " -> ".join([*path[path.index(name) :], name])
-            raise ConfigError(f"networks are made of each other in a circle: {circle}.")
-        source = _source(networks[name])
-        if source is not None:
-            if source not in networks:
-                where = f"networks.{name}.extractor.of"
-                raise ConfigError(f"{where}: {unknown('network', source, networks)}")
-            build(source, (*path, name))
-        if name not in built:
-            own_seed = derive_seed(seed, "network", name)
-            try:
-                built[name] = build_network(networks[name], num_classes, built, own_seed)
-            except (ConfigError, WeightsError, MissingExtraError) as error:
-                raise type(error)(f"networks.{name}: {error}") from error
-
-    for name in networks:
-        build(name, ())
-    return {name: built[name] for name in networks}
 
 
 def build_network(
     network: config.Network, num_classes: int, others: Mapping[str, Segmenter], seed: int
 ) -> Segmenter:
-    """Build one network of an experiment.
+    """Build one network from its description.
 
     Args:
-        network: its description.
+        network: its extractor and head are read (`build_networks` loads bundles).
         num_classes: K, the background included.
         others: the networks that it may be made of, by name.
         seed: of its fresh weights.
@@ -86,17 +45,6 @@ def build_network(
         ConfigError: an unknown name, or parts that do not go together.
         WeightsError: pretrained weights that do not fit, or cannot be had.
     """
-    if network.bundle is not None:
-        from spiritseg.models.bundle import load_bundle  # it imports this module
-
-        saved, info = load_bundle(network.bundle, trust=network.trust)
-        if len(info.classes) != num_classes:
-            raise ConfigError(
-                f"bundle: {network.bundle} knows {len(info.classes)} classes "
-                f"({', '.join(info.classes[:12])}), the data set has {num_classes}. Choose the "
-                "same target.classes for both."
-            )
-        return saved.requires_grad_(True).train()
     whole = _pretrained_or_made(network, num_classes, others, derive_seed(seed, "extractor"))
     if network.head.name == "own":
         _check_own_head(whole, num_classes, network)
@@ -136,10 +84,6 @@ def _fields(kind: type, values: Mapping[str, Any], what: str) -> dict[str, Any]:
         if key not in names:
             raise ConfigError(unknown(f"field of {what}", key, names))
     return dict(values)
-
-
-def _source(network: config.Network) -> str | None:
-    return network.extractor.of if network.bundle is None else None
 
 
 def _pretrained_or_made(

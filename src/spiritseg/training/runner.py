@@ -20,9 +20,9 @@ from spiritseg.evaluation.pictures import draw_predictions
 from spiritseg.files import without_folders, write_atomically
 from spiritseg.inference import Student, load
 from spiritseg.models import Segmenter
-from spiritseg.models.build import build_networks
 from spiritseg.models.bundle import BundleInfo, bundle_info, check_bundles, save_bundle
 from spiritseg.models.ensemble import stage_teacher
+from spiritseg.models.networks import build_networks
 from spiritseg.recipes import fingerprint
 from spiritseg.training.allocator import freed_memory_kept
 from spiritseg.training.fit import discard_checkpoints, fit, lightning_trainer

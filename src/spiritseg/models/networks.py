@@ -1,0 +1,75 @@
+"""The networks of an experiment: built from their descriptions, or loaded from bundles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from spiritseg.config import Network
+from spiritseg.errors import ConfigError, MissingExtraError, WeightsError, unknown
+from spiritseg.models.build import build_network
+from spiritseg.models.bundle import load_bundle
+from spiritseg.models.segmenter import Segmenter
+from spiritseg.randomness import derive_seed
+
+__all__ = ["build_networks"]
+
+
+def build_networks(
+    networks: Mapping[str, Network], num_classes: int, seed: int
+) -> dict[str, Segmenter]:
+    """Build the networks of an experiment; fresh weights are a function of (seed, name).
+
+    Args:
+        networks: their descriptions by name. One may be made of another (`of`), in any order.
+        num_classes: K, the background included.
+        seed: the experiment's.
+
+    Returns:
+        The networks by name, trainable and in train mode, in the order of `networks`.
+
+    Raises:
+        ConfigError: an unknown name, networks made of each other in a circle, a bundle that
+            knows another number of classes, or whatever `build_network` finds.
+        BundleError: a bundle that cannot be read.
+    """
+    built: dict[str, Segmenter] = {}
+
+    def build(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            circle = " -> ".join([*path[path.index(name) :], name])
+            raise ConfigError(f"networks are made of each other in a circle: {circle}.")
+        source = _source(networks[name])
+        if source is not None:
+            if source not in networks:
+                where = f"networks.{name}.extractor.of"
+                raise ConfigError(f"{where}: {unknown('network', source, networks)}")
+            build(source, (*path, name))
+        if name not in built:
+            own_seed = derive_seed(seed, "network", name)
+            try:
+                built[name] = _one(networks[name], num_classes, built, own_seed)
+            except (ConfigError, WeightsError, MissingExtraError) as error:
+                raise type(error)(f"networks.{name}: {error}") from error
+
+    for name in networks:
+        build(name, ())
+    return {name: built[name] for name in networks}
+
+
+def _one(
+    network: Network, num_classes: int, others: Mapping[str, Segmenter], seed: int
+) -> Segmenter:
+    if network.bundle is None:
+        return build_network(network, num_classes, others, seed)
+    saved, info = load_bundle(network.bundle, trust=network.trust)
+    if len(info.classes) != num_classes:
+        raise ConfigError(
+            f"bundle: {network.bundle} knows {len(info.classes)} classes "
+            f"({', '.join(info.classes[:12])}), the data set has {num_classes}. Choose the "
+            "same target.classes for both."
+        )
+    return saved.requires_grad_(True).train()
+
+
+def _source(network: Network) -> str | None:
+    return network.extractor.of if network.bundle is None else None
