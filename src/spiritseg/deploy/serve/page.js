@@ -56,9 +56,9 @@ window.spiritseg = (() => {
       `<tr><th scope="row"><i style="background:rgb(${colour})"></i>${escape(name)}</th>` +
       `${cells(share(name))}</tr>`;
     return (
-      `<table><thead><tr><th scope="col" class="first">area</th>${heads.join("")}</tr></thead>` +
+      `<div class="wide"><table><thead><tr><th scope="col" class="first">area</th>${heads.join("")}</tr></thead>` +
       `<tbody>${[...rows].map(line).join("")}</tbody>` +
-      `<tfoot><tr><th scope="row">latency</th>${cells(latency)}</tr></tfoot></table>`
+      `<tfoot><tr><th scope="row">latency</th>${cells(latency)}</tr></tfoot></table></div>`
     );
   }
 

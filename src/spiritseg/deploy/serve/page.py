@@ -16,7 +16,7 @@ __all__ = ["mount_page"]
 
 _IMAGE = "the image itself"
 _STYLE = """
-.gradio-container {max-width: 1180px !important; margin: 0 auto !important}
+.gradio-container {width: 100%; max-width: 1180px !important; margin: 0 auto !important}
 #drop label {display: block; position: relative; padding: 1.6rem 1rem; text-align: center;
   border: 2px dashed var(--border-color-primary); border-radius: 8px; cursor: pointer;
   color: var(--body-text-color)}
@@ -27,13 +27,14 @@ _STYLE = """
 #drop, #said, #legend {padding: 0 !important}
 #said [role=alert] {color: #b91c1c}
 .dark #said [role=alert] {color: #fca5a5}
-#legend table {width: 100%; border: 0; border-collapse: collapse; margin: 0;
+#legend .wide {overflow-x: auto; width: 0; min-width: 100%}
+#legend table {min-width: 40%; border: 0; border-collapse: collapse; margin: 0;
   color: var(--body-text-color); font-variant-numeric: tabular-nums}
 #legend th, #legend td {padding: .3rem .4rem; text-align: right; white-space: nowrap;
   font-weight: 400; border: 0; border-bottom: 1px solid var(--border-color-primary)}
 #legend th[scope=row], #legend .first {text-align: left}
 #legend thead th {vertical-align: bottom; white-space: normal; font-weight: 600;
-  overflow-wrap: anywhere}
+  overflow-wrap: break-word}
 #legend i {display: inline-block; width: .9rem; height: .9rem; margin-right: .5rem;
   border-radius: 3px; vertical-align: -2px; border: 1px solid rgb(0 0 0 / 25%)}
 """
@@ -123,7 +124,7 @@ def _blocks(names: list[str], limits: Limits) -> Any:
                 left = gr.Dropdown(choices, value=two[0], label="left", elem_id="left")
                 right = gr.Dropdown(choices, value=two[1], label="right", elem_id="right")
                 opacity = gr.Slider(0, 1, 0.5, step=0.05, label="opacity", elem_id="opacity")
-                legend = gr.HTML("", elem_id="legend", apply_default_css=False)
+        legend = gr.HTML("", elem_id="legend", apply_default_css=False)
         timer = gr.Timer(0.15, active=False)
         chosen = [opacity, left, right]
         shown: list[Any] = [frame, *chosen]

@@ -48,6 +48,7 @@ class Students:
     def __init__(self, runtimes: dict[str, Runtime]) -> None:
         self.runtimes = runtimes
         self._one = threading.Lock()  # an engine may not be called twice at once
+        self._size: dict[str, tuple[int, ...]] = {}  # of the last image, by student
 
     @property
     def names(self) -> list[str]:
@@ -71,7 +72,9 @@ class Students:
         return self.runtimes[name]
 
     def answer(self, name: str, image: Pixels) -> Answer:
-        """Segment an image.
+        """Segment an image; twice where the last one had another size, the second time timed.
+
+        An engine's first pass at a size costs up to three of the next ones.
 
         Args:
             name: of the student.
@@ -85,6 +88,9 @@ class Students:
         """
         runtime = self.get(name)
         with self._one:
+            if self._size.get(name) != image.shape:
+                runtime.masks(image[None])
+                self._size[name] = image.shape
             started = time.perf_counter()
             mask = runtime.masks(image[None])[0]
             latency_ms = 1000 * (time.perf_counter() - started)
