@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # The recipe `best` and its variants against fine-tuning a pretrained network, on CamVid-64.
 #
-#     DATA=../shared/data OUT=runs/best benchmarks/best.sh
+#     DATA=/path/to/data OUT=runs/best benchmarks/best.sh      # extras: [weights,report,deploy]
 #
-# A finished run is kept, so the same command continues an interrupted matrix.
+# The data are camvid/ and kitti/. A finished run is kept, so the same command continues an
+# interrupted matrix.
 set -euo pipefail
-data=${DATA:-../shared/data} out=${OUT:-runs/best}
+here=$(dirname "$0") data=${DATA:-../shared/data} out=${OUT:-runs/best}
 common=(--jobs "${JOBS:-1}" --evaluation.pictures 0 --target.root "$data/camvid"
         --proximity.root "$data/kitti")
 mkdir -p "$out"
-# A user with a dashcam: the other training images of the target, without their labels.
+# A user with a dashcam: all training images of the target, without labels.
 echo "extends: best" > "$out/best-dashcam.yaml"
 # best-fast's network, fine-tuned directly.
 cat > "$out/fast-alone.yaml" <<'YAML'
@@ -23,27 +24,24 @@ YAML
 lite=(--networks.student.extractor.name efficientnet_lite0 --networks.student.extractor.of null)
 
 for subset in first:64 even:64; do
-    here=("${common[@]}" --out "$out/${subset%%:*}" --target.subset "$subset")
-    spiritseg compare finetune-pretrained finetune-long --seeds 10 "${here[@]}"
-    spiritseg compare best best-long best-fast best-scratch --seeds 5 "${here[@]}"
-    spiritseg compare best "$out/best-dashcam.yaml" --seeds 5 "${here[@]}" \
+    matrix=("${common[@]}" --out "$out/${subset%%:*}" --target.subset "$subset")
+    spiritseg compare baseline ct sd esd --seeds 5 "${matrix[@]}"
+    spiritseg compare finetune-pretrained --seeds 20 "${matrix[@]}"
+    spiritseg compare best-long --seeds 10 "${matrix[@]}"
+    spiritseg compare finetune-long best best-fast best-scratch --seeds 5 "${matrix[@]}"
+    spiritseg compare best "$out/best-dashcam.yaml" --seeds 5 "${matrix[@]}" \
         --best-dashcam.proximity.root "$data/kitti" "$data/camvid/train"
-    spiritseg compare "$out/fast-alone.yaml" --seeds 3 "${here[@]}"
-    spiritseg report "$out/${subset%%:*}" --baseline finetune-long
+    spiritseg compare "$out/fast-alone.yaml" --seeds 3 "${matrix[@]}"
+    spiritseg report "$out/${subset%%:*}" --baseline finetune-pretrained
+    spiritseg report "$out/${subset%%:*}" --baseline finetune-long --out "$out/against-long"
 done
 spiritseg compare baseline sd --seeds 5 "${common[@]}" --out "$out/lite" "${lite[@]}"
+spiritseg compare finetune-long best --labels 16 32 all --seeds 1 "${common[@]}" --out "$out/labels"
+# One change at a time: ingredients of best, then the opponent's steps, rate, colours and average.
+spiritseg compare "$here"/ablation/*.yaml esd --seeds 2 "${common[@]}" --out "$out/ablation"
+spiritseg compare "$here"/opponent/*.yaml --seeds 3 "${common[@]}" --out "$out/opponent"
 
-# One ingredient at a time, by files of a few lines.
-spiritseg compare "$(dirname "$0")"/ablation/*.yaml esd --seeds 2 "${common[@]}" --out "$out/ablation"
-
-# The opponent at its best: steps, rate, colours, averaged weights. Chosen on val.
-opponent() {
-    name=$1; shift
-    spiritseg compare finetune-pretrained --seeds 3 "${common[@]}" --out "$out/opponent-$name" "$@"
-}
-opponent 600 --stages.supervised.max_steps 600
-opponent lr1 --stages.supervised.optimizer.lr 1e-3
-opponent lr4 --stages.supervised.optimizer.lr 4e-3
-opponent jitter --stages.supervised.jitter 0.8
-opponent average --stages.supervised.average 0.99
-python "$(dirname "$0")/each_seed.py" "$out/ablation" "$out"/opponent-*
+python "$here/front.py" "$out/first" "$out/even" --report "$out/front.md" --figure "$out/front.png"
+python "$here/each_seed.py" "$out/first" "$out/even" --report "$out/seeds.md"
+python "$here/each_seed.py" "$out/ablation" "$out/opponent" --report "$out/ablation.md"
+python "$here/by_sequence.py" "$out/first" "$out/even" --report "$out/sequences.md"
