@@ -27,8 +27,8 @@ for subset in first:64 even:64; do
     matrix=("${common[@]}" --out "$out/${subset%%:*}" --target.subset "$subset")
     spiritseg compare baseline ct sd esd --seeds 5 "${matrix[@]}"
     spiritseg compare finetune-pretrained --seeds 20 "${matrix[@]}"
-    spiritseg compare best-long --seeds 10 "${matrix[@]}"
-    spiritseg compare finetune-long best best-fast best-scratch --seeds 5 "${matrix[@]}"
+    spiritseg compare finetune-long best-long --seeds 10 "${matrix[@]}"
+    spiritseg compare best best-fast best-scratch --seeds 5 "${matrix[@]}"
     spiritseg compare best "$out/best-dashcam.yaml" --seeds 5 "${matrix[@]}" \
         --best-dashcam.proximity.root "$data/kitti" "$data/camvid/train"
     spiritseg compare "$out/fast-alone.yaml" --seeds 3 "${matrix[@]}"
