@@ -5,7 +5,8 @@
 
 Latency is of the network alone at the size of the evaluation (an image of 480x360 after its
 max-pool), batch 1, float32, the median of runs in turn. A recipe's networks are one
-architecture, so that one seed of each is timed.
+architecture, so that one seed of each is timed; recipes of one architecture, by its parameters
+and FLOPs, share their mean.
 """
 
 from __future__ import annotations
@@ -52,13 +53,17 @@ def main() -> None:
 def latencies(
     runs: list[Run], size: tuple[int, int], threads: int, rounds: int
 ) -> dict[str, float]:
-    """Return the median latency in ms of each recipe's network, by recipe."""
-    one = {run.recipe: run.folder for run in runs}
-    found = bench(
-        list(one.values()), [size], ["onnxruntime"], threads=threads, rounds=rounds, budget_s=120
-    )
-    medians = [statistics.median(row.network_ms) for row in found]
-    return dict(zip(one, medians, strict=True))
+    """Return the latency in ms of each recipe's network, by recipe."""
+    one = {run.recipe: run for run in runs}
+    folders = [run.folder for run in one.values()]
+    found = bench(folders, [size], ["onnxruntime"], threads=threads, rounds=rounds, budget_s=120)
+    shape = {
+        name: (r.metrics["cost"]["params"], r.metrics["cost"]["gflops"]) for name, r in one.items()
+    }
+    medians: dict[tuple[int, float], list[float]] = {}
+    for name, row in zip(one, found, strict=True):
+        medians.setdefault(shape[name], []).append(statistics.median(row.network_ms))
+    return {name: statistics.mean(medians[shape[name]]) for name in one}
 
 
 def tabulate(rows: dict[str, Row], latency: dict[str, float], opponent: str) -> Table:
