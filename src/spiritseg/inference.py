@@ -160,7 +160,7 @@ def bundle_folder(path: str | Path) -> Path:
     Args:
         path: a bundle, or the run that it came from.
     """
-    folder = Path(path)
+    folder = Path(path).expanduser()
     return folder / "student" if (folder / "student").is_dir() else folder
 
 

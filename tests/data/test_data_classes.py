@@ -158,3 +158,17 @@ def test_require_refuses_another_order() -> None:
     binary().require(("background", "road"))
     with pytest.raises(DataError, match="the network knows the classes road, background"):
         binary().require(("road", "background"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ("{base: cityscapes, ids: {0: road}}", "ids would have no effect"),
+        ("{base: camvid, rest: background}", "rest would have no effect"),
+        ("{names: [a, b], rest: a}", "rest would have no effect"),
+    ],
+)
+def test_a_field_without_effect_is_refused(fields: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "classes.yaml").write_text(fields)
+    with pytest.raises(ConfigError, match=said):
+        load_class_map(tmp_path / "classes.yaml")

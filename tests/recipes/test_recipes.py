@@ -353,3 +353,17 @@ def test_a_list_on_the_command_line(word: str, found: tuple[int, ...]) -> None:
     fields = {"networks.student.extractor.strides": word}
     experiment = load_experiment("finetune-pretrained", fields, complete=False)
     assert experiment.networks["student"].extractor.strides == found
+
+
+@pytest.mark.parametrize("base", ["[sd, best]", "3"])
+def test_a_recipe_extends_one_other(base: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"extends: {base}")
+    with pytest.raises(ConfigError, match="extends names one recipe or YAML file"):
+        load_experiment(tmp_path / "mine.yaml", ROOTS)
+
+
+def test_masks_and_logits_need_a_head() -> None:
+    with pytest.raises(ConfigError, match="result: teacher has no head"):
+        load_experiment("sd", {**ROOTS, "result": "teacher"})
+    with pytest.raises(ConfigError, match="logits for cross_entropy need a head"):
+        load_experiment("baseline", {**ROOTS, "networks.student.head.name": "none"})

@@ -74,3 +74,8 @@ def test_no_space_is_one_clear_error_and_leaves_the_old_file(
         write_atomically(path, b"new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_a_checkpoint_of_lightnings_own_keeps_its_name(tmp_path: Path) -> None:
+    AtomicCheckpointIO().save_checkpoint({"a": 1}, tmp_path / ".temp.ckpt")
+    assert [path.name for path in tmp_path.iterdir()] == [".temp.ckpt"]

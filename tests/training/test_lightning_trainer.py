@@ -33,3 +33,27 @@ def test_a_gpu_that_is_not_there_is_one_clear_error(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"trainer\.accelerator gpu.*No supported gpu"):
         lightning_trainer(Trainer(accelerator="gpu"), logger=False, enable_checkpointing=False)
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "16-true"])
+def test_weights_of_another_precision_are_refused(precision: str) -> None:
+    given = Trainer(accelerator="cpu", devices=1, precision=precision)
+    with pytest.raises(ConfigError, match="expected 32-true, 16-mixed or bf16-mixed"):
+        lightning_trainer(given, logger=False, enable_checkpointing=False)
+
+
+def test_processes_that_would_keep_what_they_measured_are_refused() -> None:
+    given = Trainer(accelerator="cpu", devices=2, strategy="ddp_spawn")
+    with pytest.raises(ConfigError, match="spawned or forked"):
+        lightning_trainer(given, logger=False, enable_checkpointing=False)
+
+
+def test_slurm_does_not_requeue_by_checkpoints_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_JOB_NAME": "train"}
+    for name, value in {**given, "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    trainer = lightning_trainer(
+        Trainer(accelerator="cpu", devices=1), logger=False, enable_checkpointing=False
+    )
+    environment: Any = trainer._accelerator_connector.cluster_environment
+    assert environment.auto_requeue is False

@@ -14,8 +14,11 @@ from PIL import Image
 import spiritseg
 from spiritseg.compare.matrix import plan, run
 from spiritseg.errors import RunError
+from spiritseg.evaluation.evaluate import EvaluationModule
 from spiritseg.recipes import differences, fingerprint, load_experiment
 from spiritseg.training import runner
+from spiritseg.training.record import refuse_other_weights
+from spiritseg.training.stage import StageModule
 
 MASK = np.zeros((40, 48), np.uint8)
 MASK[:, :12] = 1
@@ -137,3 +140,34 @@ def test_the_order_of_stages_decides_the_result() -> None:
         "order of the stages: mimicry, head, all became all, head, mimicry"
     ]
     assert differences(one, one) == []
+
+
+@pytest.mark.parametrize("where", ["training", "measuring"])
+def test_ctrl_c_is_an_interrupt_and_not_an_exit(
+    where: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    if where == "training":
+        monkeypatch.setattr(StageModule, "training_step", stop)
+    else:
+        monkeypatch.setattr(EvaluationModule, "test_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        spiritseg.distill(load_experiment("baseline", _fields(folder)), tmp_path / "run")
+
+
+def test_a_finished_run_does_without_its_teachers_file(tmp_path: Path) -> None:
+    file, folder = tmp_path / "teacher.pth", tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.json").write_text('{"files": {"weights": {"teacher": "abc"}}}')
+    experiment = load_experiment("finetune-pretrained", {"target.root": str(tmp_path)})
+    network = dataclasses.replace(
+        experiment.networks["student"],
+        extractor=dataclasses.replace(experiment.networks["student"].extractor, weights=str(file)),
+    )
+    experiment = dataclasses.replace(experiment, networks={"teacher": network})
+    refuse_other_weights(folder, experiment)
+    file.write_bytes(b"another one")
+    with pytest.raises(RunError, match=r"weights\.teacher: abc became"):
+        refuse_other_weights(folder, experiment)

@@ -25,7 +25,7 @@ from spiritseg.errors import ConfigError, DivergedError
 from spiritseg.losses import cross_entropy, mimicry, pairwise, pixelwise
 from spiritseg.models import Segmenter
 from spiritseg.training.fit import quiet
-from spiritseg.training.measure import explained_variance
+from spiritseg.training.measure import explained_variance, layer_statistics
 from spiritseg.training.stage import StageModule
 from training.fitting import fit
 
@@ -320,3 +320,24 @@ def test_explained_variance_goes_through_the_adapter() -> None:
     found = explained_variance(module, data, torch.device("cpu"))
     assert low < found
     assert found == pytest.approx(float(best), abs=1e-4)
+
+
+def test_what_is_measured_of_a_mimic_can_train_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, teacher = _network(5, 0), _network(5, 1)
+    losses = Losses(mimicry=Mimicry(normalise=True))
+    images = [{"image": torch.rand(3, 16, 16)} for _ in range(3)]
+    device, plain = torch.device("cpu"), nn.Module.to
+
+    def moved(module: nn.Module, *given: Any, **further: Any) -> nn.Module:
+        """Convert as a move to another device does: into new tensors."""
+        return plain(plain(module.double(), *given, **further), torch.float32)
+
+    monkeypatch.setattr(nn.Module, "to", moved)
+    data: Any = images
+    statistics = layer_statistics(teacher, {"features"}, [data], device)
+    module = StageModule(
+        "s", _stage(losses, trains="extractor"), network, teacher, statistics=statistics
+    )
+    assert explained_variance(module, data, device) <= 1
+    for one in (network, teacher):
+        assert not any(parameter.is_inference() for parameter in one.parameters())

@@ -292,7 +292,7 @@ def _check_folders(cells: Sequence[Cell], out: Path) -> None:
             continue
         if before is not None and fingerprint(before) != fingerprint(cell.experiment):
             problems += [f"{cell.folder}: {line}" for line in differences(before, cell.experiment)]
-        elif (config.parent / "metrics.json").exists():
+        elif (config.parent / "run.json").exists():
             refuse_other_weights(config.parent, cell.experiment)
     if problems:
         raise RunError(

@@ -244,6 +244,13 @@ def _parse(values: object, where: object) -> ClassMap:
     for key in values:
         if key not in fields:
             raise ConfigError(f"{where}: {unknown('field', str(key), fields)}")
+    unused = [key for key in ("names", "ids", "colours") if "base" in values and key in values]
+    unused += ["rest"] if "rest" in values and "merge" not in values else []
+    if unused:
+        raise ConfigError(
+            f"{where}: {' and '.join(unused)} would have no effect: base brings its own names, ids "
+            "and colours, and rest goes with merge. Leave out one or the other."
+        )
     try:
         whole = named(values["base"]) if "base" in values else _parse_plain(values)
         if "merge" in values:

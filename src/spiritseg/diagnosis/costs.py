@@ -275,7 +275,7 @@ def _decode_s(images: LabelledImages | UnlabelledImages) -> float:
     return (time.perf_counter() - started) / max(1, len(images))
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: what it moves to a device can never train again
 def _around(
     experiment: Experiment,
     networks: Mapping[str, Segmenter],
@@ -304,7 +304,7 @@ def _segments(network: Segmenter) -> bool:
     return network.head is not None or type(network).forward is not Segmenter.forward
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: what it moves to a device can never train again
 def _evaluation_s(network: Segmenter, domains: Domains, device: torch.device) -> float:
     """Time the evaluation of one whole image: load, segment, compare on the labels' grid."""
     data = domains.evaluation("test")

@@ -94,7 +94,7 @@ def load_bundle(folder: Path | str, trust: bool = False) -> tuple[Segmenter, Bun
         BundleError: a file is missing, altered, or of another format.
         MissingExtraError: the library that the network comes from is not installed.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     card = _read_card(folder)
     info = _info(card, folder)
     weights = _read(folder / _WEIGHTS)
@@ -120,7 +120,8 @@ def bundle_info(folder: Path | str) -> BundleInfo:
     Raises:
         BundleError: the description is missing, altered, or of another format.
     """
-    return _info(_read_card(Path(folder)), Path(folder))
+    folder = Path(folder).expanduser()
+    return _info(_read_card(folder), folder)
 
 
 def bundle_digest(folder: Path | str) -> str:
@@ -129,7 +130,7 @@ def bundle_digest(folder: Path | str) -> str:
     Raises:
         BundleError: the description is missing, altered, or of another format.
     """
-    return str(_read_card(Path(folder))["sha256"][_WEIGHTS])
+    return str(_read_card(Path(folder).expanduser())["sha256"][_WEIGHTS])
 
 
 def refuse_foreign(folder: Path, info: BundleInfo) -> None:

@@ -124,7 +124,7 @@ def _import(path: str) -> Any:
     try:
         module = _module(module_name, path)
         return getattr(module, name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         choices = ""
         if isinstance(error, AttributeError) and module_name.split(".")[0] in _LIBRARIES:
             names = [n for n in dir(module) if not n.startswith("_")]

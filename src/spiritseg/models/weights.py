@@ -37,7 +37,7 @@ def read_weights(path: str | Path) -> State:
     Raises:
         WeightsError: the file is missing, or holds something else than tensors.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise WeightsError(f"expected a file of weights at {path}, found none. Check the path.")
     try:

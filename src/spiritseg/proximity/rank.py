@@ -241,9 +241,12 @@ def _files(folder: Path, subset: str) -> list[Path]:
                 f"{', '.join(layouts.IMAGE_SUFFIXES)}."
             ) from None
         return files
-    if subset == Target.subset:  # the default must not refuse a smaller data set
-        return _training(folder, layout, "all")[: int(subset.removeprefix("first:"))]
-    return _training(folder, layout, subset)
+    try:
+        return _training(folder, layout, subset)
+    except DataError:
+        if subset != Target.subset:  # the default must not refuse a smaller data set
+            raise
+        return _training(folder, layout, "all")
 
 
 def _training(folder: Path, layout: str, subset: str) -> list[Path]:

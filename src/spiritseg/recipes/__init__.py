@@ -177,9 +177,11 @@ def _read(name_or_yaml: str | Path, seen: tuple[str, ...] = ()) -> dict[str, Any
     base = tree.pop("extends", None)
     if base is None:
         return tree
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: extends names one recipe or YAML file, got {base!r}.")
     if str(path) in seen:
         raise ConfigError(f"{path} extends itself, by way of {' -> '.join(seen)}.")
-    beside = path.parent / str(base)
+    beside = path.parent / base
     merged = _read(beside if beside.suffix and beside.is_file() else base, (*seen, str(path)))
     _merge(merged, tree)
     return merged

@@ -34,6 +34,9 @@ def check(experiment: Experiment, complete: bool = True) -> list[str]:
         problems += _check_stage(f"stages.{name}", stage, experiment)
     if complete:
         problems += _check_taught(experiment)
+    result = experiment.networks.get(experiment.result)
+    if result is not None and not _has_head(result):
+        problems.append(f"result: {experiment.result} has no head, so no masks to measure")
     if not experiment.stages:
         problems.append("stages: a recipe needs at least one stage")
     if experiment.result not in experiment.networks:
@@ -118,6 +121,10 @@ def _has_trained_head(network: Network) -> bool:
         name == "pretrained" or ("weights" in name and not any(w in name for w in _TRUNK_WORDS))
         for name in asked
     )
+
+
+def _has_head(network: Network) -> bool:
+    return network.bundle is not None or network.head.name != "none"
 
 
 def _check_network(name: str, network: Network, experiment: Experiment) -> Iterator[str]:
@@ -229,9 +236,13 @@ def _check_losses(where: str, stage: Stage, experiment: Experiment) -> Iterator[
             yield f"{where}.losses.{name}.weight: expected 0 or more, got {loss.weight}"
     teacher = experiment.networks.get(stage.teacher or "")
     for name in used.keys() & {"pixelwise", "holistic"}:
-        if teacher is not None and teacher.bundle is None and teacher.head.name == "none":
+        if teacher is not None and not _has_head(teacher):
             yield f"{where}.teacher: {name} needs logits, {stage.teacher} has no head"
     whole = used.keys() & {"cross_entropy", "pixelwise", "holistic"}
+    network = experiment.networks.get(stage.network)
+    if network is not None and whole and not _has_head(network):
+        names = " and ".join(sorted(whole))
+        yield f"{where}.network: logits for {names} need a head, {stage.network} has none"
     layered = any(getattr(v, "layers", None) for v in used.values())
     alone = bool(used) and not whole and not layered
     if alone and stage.trains != "extractor":

@@ -28,9 +28,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
         Args:
             checkpoint: what Lightning wants kept.
-            path: ``step-NNNNNNNN.ckpt`` in the stage's folder.
+            path: ``step-NNNNNNNN.ckpt`` in the stage's folder; another name is kept as it is.
             storage_options: not used.
         """
+        if not Path(path).name.startswith("step-"):  # Lightning's own, which it finds by name
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         data = buffer.getvalue()

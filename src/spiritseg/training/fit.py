@@ -13,9 +13,11 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from torch.utils.data import DataLoader
 
 from spiritseg.config import Stage, Trainer
@@ -25,7 +27,7 @@ from spiritseg.training.checkpoint import AtomicCheckpointIO, EpochCheckpoint, l
 from spiritseg.training.progress import StageProgress
 from spiritseg.training.stage import StageModule
 
-__all__ = ["fit", "lightning_trainer"]
+__all__ = ["fit", "interruptible", "lightning_trainer"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # said only of writing
 
@@ -43,9 +45,16 @@ def lightning_trainer(config: Trainer, **further: Any) -> L.Trainer:
     Raises:
         ConfigError: no such machine, strategy or precision here.
     """
+    if config.precision.endswith("-true") and config.precision != "32-true":
+        raise ConfigError(
+            f"trainer.precision {config.precision}: expected 32-true, 16-mixed or bf16-mixed; "
+            "teachers, statistics and measurements keep float32 weights."
+        )
+    if SLURMEnvironment.detect():  # a run continues by its own checkpoints
+        further["plugins"] = [*further.get("plugins", ()), SLURMEnvironment(auto_requeue=False)]
     try:
         with quiet():
-            return L.Trainer(
+            trainer = L.Trainer(
                 accelerator=config.accelerator,
                 **_machines(config),
                 strategy=config.strategy,
@@ -58,6 +67,13 @@ def lightning_trainer(config: Trainer, **further: Any) -> L.Trainer:
         names = ("accelerator", "devices", "num_nodes", "strategy", "precision")
         given = ", ".join(f"trainer.{name} {getattr(config, name)}" for name in names)
         raise ConfigError(f"this machine cannot train with {given}: {error}") from error
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise ConfigError(
+            f"trainer.strategy {config.strategy} with trainer.devices {config.devices} trains in "
+            "spawned or forked processes, which keep what they measured to themselves. Use ddp "
+            "from the command line or a script, torchrun, or one device."
+        )
+    return trainer
 
 
 def _machines(config: Trainer) -> dict[str, Any]:
@@ -104,13 +120,24 @@ def fit(module: StageModule, data: StageData, folder: Path, config: Trainer) -> 
     checkpoint = latest(folder)
     loader = _loader(module, data, trainer, config, _epochs_done(checkpoint))
     try:
-        with quiet():
+        with quiet(), interruptible():
             trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
     except OSError as error:
         raise _stopped(error, folder) from error
     if trainer.interrupted:
         raise KeyboardInterrupt
     return trainer
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C be a KeyboardInterrupt: Lightning makes it an exit of the process."""
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
 
 
 def _stopped(error: OSError, folder: Path) -> RunError:

@@ -14,7 +14,7 @@ from spiritseg.evaluation.evaluate import EvaluationModule, Scores
 from spiritseg.evaluation.explained_variance import ExplainedVariance
 from spiritseg.losses.mimicry import ChannelStatistics
 from spiritseg.models import Segmenter
-from spiritseg.training.fit import lightning_trainer, quiet
+from spiritseg.training.fit import interruptible, lightning_trainer, quiet
 from spiritseg.training.progress import MeasuringProgress
 from spiritseg.training.stage import StageModule
 from spiritseg.training.terms import Statistics
@@ -52,7 +52,7 @@ def score(
         enable_checkpointing=False,
         callbacks=[MeasuringProgress(images)] if experiment.trainer.progress else [],
     )
-    with quiet():
+    with quiet(), interruptible():
         trainer.test(module, loader, verbose=False)
     return module.scores
 
@@ -78,7 +78,7 @@ def layer_statistics(
     return {name: statistics.compute() for name, statistics in found.items()}
 
 
-@torch.inference_mode()
+@torch.no_grad()  # what inference mode moves to a device can never train again
 def explained_variance(module: StageModule, data: Dataset[Any], device: torch.device) -> float:
     """Say how much of the variance of a teacher's layers a mimic explains, R^2.
 
@@ -106,7 +106,7 @@ def explained_variance(module: StageModule, data: Dataset[Any], device: torch.de
     return sum(float(metric.compute()) for metric in metrics.values()) / len(metrics)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _outputs(
     network: Segmenter, layers: Collection[str], data: Sequence[Dataset[Any]], device: torch.device
 ) -> Iterator[dict[str, Tensor]]:

@@ -106,8 +106,10 @@ def refuse_other_weights(run: Path, experiment: Experiment) -> None:
     path = run / "run.json"
     files = json.loads(path.read_text()).get("files", {}) if path.is_file() else {}
     with suppress(BundleError):
-        now = weights_record(experiment)
-        refuse_other_files(run, {"weights": files.get("weights", {})}, {"weights": now})
+        now = {"weights": weights_record(experiment)}
+        there = dict(_leaves(now))
+        before = {key: value for key, value in _leaves(files) if there.get(key) is not None}
+        refuse_other_files(run, before, now)
 
 
 def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

@@ -142,8 +142,10 @@ class RunDir:
 
 def is_first_process() -> bool:
     """Whether this is the process that writes, of one or of a distributed run."""
-    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID"))
-    rank = next((rank for rank in ranks if rank is not None), None)
-    if rank is None:  # Lightning's own launcher counts processes within each machine
+    if "RANK" in os.environ:
+        return os.environ["RANK"] == "0"
+    # Lightning's own launcher counts processes within each machine, in a shell of SLURM too,
+    # whose number all of them inherit.
+    if "LOCAL_RANK" in os.environ:
         return all(os.environ.get(name, "0") == "0" for name in ("NODE_RANK", "LOCAL_RANK"))
-    return rank == "0"
+    return os.environ.get("SLURM_PROCID", os.environ.get("NODE_RANK", "0")) == "0"

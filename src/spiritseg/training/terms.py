@@ -70,8 +70,11 @@ class Term:
 
 
 def layer_pairs(config: Mimicry | Pairwise) -> dict[str, str]:
-    """Return which layer of the student is compared with which of the teacher."""
-    return config.layers or {FEATURES: FEATURES}
+    """Return which layer of the student is compared with which of the teacher, by name.
+
+    In the order of the names: adapters are numbered, and two orders are one experiment.
+    """
+    return dict(sorted(config.layers.items())) or {FEATURES: FEATURES}
 
 
 def terms(
