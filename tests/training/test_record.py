@@ -120,6 +120,9 @@ def test_a_teacher_that_was_trained_anew_is_refused(folder: Path, tmp_path: Path
         spiritseg.distill(experiment, path)
     with pytest.raises(RunError, match=r"weights\.teacher: \w+ became"):
         run(cells, tmp_path / "matrix")
+    (tmp_path / "matrix" / cells[0].folder / "metrics.json").unlink()
+    with pytest.raises(RunError, match=r"weights\.teacher: \w+ became"):  # its stage is not shared
+        run(cells, tmp_path / "matrix")
     shutil.rmtree(tmp_path / "teacher")  # a finished run does not need it any more
     assert spiritseg.distill(experiment, path).metrics["test"] == found
 
