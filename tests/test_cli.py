@@ -173,6 +173,10 @@ def test_bad_images_are_one_clear_error(
         (["--networks.teacher.extractor.strides", "8", "5"], "strides"),
         (["--trainer.precision", "17-mixed"], "trainer.precision 17-mixed"),
         (["--stages.all.losses.cross_entropy.class_weights.raod", "2"], "unknown class 'raod'"),
+        (
+            ["--stages.mimicry.losses.mimicry.layers", '{"extractor.modul": "features"}'],
+            "stages.mimicry.losses.mimicry.layers, of student",
+        ),
     ],
 )
 def test_bad_fields_are_one_clear_error(

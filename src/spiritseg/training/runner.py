@@ -10,16 +10,18 @@ from typing import Any
 
 import torch
 
-from spiritseg.config import Experiment, Network
+from spiritseg.config import Experiment, Mimicry, Network, Pairwise, Stage
 from spiritseg.data.datasets import Domains, Split, open_domains, open_target
 from spiritseg.data.image_sets import EvalData
 from spiritseg.data.mixing import StageData
+from spiritseg.errors import ConfigError
 from spiritseg.evaluation.cost import cost
 from spiritseg.evaluation.evaluate import Scores
 from spiritseg.evaluation.pictures import draw_predictions
 from spiritseg.files import without_folders, write_atomically
 from spiritseg.inference import Student, load
 from spiritseg.models import Segmenter
+from spiritseg.models.adapters import layer_channels
 from spiritseg.models.bundle import BundleInfo, bundle_info, check_bundles, save_bundle
 from spiritseg.models.ensemble import stage_teacher
 from spiritseg.models.networks import build_networks
@@ -103,6 +105,8 @@ class _Run:
             if stage.losses.cross_entropy is not None:
                 class_factors(stage.losses.cross_entropy, self.classes, name)
         self.networks = build_networks(experiment.networks, len(self.classes), experiment.seed)
+        for name, stage in experiment.stages.items():
+            _check_layers(name, stage, self.networks)
         self.device = _device(experiment)
 
     def to_the_end(self) -> dict[str, Any]:
@@ -267,6 +271,21 @@ def evaluate(
     with freed_memory_kept():
         scores = score(student.network, data, list(images.classes.names), experiment)
     return {**scores.as_dict(), "skipped": images.skipped}
+
+
+def _check_layers(name: str, stage: Stage, networks: dict[str, Segmenter]) -> None:
+    """Find the layers that a stage names, before any stage trains."""
+    for kind in ("mimicry", "pairwise"):
+        loss: Mimicry | Pairwise | None = getattr(stage.losses, kind)
+        layers = loss.layers if loss is not None else {}
+        for network, wanted in ((stage.network, layers), (stage.teacher, layers.values())):
+            if network is None or not wanted:
+                continue
+            try:
+                layer_channels(networks[network], set(wanted))
+            except ConfigError as error:
+                where = f"stages.{name}.losses.{kind}.layers"
+                raise ConfigError(f"{where}, of {network}: {error}") from error
 
 
 def _made_from(networks: dict[str, Network], name: str) -> dict[str, Network]:
