@@ -44,4 +44,4 @@ spiritseg compare "$here"/opponent/*.yaml --seeds 3 "${common[@]}" --out "$out/o
 python "$here/front.py" "$out/first" "$out/even" --report "$out/front.md" --figure "$out/front.png"
 python "$here/each_seed.py" "$out/first" "$out/even" --report "$out/seeds.md"
 python "$here/each_seed.py" "$out/ablation" "$out/opponent" --report "$out/ablation.md"
-python "$here/by_sequence.py" "$out/first" "$out/even" --report "$out/sequences.md"
+python "$here/each_seed.py" "$out/first" "$out/even" --sequences --report "$out/sequences.md"

@@ -1,6 +1,7 @@
 """Every seed of finished runs in a line each recipe, with the seconds of their training.
 
-    python benchmarks/each_seed.py runs/best/ablation runs/best/opponent-*
+    python benchmarks/each_seed.py runs/best/ablation runs/best/opponent
+    python benchmarks/each_seed.py runs/best/first --sequences    # mIOU by test sequence instead
 
 The validation columns are what choices are made by; the test columns are looked at afterwards.
 """
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from spiritseg.compare import read_runs
 from spiritseg.compare.results import Row, rows_of, settings_of
+from spiritseg.compare.statistics import sequence_of
 from spiritseg.tables import Table, markdown
 
 
@@ -20,12 +22,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--report", type=Path, help="write the tables here")
+    parser.add_argument("--sequences", action="store_true", help="mIOU by test sequence")
     options = parser.parse_args()
+    table = by_sequence if options.sequences else tabulate
     runs = read_runs(options.runs)
     parts = []
     for labels in settings_of(runs):
         rows = rows_of(runs, labels).values()
-        parts.append(f"## {labels} labels\n\n{markdown(tabulate(list(rows)))}")
+        parts.append(f"## {labels} labels\n\n{markdown(table(list(rows)))}")
     text = "\n\n".join(parts) + "\n"
     print(text)
     if options.report:
@@ -53,12 +57,34 @@ def tabulate(rows: list[Row]) -> Table:
     return table
 
 
+def by_sequence(rows: list[Row]) -> Table:
+    names = sorted({name for row in rows for name in row.first.per_image})
+    sequences = sorted({sequence_of(name) for name in names})
+    images = {one: [name for name in names if sequence_of(name) == one] for one in sequences}
+    table: Table = [
+        ["network", "seeds", *(f"{one} ({len(images[one])} images)" for one in sequences)]
+    ]
+    for row in rows:
+        seeds = row.per_image().values()
+        means = (
+            [100 * statistics.mean(seed[name] for name in images[one]) for seed in seeds]
+            for one in sequences
+        )
+        table.append([row.title, str(len(row.runs)), *map(_spread, means)])
+    return table
+
+
 def _val(row: Row) -> float:
     return statistics.mean(float(run.metrics["val"]["mIOU"]) for run in row.runs.values())
 
 
 def _each(figures: list[float], digits: int) -> str:
     return ", ".join(f"{figure:.{digits}f}" for figure in figures)
+
+
+def _spread(values: list[float]) -> str:
+    mean = f"{statistics.mean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
 
 
 if __name__ == "__main__":
