@@ -36,7 +36,10 @@ for subset in first:64 even:64; do
     spiritseg report "$out/${subset%%:*}" --baseline finetune-long --out "$out/against-long"
 done
 spiritseg compare baseline sd --seeds 5 "${common[@]}" --out "$out/lite" "${lite[@]}"
-spiritseg compare finetune-long best --labels 16 32 all --seeds 1 "${common[@]}" --out "$out/labels"
+spiritseg compare baseline sd finetune-pretrained best --labels 16 32 64 --seeds 3 "${common[@]}" \
+    --out "$out/labels"
+spiritseg report "$out/labels"
+spiritseg compare finetune-long --labels all --seeds 1 "${common[@]}" --out "$out/all"
 # One change at a time: ingredients of best, then the opponent's steps, rate, colours and average.
 spiritseg compare "$here"/ablation/*.yaml esd --seeds 2 "${common[@]}" --out "$out/ablation"
 spiritseg compare "$here"/opponent/*.yaml --seeds 3 "${common[@]}" --out "$out/opponent"
