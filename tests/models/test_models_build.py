@@ -101,6 +101,7 @@ def test_projection_and_own_head() -> None:
         ({"a": Extractor("separable", of="b", args={"depth": 3}), "b": own()}, "'depth'"),
         ({"a": own(breadth=3)}, "breadth"),
         ({"a": Extractor("no_such_package.Net")}, "cannot import"),
+        ({"a": Extractor(".relative.Net")}, "cannot import"),
     ],
 )
 def test_errors_name_the_network_and_the_way_out(

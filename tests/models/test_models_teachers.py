@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from spiritseg.errors import ConfigError, MissingExtraError, SpiritsegError, WeightsError
 from spiritseg.models import TEACHERS, Segmenter, splits, teacher
 from spiritseg.models.backbones import lite_classifier
+from spiritseg.models.weights import read_weights
 
 
 def _params(module: nn.Module) -> int:
@@ -361,3 +362,11 @@ def test_a_file_that_holds_more_than_tensors_is_refused(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "v.pth")
     with pytest.raises(WeightsError, match="expected a state dict"):
         teacher("vgg16", str(tmp_path / "v.pth"))
+
+
+def test_a_file_of_weights_in_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    torch.save({"a": torch.ones(1)}, tmp_path / "w.pth")
+    assert read_weights("~/w.pth")["a"] == 1

@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 
 from spiritseg.cli import main
+from spiritseg.config import Target
 from spiritseg.data.scenes import SceneStyle, render
 from spiritseg.errors import ConfigError, DataError
 from spiritseg.models import Segmenter, teacher
 from spiritseg.proximity import Ranking, draw, proximity
+from spiritseg.proximity.rank import _files
 from spiritseg.proximity.words import ranking_table, summary
 
 SIZE = (64, 96)
@@ -147,3 +149,15 @@ def test_bad_input_is_one_clear_error(folders: Path, network: Segmenter, tmp_pat
         proximity(folders / "target", [folders / "target"], network)
     with pytest.raises(ConfigError, match="side"):
         proximity(folders / "target", [folders / "same"], network, side=3)
+
+
+def test_the_target_is_looked_at_where_training_looks(tmp_path: Path) -> None:
+    root = tmp_path / "cityscapes"
+    for number in range(80):
+        stem = f"aachen_{number:06d}_000019"
+        for kind, ending in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds")):
+            path = root / kind / "train/aachen" / f"{stem}_{ending}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8), number, np.uint8)).save(path)
+    found = [path.name for path in _files(root, Target.subset)]
+    assert found == [f"aachen_{number:06d}_000019_leftImg8bit.png" for number in range(64)]

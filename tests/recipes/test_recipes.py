@@ -22,7 +22,7 @@ from spiritseg.recipes import (
 )
 
 ROOTS = {"target.root": "labelled", "proximity.root": "unlabelled"}
-ABLATION = Path(__file__).parents[2] / "benchmarks" / "ablation"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 LRASPP = "torchvision.models.segmentation.lraspp_mobilenet_v3_large"
 
 
@@ -44,13 +44,13 @@ def test_every_recipe_survives_a_round_trip(name: str, tmp_path: Path) -> None:
     assert len(recipe_summary(name)) > 20
 
 
-@pytest.mark.parametrize("path", sorted(ABLATION.glob("*.yaml")), ids=lambda path: path.stem)
-def test_each_ablation_of_the_benchmarks_is_a_recipe_of_its_own(path: Path) -> None:
-    experiment = load_experiment(path, ROOTS)
-    assert experiment.result == "student"
-    others = [one for one in ABLATION.glob("*.yaml") if one != path]
-    known = {fingerprint(load_experiment(one, ROOTS)) for one in others}
-    assert fingerprint(experiment) not in known | {fingerprint(_whole("best"))}
+@pytest.mark.parametrize("folder", ["ablation", "opponent"])
+def test_the_recipes_of_the_benchmarks_are_whole_and_differ(folder: str) -> None:
+    found = [load_experiment(path, ROOTS) for path in (BENCHMARKS / folder).glob("*.yaml")]
+    shipped = [_whole(name) for name in recipe_names()]
+    prints = [fingerprint(experiment) for experiment in (*found, *shipped)]
+    assert len(found) > 5
+    assert len(set(prints)) == len(found) + len({fingerprint(one) for one in shipped})
 
 
 def test_the_recipes_of_the_design_are_there() -> None:

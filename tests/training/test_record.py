@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -156,8 +157,10 @@ def test_ctrl_c_is_an_interrupt_and_not_an_exit(
         monkeypatch.setattr(StageModule, "training_step", stop)
     else:
         monkeypatch.setattr(EvaluationModule, "test_step", stop)
+    handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         spiritseg.distill(load_experiment("baseline", _fields(folder)), tmp_path / "run")
+    assert signal.getsignal(signal.SIGINT) == handler
 
 
 def test_a_finished_run_does_without_its_teachers_file(tmp_path: Path) -> None:

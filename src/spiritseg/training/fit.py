@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,20 +125,23 @@ def fit(module: StageModule, data: StageData, folder: Path, config: Trainer) -> 
             trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
     except OSError as error:
         raise _stopped(error, folder) from error
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     return trainer
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let Ctrl-C be a KeyboardInterrupt: Lightning makes it an exit of the process."""
+    """Let Ctrl-C be a KeyboardInterrupt, and the next one too.
+
+    Lightning makes it an exit of the process, and ignores the signal from then on.
+    """
+    handler = signal.getsignal(signal.SIGINT)
     try:
         yield
     except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        raise
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
 
 
 def _stopped(error: OSError, folder: Path) -> RunError:

@@ -94,7 +94,7 @@ def refuse_other_files(run: Path, before: Mapping[str, Any], now: Mapping[str, A
 
 
 def refuse_other_weights(run: Path, experiment: Experiment) -> None:
-    """Refuse a finished run whose teacher's files have changed since; its images are not read.
+    """Refuse a run whose teacher's files have changed since; its images are not read.
 
     Args:
         run: its folder.

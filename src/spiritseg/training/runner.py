@@ -101,12 +101,12 @@ class _Run:
         self.domains = domains
         self.classes = list(domains.classes.names)
         check_bundles(experiment.networks, self.classes, experiment.input.pool)
-        for name, stage in experiment.stages.items():  # now, not hours later in that stage
-            if stage.losses.cross_entropy is not None:
-                class_factors(stage.losses.cross_entropy, self.classes, name)
         self.networks = build_networks(experiment.networks, len(self.classes), experiment.seed)
-        for name, stage in experiment.stages.items():
-            _check_layers(name, stage, self.networks)
+        for name, stage in experiment.stages.items():  # now, not hours later in that stage
+            try:
+                _check_names(stage, self.networks, self.classes)
+            except ConfigError as error:
+                raise ConfigError(f"stages.{name}.losses.{error}") from error
         self.device = _device(experiment)
 
     def to_the_end(self) -> dict[str, Any]:
@@ -273,8 +273,10 @@ def evaluate(
     return {**scores.as_dict(), "skipped": images.skipped}
 
 
-def _check_layers(name: str, stage: Stage, networks: dict[str, Segmenter]) -> None:
-    """Find the layers that a stage names, before any stage trains."""
+def _check_names(stage: Stage, networks: dict[str, Segmenter], classes: list[str]) -> None:
+    """Find the classes and layers that the losses of a stage name."""
+    if stage.losses.cross_entropy is not None:
+        class_factors(stage.losses.cross_entropy, classes)
     for kind in ("mimicry", "pairwise"):
         loss: Mimicry | Pairwise | None = getattr(stage.losses, kind)
         layers = loss.layers if loss is not None else {}
@@ -284,8 +286,7 @@ def _check_layers(name: str, stage: Stage, networks: dict[str, Segmenter]) -> No
             try:
                 layer_channels(networks[network], set(wanted))
             except ConfigError as error:
-                where = f"stages.{name}.losses.{kind}.layers"
-                raise ConfigError(f"{where}, of {network}: {error}") from error
+                raise ConfigError(f"{kind}.layers, of {network}: {error}") from error
 
 
 def _made_from(networks: dict[str, Network], name: str) -> dict[str, Network]:

@@ -106,23 +106,15 @@ def terms(
     return found
 
 
-def class_factors(
-    config: CrossEntropy, classes: Sequence[str], stage: str = ""
-) -> list[float] | None:
+def class_factors(config: CrossEntropy, classes: Sequence[str]) -> list[float] | None:
     """Return the factor of each class, in the order of `classes`; None where all are 1.
-
-    Args:
-        config: the loss.
-        classes: their names in the order of the logits.
-        stage: its name, for the error.
 
     Raises:
         ConfigError: a class that has a weight is none of them.
     """
-    where = f"{f'stages.{stage}.' if stage else ''}losses.cross_entropy.class_weights"
     for name in config.class_weights:
         if name not in classes:
-            raise ConfigError(f"{where}: {unknown('class', name, classes)}")
+            raise ConfigError(f"cross_entropy.class_weights: {unknown('class', name, classes)}")
     return [config.class_weights.get(c, 1.0) for c in classes] if config.class_weights else None
 
 
