@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,22 +14,26 @@ from spiritseg.config import Evaluation
 from spiritseg.data.classes import named
 from spiritseg.evaluation.evaluate import EvaluationModule
 from spiritseg.files import json_bytes
+from spiritseg.models import Segmenter
 from spiritseg.tables import class_iou_table, class_table, markdown, metrics_table, print_table
 
 CAMVID = list(named("camvid").names)
 
 
-class Says(torch.nn.Module):
+class Says(Segmenter):
     """Predicts the class that the first channel of an image holds."""
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+
+    def forward(self, images: torch.Tensor, size: Sequence[int] | None = None) -> torch.Tensor:
         classes = torch.arange(11.0).view(1, 11, 1, 1)
         return -(images[:, :1] - classes).abs()
 
 
 def scored(labels: list[int], predictions: list[int]) -> dict[str, Any]:
     """Measure one image of a row of pixels, as a run does."""
-    module = EvaluationModule(Says(), CAMVID, Evaluation().threshold)
+    module = EvaluationModule(Says(), CAMVID, Evaluation().threshold, 1)
     image = torch.tensor(predictions).float().expand(3, 1, -1).clone()
     sample = {"image": image, "labels": torch.tensor([labels]), "index": torch.tensor(0)}
     module.test_step([sample], 0)

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from spiritseg.config import Experiment
 from spiritseg.data.images import read_image, to_rgb
@@ -91,9 +90,7 @@ class Student:
         values = _unit_range(image)
         with torch.inference_mode():
             batch = pool(values[None].to(self.device), self.info.pool)
-            logits = self.network(batch).float()
-            grid = (int(image.shape[-2]), int(image.shape[-1]))
-            return F.interpolate(logits, size=grid, mode="bilinear", align_corners=False)[0]
+            return self.network.before_pool(batch, self.info.pool, image.shape[-2:])[0].float()
 
     def __call__(self, image: str | Path | Image.Image | NDArray[Any] | Tensor) -> Mask:
         """Segment an image.

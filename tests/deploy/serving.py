@@ -50,7 +50,8 @@ class Threshold(Runtime):
         self.most = max(self.most, self.inside)
         self.go.wait(20)
         self.inside -= 1
-        return (images[..., 0] > self.level).astype(np.uint8)
+        red = images[..., 0] if images.dtype == np.uint8 else images[:, 0] * 255
+        return (red > self.level).astype(np.uint8)
 
 
 def half_red(height: int = 48, width: int = 64) -> Pixels:

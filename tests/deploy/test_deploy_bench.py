@@ -77,7 +77,7 @@ def test_every_engine_and_precision_and_an_export_in_one_table(
     assert file.bytes == exported.bytes
     assert bundles[2].bytes < bundles[1].bytes
     for row in rows:
-        assert file.gflops == pytest.approx(row.gflops, rel=0.1)
+        assert file.gflops == pytest.approx(row.gflops, rel=0.2)  # 45 x 60 is seen as 48 x 64
         if sys.platform == "linux":
             assert row.memory_mib is not None
             assert 0 < row.memory_mib < 2000

@@ -53,7 +53,7 @@ def test_wrap_infers_channels_and_stride_and_changes_nothing() -> None:
     before = copy.deepcopy(module.state_dict())
     draws = torch.random.get_rng_state()
     extractor = Extractor.wrap(module)
-    assert (extractor.channels, extractor.stride) == (10, 4)
+    assert (extractor.channels, extractor.stride, extractor.multiple_of) == (10, 4, 8)
     assert module.training
     assert not module.coarse.training
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
@@ -70,11 +70,14 @@ def test_wrap_says_what_it_expected(module: nn.Module) -> None:
 def test_segmenter_is_extract_then_head() -> None:
     extractor, head = separable(16), student_head(16, 3, 8, "separable")
     network = Segmenter(extractor, head).eval()
-    images = torch.rand(2, 3, 37, 50)  # not divisible by 8
+    images = torch.rand(2, 3, 37, 50)  # the network sees 32 x 48: multiples of 16
+    seen = nn.functional.interpolate(images, (32, 48), mode="bilinear")
     features = network.features(images)
-    torch.testing.assert_close(features, extractor(images))
+    torch.testing.assert_close(features, extractor(seen))
     torch.testing.assert_close(network(images), head(features, (37, 50)))
-    assert network(images).shape == (2, 3, 37, 50)
+    torch.testing.assert_close(network(images, (7, 9)), head(features, (7, 9)))
+    behind_pool = network.before_pool(images, 2, (73, 99))
+    torch.testing.assert_close(behind_pool, head(features, (74, 100))[..., :73, :99])
 
 
 def test_segmenter_wraps_what_does_not_know_its_channels() -> None:

@@ -142,14 +142,14 @@ def test_deeplab_is_torchvisions_wherever_it_is_split(
     state = {f"module.{k}": v for k, v in deeplab.state_dict().items()}  # aux_classifier too
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "w.pth")
     network = teacher("deeplabv3_resnet50", str(tmp_path / "w.pth"), split=split, num_classes=4)
-    images = torch.rand(1, 3, 65, 48)
+    images = torch.rand(1, 3, 64, 48)
     extractor = network.extractor
     with torch.no_grad():
         expected = deeplab((images - extractor._mean) / extractor._std)["out"]
         torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
     channels = {"layer4": 2048, "layer2": 512}[split]
     assert (extractor.channels, extractor.stride) == (channels, 8)
-    assert network.features(images).shape == (1, channels, 9, 6)
+    assert network.features(images).shape == (1, channels, 8, 6)
     assert not network.training
     assert not any(p.requires_grad for p in network.parameters())
 

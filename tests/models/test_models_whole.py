@@ -73,7 +73,8 @@ def test_logits_are_the_networks_own_resized(output: str) -> None:
     images = torch.rand(2, 3, 21, 30)
     plain = copy.deepcopy(module)
     plain.output = "tensor"
-    expected = F.interpolate(plain(_normalised(network, images)), (21, 30), mode="bilinear")
+    seen = F.interpolate(images, (20, 32), mode="bilinear")  # the nearest multiples of 4
+    expected = F.interpolate(plain(_normalised(network, seen)), (21, 30), mode="bilinear")
     assert torch.equal(network(images), expected)
     assert torch.equal(network.outputs(images, ["logits"])["logits"], expected)
     assert network.num_classes == 3
@@ -127,9 +128,9 @@ def test_nothing_is_kept_between_calls() -> None:
     finally:
         gc.enable()
     assert not any(m._forward_hooks for m in network.modules())
-    broken = WholeNetwork(Net(divisible=16), "middle")
+    broken = WholeNetwork(Net(divisible=16), "middle")  # which its strides of 4 do not tell
     with pytest.raises(RuntimeError, match="divisible"):
-        broken.outputs(torch.rand(1, 3, 17, 17), ("features", "logits"))
+        broken.outputs(torch.rand(1, 3, 20, 20), ("features", "logits"))
     assert not any(m._forward_hooks for m in broken.modules())
 
 
@@ -164,17 +165,16 @@ def test_each_weight_is_saved_once_and_copies_are_apart() -> None:
     assert not torch.equal(network.features(images), before["features"])
 
 
-def test_padding_lets_any_size_through_and_is_cut_off() -> None:
-    module = Net(divisible=8).eval()
-    network = WholeNetwork(module, "middle", multiple_of=8).eval()
-    images = torch.rand(1, 3, 20, 33)
-    padded = F.pad(_normalised(network, images), (0, 7, 0, 4), mode="replicate")
-    logits = F.interpolate(module(padded), (24, 40), mode="bilinear")[..., :20, :33]
-    features = module.middle(module.backbone(padded))[..., :5, :9]  # ceil(20 / 4), ceil(33 / 4)
+def test_a_network_that_refuses_other_sizes_sees_multiples_of_its_stride() -> None:
+    module = Net(divisible=4).eval()
+    network = WholeNetwork(module, "backbone").eval()
+    assert (network.extractor.stride, network.extractor.multiple_of) == (2, 4)
+    images = torch.rand(1, 3, 21, 33)
+    seen = F.interpolate(images, (20, 32), mode="bilinear")
     found = network.outputs(images, ("features", "logits"))
-    assert torch.equal(found["logits"], logits)
-    assert torch.equal(found["features"], features)
-    assert network.extractor.stride == 4
+    logits = module(_normalised(network, seen))
+    assert torch.equal(found["logits"], F.interpolate(logits, (21, 33), mode="bilinear"))
+    assert torch.equal(found["features"], module.backbone(_normalised(network, seen)))
 
 
 def test_the_dry_run_leaves_state_and_random_numbers_alone() -> None:
@@ -217,7 +217,6 @@ def test_compiled_or_not_the_outputs_are_the_same() -> None:
         (lambda: WholeNetwork(Net(output="number"), "middle"), "got float"),
         (lambda: WholeNetwork(Net(output="scores"), "middle"), r"got shape \(1, 3\)"),
         (lambda: WholeNetwork(Net(divisible=96), "middle"), "cannot use Net.*divisible by 96"),
-        (lambda: WholeNetwork(Net(), "middle", multiple_of=0), "1 or more pixels"),
         (lambda: WholeNetwork(Net()).classify(torch.rand(1, 4, 2, 2), (4, 4)), "whole network"),
         (lambda: WholeNetwork(Net()).outputs(torch.rand(1, 3, 8, 8), ["extractor"]), "from: back"),
         (lambda: WholeNetwork(Net()).outputs(torch.rand(1, 3, 8, 8), ["head.x"]), "unknown layer"),
@@ -312,7 +311,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("offline")
 def test_torchvision_needs_no_download_and_is_equal_to_itself() -> None:
     built = build_network(Network(Extractor(LRASPP, split="backbone"), OWN), 4, {}, 0).eval()
-    images = torch.rand(1, 3, 33, 47)
+    images = torch.rand(1, 3, 32, 48)
     module: Any = built.extractor.module
     with torch.no_grad():
         found = built.outputs(images, ("features", "logits", "extractor.module.classifier.cbr"))
@@ -339,14 +338,14 @@ def test_smp_needs_no_download_and_takes_any_size() -> None:
     assert built.extractor.split == "decoder"
     with torch.no_grad():
         found = built.outputs(images, ("features", "logits"))
-        padded = F.pad(_normalised(built, images), (0, 26, 0, 14), mode="replicate")
-        assert torch.equal(found["logits"], module(padded)[..., :50, :70])
-        decoded = module.decoder(module.encoder(padded))
-        assert torch.equal(found["features"], decoded[..., :13, :18])
+        seen = _normalised(built, F.interpolate(images, (64, 64), mode="bilinear"))
+        logits = F.interpolate(module(seen), (50, 70), mode="bilinear")
+        assert torch.equal(found["logits"], logits)
+        assert torch.equal(found["features"], module.decoder(module.encoder(seen)))
 
 
 @needs_smp
-def test_smps_networks_say_what_sizes_they_take() -> None:
+def test_the_deepest_stride_of_smps_networks_is_found() -> None:
     small = {"encoder_name": "resnet18", "encoder_depth": 3}
     unet = Extractor(
         "segmentation_models_pytorch.Unet", args={**small, "decoder_channels": [16, 8, 8]}
@@ -355,4 +354,4 @@ def test_smps_networks_say_what_sizes_they_take() -> None:
     multiples = [
         build_network(Network(given, OWN), 2, {}, 0).extractor.multiple_of for given in (unet, psp)
     ]
-    assert multiples == [1, 8]
+    assert multiples == [8, 8]

@@ -28,19 +28,32 @@ def cross_entropy(
     boundary: float = 0,
     boundary_width: int = 2,
 ) -> float:
-    """Equation 3: labels at the nearest pixel, weighted mean over the ones not ignored."""
-    batch, classes, h, w = logits.shape
-    rows, columns = labels.shape[1:]
+    """Equation 3: each labelled pixel looks at the position that covers its centre."""
+    classes, (h, w), (high, wide) = logits.shape[1], logits.shape[2:], labels.shape[1:]
+    rows, columns = max(h, high), max(w, wide)
+    on_grid = torch.tensor(
+        [
+            [
+                [
+                    int(one[int((y + 0.5) * high / rows), int((x + 0.5) * wide / columns)])
+                    for x in range(columns)
+                ]
+                for y in range(rows)
+            ]
+            for one in labels
+        ]
+    )
     total, count = 0.0, 0.0
-    for b in range(batch):
-        for y in range(h):
-            for x in range(w):
-                label = int(labels[b, int((y + 0.5) * rows / h), int((x + 0.5) * columns / w)])
+    for b, image in enumerate(on_grid):
+        for y in range(rows):
+            for x in range(columns):
+                label = int(image[y, x])
                 if label == ignore_index:
                     continue
-                z = [float(logits[b, k, y, x]) for k in range(classes)]
+                there = logits[b, :, int((y + 0.5) * h / rows), int((x + 0.5) * w / columns)]
+                z = [float(there[k]) for k in range(classes)]
                 weight = class_weights[label] if class_weights else 1.0
-                if boundary and near(labels[b], y, x, boundary_width, ignore_index):
+                if boundary and near(image, y, x, boundary_width, ignore_index):
                     weight *= 1 + boundary
                 total += weight * (math.log(sum(math.exp(v) for v in z)) - z[label])
                 count += weight

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from spiritseg.geometry import resize
 from spiritseg.models import Segmenter
 from spiritseg.recipes import load_experiment
 from spiritseg.training.measure import score
@@ -20,7 +22,8 @@ class _Network(Segmenter):
     def __init__(self) -> None:
         torch.nn.Module.__init__(self)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        images = resize(images, size or images.shape[-2:])
         return torch.stack([images[:, 0] * 0 + 1, images[:, 0] * 0], 1)
 
 

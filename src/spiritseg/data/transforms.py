@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 from spiritseg.config import Input
 from spiritseg.data.classes import IGNORED
 from spiritseg.data.fourier import exchange_amplitudes
+from spiritseg.geometry import nearest
 
 __all__ = ["View", "augment", "draw_view", "finish", "fit", "pool", "prepare", "to_float"]
 
@@ -162,7 +163,7 @@ def _view(
     fill = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORED}
     parts = v2.RandomCrop(window, pad_if_needed=padded, fill=fill)(parts)
     if window != input.crop:
-        parts = v2.Resize([input.crop, input.crop], antialias=True)(parts)  # masks: nearest
+        parts = [_resized(part, input.crop) for part in parts]
     parts = v2.RandomHorizontalFlip(input.flip)(parts)
     recoloured = input.jitter or style is not None
     before = parts[0].as_subclass(Tensor) if recoloured and keep_plain else None
@@ -173,6 +174,15 @@ def _view(
     found = [part.as_subclass(Tensor) for part in parts]
     padding = found[-1] == IGNORED if padded else None
     return View(found[0], None if labels is None else found[1], padding, before)
+
+
+def _resized(part: Tensor, side: int) -> Tensor:
+    """Resize a square image, or a mask of labels to the places where its image went."""
+    if isinstance(part, tv_tensors.Mask):
+        mask: Tensor = tv_tensors.Mask(nearest(part.as_subclass(Tensor), (side, side)))
+        return mask
+    resized: Tensor = v2.functional.resize(part, [side, side], antialias=True)
+    return resized
 
 
 def _window(input: Input) -> int:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spiritseg.models.segmenter import Segmenter
+
 __all__ = ["DeployedNetwork", "trace"]
 
 
@@ -15,7 +17,7 @@ class DeployedNetwork(nn.Module):
     """A student with what stands around it in a car.
 
     Args:
-        network: (N, 3, h, w) in [0, 1] to logits (N, K, h, w).
+        network: the student.
         pool: side of the max-pool before it.
         preprocess: take (N, H, W, 3) uint8 RGB, as decoders and cameras give it, and answer
             on that grid. Otherwise take what the network takes, and answer on its grid.
@@ -25,7 +27,7 @@ class DeployedNetwork(nn.Module):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Segmenter,
         pool: int,
         preprocess: bool = True,
         argmax: bool = False,
@@ -48,11 +50,12 @@ class DeployedNetwork(nn.Module):
                 # and its output size has no case for odd images, so it exports as it is.
                 border = self.pool - 1
                 images = F.max_pool2d(F.pad(images, (0, border, 0, border)), self.pool)
-        logits = cast(Tensor, self.network(images.half() if self.half_precision else images))
-        logits = logits.float()
-        if self.preprocess and self.pool > 1:
-            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-        return logits.argmax(1).to(torch.uint8) if self.argmax else logits
+        images = images.half() if self.half_precision else images
+        if self.preprocess:
+            logits = self.network.before_pool(images, self.pool, size)
+        else:
+            logits = cast(Tensor, self.network(images))
+        return logits.argmax(1).to(torch.uint8) if self.argmax else logits.float()
 
 
 def trace(

@@ -106,19 +106,24 @@ class Runtime(ABC):
         if not card.dynamic and (size != card.size or len(images) != 1):
             found = [self._fixed(image) for image in images]
             return np.stack([_resized(one, size) for one in found])
+        return self._whole(images)
+
+    def _whole(self, images: Pixels) -> Array:
+        """Run images of a size that the export takes; answer on their grid."""
+        card = self.card
         if card.preprocess:
             return self.forward(np.ascontiguousarray(images))
-        found = list(self.forward(prepare(images, card.pool)))
-        return np.stack([_resized(one, size) for one in found])
+        found = self.forward(prepare(images, card.pool))
+        height, width = (card.pool * side for side in found.shape[-2:])  # what its windows cover
+        whole = np.stack([_resized(one, (height, width)) for one in found])
+        return whole[..., : images.shape[1], : images.shape[2]]
 
     def _fixed(self, image: Pixels) -> Array:
         height, width = self.card.size
         picture = Image.fromarray(image)
         if picture.size != (width, height):
             picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-        whole = np.asarray(picture)[None]
-        given = whole if self.card.preprocess else prepare(whole, self.card.pool)
-        return cast(Array, self.forward(given)[0])
+        return cast(Array, self._whole(np.asarray(picture)[None])[0])
 
     def colourise(self, mask: Pixels) -> Pixels:
         """Return a mask (H, W) in the colours of its classes, (H, W, 3) uint8."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from spiritseg.geometry import resize
 from spiritseg.models.heads import StudentHead
 
 __all__ = ["SlicedHead", "can_be_sliced"]
@@ -54,7 +55,7 @@ class SlicedHead(nn.Module):
         total = self.bias[None, :, None, None]
         for part in self.slices:
             total = total + part(features)
-        return F.interpolate(total, (size[0], size[1]), mode="bilinear")
+        return resize(total, size)
 
 
 class _Slice(nn.Module):

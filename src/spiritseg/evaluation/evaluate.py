@@ -7,13 +7,15 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spiritseg.evaluation.dataset_iou import DatasetIoU
 from spiritseg.evaluation.image_iou import ImageIoU
-from spiritseg.evaluation.predictions import label_maps
+from spiritseg.models.segmenter import Segmenter
 
 __all__ = ["EvaluationModule", "Scores"]
+
+_LOGITS = 1 << 26  # logits of a batch that are held at once: 256 MiB
 
 
 @dataclass(frozen=True)
@@ -53,18 +55,22 @@ class Scores:
 class EvaluationModule(L.LightningModule):
     """Runs a network over labelled images, on the Lightning Trainer's ``test``.
 
-    The logits are brought to the labels' grid bilinearly, then arg-maxed. Under a
+    The logits are brought to the labels' grid (`Segmenter.before_pool`), then arg-maxed. Under a
     distributed sampler, which repeats images to fill its last round, each image counts once.
 
     Args:
-        network: (1, 3, h, w) to logits (1, K, h, w).
+        network: the network.
         class_names: K names.
         threshold: of HP-Acc.
+        pool: side of the max-pool that the images have gone through.
     """
 
-    def __init__(self, network: nn.Module, class_names: list[str], threshold: float) -> None:
+    def __init__(
+        self, network: Segmenter, class_names: list[str], threshold: float, pool: int
+    ) -> None:
         super().__init__()
         self.network = network
+        self.pool = pool
         self.class_names = class_names
         self.image_iou = ImageIoU(len(class_names), threshold=threshold)
         self.dataset_iou = DatasetIoU(len(class_names))
@@ -79,9 +85,24 @@ class EvaluationModule(L.LightningModule):
             images = torch.stack([sample["image"] for sample in samples])
             labels = torch.stack([sample["labels"] for sample in samples]).long()
             index = torch.tensor([int(sample["index"]) for sample in samples], device=self.device)
-            predicted = label_maps(self.network(images), labels)
+            predicted = torch.cat(
+                [
+                    self._predict(some, labels.shape[-2:])
+                    for some in images.split(self._at_once(labels))
+                ]
+            )
             self.image_iou.update(predicted, labels, index=index)
             self.dataset_iou.update(predicted, labels, index=index)
+
+    def _predict(self, images: Tensor, size: torch.Size) -> Tensor:
+        """Return label maps (B, H, W), a few images at once: their logits are of full size."""
+        count = max(1, _LOGITS // (len(self.class_names) * size.numel()))
+        found = [
+            # on a CPU many times faster than argmax, and the same
+            self.network.before_pool(images[i : i + count], self.pool, size).max(1).indices
+            for i in range(0, len(images), count)
+        ]
+        return torch.cat(found)
 
     def on_test_epoch_end(self) -> None:
         """Bring the processes' images together, while the processes are still there."""

@@ -10,7 +10,8 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from spiritseg.errors import DataError
-from spiritseg.losses.grid import bilinear, check_pair
+from spiritseg.geometry import resize, size_of
+from spiritseg.losses.grid import check_pair
 
 __all__ = ["ExplainedVariance"]
 
@@ -73,8 +74,8 @@ class ExplainedVariance(Metric):
                 f"{channels}. Make one metric for each teacher."
             )
         teacher = teacher_features.detach().double()
-        grid = (teacher.shape[-2], teacher.shape[-1])
-        student = bilinear(student_features.detach().double(), grid)
+        grid = size_of(teacher)
+        student = resize(student_features.detach().double(), grid)
         self._error = self._error + (teacher - student).square().sum()
         self._count = self._count + teacher.numel() // channels
         self._channels = torch.full_like(self._channels, channels)

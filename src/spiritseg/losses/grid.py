@@ -1,39 +1,19 @@
-"""Bringing feature maps, logits, labels and masks to one grid.
-
-Half-pixel centres throughout: position i of n lies at (i + 1/2) / n of the image, for
-bilinear and for nearest neighbour, so that resized maps and labels stay aligned.
-"""
+"""What the losses ask of the maps that they compare: types, shapes, masks."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from spiritseg.errors import ConfigError
+from spiritseg.geometry import nearest, size_of
 
-__all__ = ["at_least_float32", "bilinear", "check_pair", "nearest", "never_negative", "valid_on"]
+__all__ = ["at_least_float32", "check_pair", "never_negative", "valid_on"]
 
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Return `x` in float32 where it is in half precision; float64 stays."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize maps (B, C, h, w) bilinearly to `size` (H, W); no copy where they have it."""
-    if x.shape[-2:] == size:
-        return x
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
-
-
-def nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize labels or masks (B, H, W) to `size` (h, w) by nearest neighbour, in integers."""
-    for axis, (old, new) in enumerate(zip(x.shape[-2:], size, strict=True), start=x.ndim - 2):
-        if old != new:  # floor((i + 1/2) * old / new), exactly
-            source = (2 * torch.arange(new, device=x.device) + 1) * old // (2 * new)
-            x = x.index_select(axis, source)
-    return x
 
 
 def valid_on(valid: Tensor | None, like: Tensor, loss: str) -> Tensor | None:
@@ -57,7 +37,7 @@ def valid_on(valid: Tensor | None, like: Tensor, loss: str) -> Tensor | None:
             f"{loss}: expected valid as a bool mask (B, H, W) of {len(like)} images, got "
             f"{valid.dtype} {tuple(valid.shape)}. Give labels != 255 only where 255 is padding."
         )
-    return nearest(valid, (like.shape[-2], like.shape[-1]))
+    return nearest(valid, size_of(like))
 
 
 def check_pair(student: Tensor, teacher: Tensor, loss: str, *, channels: bool) -> None:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spiritseg.errors import ConfigError, unknown
-from spiritseg.losses.grid import at_least_float32, bilinear, check_pair
+from spiritseg.geometry import resize, size_of
+from spiritseg.losses.grid import at_least_float32, check_pair
 
 __all__ = ["Scorer", "critic_loss", "holistic", "maps_of", "slope_penalty"]
 
@@ -177,8 +178,8 @@ def _comparable(student_maps: Tensor, teacher_maps: Tensor) -> tuple[Tensor, Ten
     check_pair(student_maps, teacher_maps, "holistic", channels=True)
     student, teacher = (at_least_float32(x.detach()) for x in (student_maps, teacher_maps))
     common = torch.promote_types(student.dtype, teacher.dtype)
-    grid = (teacher.shape[-2], teacher.shape[-1])
-    return bilinear(student.to(common), grid), teacher.to(common)
+    grid = size_of(teacher)
+    return resize(student.to(common), grid), teacher.to(common)
 
 
 def _epsilons(count: int, seed: int) -> Tensor:

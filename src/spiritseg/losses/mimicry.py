@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from spiritseg.errors import ConfigError, DataError, unknown
-from spiritseg.losses.grid import at_least_float32, bilinear, check_pair
+from spiritseg.geometry import resize, size_of
+from spiritseg.losses.grid import at_least_float32, check_pair, valid_on
 
 __all__ = ["ChannelStatistics", "mimicry", "standardise"]
 
@@ -19,16 +20,18 @@ def mimicry(
     student_features: Tensor,
     teacher_features: Tensor,
     reduction: Reduction = "channel_sum",
+    valid: Tensor | None = None,
 ) -> Tensor:
     r"""Squared error between the student's and the teacher's feature maps.
 
-    .. math:: L_D = \frac{1}{B h w} \sum_{b, p} \sum_c
+    .. math:: L_D = \frac{1}{|V|} \sum_{(b, p) \in V} \sum_c
         \left(y^{AMG}_{b,c,p} - y^{FE}_{b,c,p}\right)^2
 
-    (SD, eq. 2; Wu et al., arXiv:2103.13733). The printed equation subtracts y^AMG from
-    itself and calls c a class; we read y^AMG - y^FE and channels. The ``paper-*`` recipes
-    use ``"channel_sum"``, the equation's letter; with ``"mean"`` the value and the learning
-    rate do not depend on the number of channels.
+    with V the valid positions of the whole batch, B h w where nothing is padded (SD, eq. 2; Wu et
+    al., arXiv:2103.13733). The printed equation subtracts y^AMG from itself and calls c a class;
+    we read y^AMG - y^FE and channels. The ``paper-*`` recipes use ``"channel_sum"``, the
+    equation's letter; with ``"mean"`` the value and the learning rate do not depend on the number
+    of channels.
 
     Args:
         student_features: (B, C, h, w), of any float type; computed in float32 at least. A
@@ -36,9 +39,11 @@ def mimicry(
         teacher_features: (B, C, h', w'); no gradient flows into them.
         reduction: ``"channel_sum"`` sums over channels and averages over positions and
             images; ``"mean"`` averages over channels too.
+        valid: (B, H, W) bool, False on padding, which is left out; None where everything is
+            valid. Brought to the features' grid by nearest neighbour.
 
     Returns:
-        A scalar >= 0; 0 for equal features.
+        A scalar >= 0; 0 for equal features, and where no position is valid.
 
     Raises:
         ConfigError: other than four axes, images or channels that differ in number, or an
@@ -48,8 +53,14 @@ def mimicry(
     if reduction not in ("channel_sum", "mean"):
         raise ConfigError(unknown("reduction of mimicry", reduction, ("channel_sum", "mean")))
     teacher = at_least_float32(teacher_features.detach())
-    grid = (teacher.shape[-2], teacher.shape[-1])
-    mean = (bilinear(at_least_float32(student_features), grid) - teacher).square().mean()
+    grid = size_of(teacher)
+    errors = (resize(at_least_float32(student_features), grid) - teacher).square()
+    mask = valid_on(valid, teacher, "mimicry")
+    if mask is None:
+        mean = errors.mean()
+    else:
+        kept = errors.masked_fill(~mask[:, None], 0)
+        mean = kept.sum() / (mask.sum() * teacher.shape[1]).clamp(min=1)
     return mean * teacher.shape[1] if reduction == "channel_sum" else mean
 
 

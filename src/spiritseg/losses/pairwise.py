@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spiritseg.errors import ConfigError, unknown
-from spiritseg.losses.grid import at_least_float32, bilinear, check_pair, never_negative, valid_on
+from spiritseg.geometry import resize, size_of
+from spiritseg.losses.grid import at_least_float32, check_pair, never_negative, valid_on
 
 __all__ = ["cheaper_form", "node_kernel", "pairwise"]
 
@@ -75,9 +76,9 @@ def pairwise(
     _check_options(node_size, connection_range, form, pooling)
     with torch.autocast(student_features.device.type, enabled=False):
         teacher = at_least_float32(teacher_features.detach())
-        grid = (teacher.shape[-2], teacher.shape[-1])
+        grid = size_of(teacher)
         common = torch.promote_types(student_features.dtype, teacher.dtype)
-        student, teacher = bilinear(student_features.to(common), grid), teacher.to(common)
+        student, teacher = resize(student_features.to(common), grid), teacher.to(common)
         mask = valid_on(valid, teacher, "pairwise")
         kernel = node_kernel(node_size, grid)
         student_nodes = _unit(_pool(student, kernel, mask, pooling), detach_norms)

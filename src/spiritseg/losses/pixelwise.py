@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spiritseg.errors import ConfigError, unknown
-from spiritseg.losses.grid import at_least_float32, bilinear, check_pair, never_negative, valid_on
+from spiritseg.geometry import resize, size_of
+from spiritseg.losses.grid import at_least_float32, check_pair, never_negative, valid_on
 
 __all__ = ["pixelwise"]
 
@@ -63,8 +64,8 @@ def pixelwise(
     if not 0 <= confidence <= 1:
         raise ConfigError(f"pixelwise: confidence must be in [0, 1], got {confidence}.")
     teacher = at_least_float32(teacher_logits.detach())
-    grid = (teacher.shape[-2], teacher.shape[-1])
-    student = bilinear(at_least_float32(student_logits), grid)
+    grid = size_of(teacher)
+    student = resize(at_least_float32(student_logits), grid)
     mask = valid_on(valid, teacher, "pixelwise")
     if confidence:
         sure = teacher.softmax(dim=1).amax(dim=1) >= confidence

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spiritseg.errors import ConfigError, DataError
-from spiritseg.losses.grid import at_least_float32, nearest
+from spiritseg.geometry import nearest, size_of
+from spiritseg.losses.grid import at_least_float32
 
 __all__ = ["cross_entropy", "near_boundary"]
 
@@ -22,24 +23,26 @@ def cross_entropy(
     boundary: float = 0.0,
     boundary_width: int = 2,
 ) -> Tensor:
-    r"""Cross-entropy, averaged over the labelled positions of the prediction.
+    r"""Cross-entropy, averaged over the labelled pixels.
 
-    .. math:: L_S = -\frac{\sum_{p \in V} w_p \log \mathrm{softmax}(z_p)_{y_p}}
+    .. math:: L_S = -\frac{\sum_{p \in V} w_p \log \mathrm{softmax}(z_{q(p)})_{y_p}}
         {\sum_{p \in V} w_p}, \qquad w_p = c_{y_p} \left(1 + \beta\,[p \in E]\right)
 
-    with V the positions of the whole batch whose label is not `ignore_index` and E those near
-    another class (SD, eq. 3; Wu et al., arXiv:2103.13733, where every w_p is 1). Labels of
-    another size are brought to the logits' grid by nearest neighbour. The paper's Algorithm 1
-    writes the teacher's weights in the place of the labels; its text means the labels, and so
-    do we.
+    with V the pixels of the whole batch whose label is not `ignore_index`, q(p) the position of
+    the prediction that covers pixel p, and E the pixels near another class (SD, eq. 3; Wu et al.,
+    arXiv:2103.13733, where every w_p is 1). Behind a 2x2 max-pool a position so has four labels,
+    which may differ: a target between classes. One label a position, by nearest neighbour, would
+    lie a quarter of a position beside it. The paper's Algorithm 1 writes the teacher's weights in
+    the place of the labels; its text means the labels, and so do we.
 
     Args:
         logits: (B, K, h, w), of any float type; computed in float32 at least.
-        labels: (B, H, W) integers in [0, K), or `ignore_index`.
+        labels: (B, H, W) integers in [0, K), or `ignore_index`. Where the prediction is finer
+            they are brought to its grid by nearest neighbour.
         ignore_index: label that leaves a pixel out.
         class_weights: c, K factors >= 0; None for 1 each.
         boundary: beta >= 0.
-        boundary_width: how far E reaches on either side, in positions of the logits
+        boundary_width: how far E reaches on either side, in pixels of the labels
             (`near_boundary`).
 
     Returns:
@@ -55,25 +58,58 @@ def cross_entropy(
             "cross_entropy: expected logits (B, K, h, w) and labels (B, H, W), got "
             f"{tuple(logits.shape)} and {tuple(labels.shape)}."
         )
-    labels = nearest(labels, (logits.shape[-2], logits.shape[-1])).long()
+    grid = size_of(logits)
+    labels = nearest(labels, [max(pair) for pair in zip(labels.shape[-2:], grid, strict=True)])
+    labels = labels.long()
     if labels.device.type == "cpu":
         _check_classes(labels, logits.shape[1], ignore_index)
     logits = at_least_float32(logits)
-    counted = labels != ignore_index
-    if class_weights is None and not boundary:
+    weights = _weights(labels, logits, ignore_index, class_weights, boundary, boundary_width)
+    if size_of(labels) == grid and weights is None:
         total = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
         # not reduction="mean", which is NaN where no pixel is left
-        return total / counted.sum().clamp(min=1)
-    each = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
-    weights = counted.to(logits.dtype)
+        return total / (labels != ignore_index).sum().clamp(min=1)
+    targets = _targets(labels, weights, logits, ignore_index)
+    total = -(targets * F.log_softmax(logits, dim=1)).sum()
+    return total / targets.sum().clamp(min=torch.finfo(logits.dtype).tiny)
+
+
+def _weights(
+    labels: Tensor,
+    logits: Tensor,
+    ignore_index: int,
+    class_weights: Sequence[float] | None,
+    boundary: float,
+    boundary_width: int,
+) -> Tensor | None:
+    """Return w (B, H, W), also for ignored pixels, which do not count; None where all are 1."""
+    if class_weights is None and not boundary:
+        return None
+    weights = torch.ones_like(labels, dtype=logits.dtype)
     if class_weights is not None:
         factors = _class_factors(class_weights, logits)
-        weights = weights * factors[labels.masked_fill(~counted, 0)]
+        weights = factors[labels.masked_fill(labels == ignore_index, 0)]
     if boundary:
         if boundary < 0:
             raise ConfigError(f"cross_entropy: boundary must be 0 or more, got {boundary}.")
         weights = weights * (1 + boundary * near_boundary(labels, boundary_width, ignore_index))
-    return (weights * each).sum() / weights.sum().clamp(min=torch.finfo(logits.dtype).tiny)
+    return weights
+
+
+def _targets(labels: Tensor, weights: Tensor | None, logits: Tensor, ignore_index: int) -> Tensor:
+    """Add up the weights of the labelled pixels by position and class: (B, K, h, w)."""
+    batch, classes, height, width = logits.shape
+    rows, columns = (
+        (2 * torch.arange(side, device=labels.device) + 1) * positions // (2 * side)
+        for side, positions in zip(labels.shape[-2:], (height, width), strict=True)
+    )
+    counted = labels != ignore_index
+    image = torch.arange(batch, device=labels.device)[:, None, None]
+    cells = (image * classes + labels) * height + rows[:, None]
+    cells = (cells * width + columns)[counted]
+    given = None if weights is None else weights[counted]
+    found = torch.bincount(cells, given, minlength=logits.numel())
+    return found.to(logits.dtype).view(logits.shape)
 
 
 def near_boundary(labels: Tensor, width: int, ignore_index: int = 255) -> Tensor:

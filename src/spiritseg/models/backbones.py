@@ -118,8 +118,10 @@ def _extractor(
     std: Sequence[float] | None = None,
 ) -> Extractor:
     config = net.pretrained_cfg
-    extractor = Extractor.wrap(net, mean or config["mean"], std or config["std"])
+    mean, std = mean or config["mean"], std or config["std"]
+    Extractor.wrap(net, mean, std)  # one that cannot be used says so
     drop_unused(net, (torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)),))
+    extractor = Extractor.wrap(net, mean, std)  # without the strides of what was dropped
     if state is not None:
         whole = [*_create(model, dict(args)).state_dict()]
         _fit_features(net, state, whole, source)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as normalised
 
 from spiritseg.errors import ConfigError
+from spiritseg.geometry import resize
 from spiritseg.randomness import seeded
 
 __all__ = ["Critic", "SelfAttention", "critic"]
@@ -185,5 +186,5 @@ def _to_sane_size(maps: Tensor) -> Tensor:
     if shorter < SMALLEST_SIDE:
         scale = SMALLEST_SIDE / shorter
         size = [round(side * scale) for side in maps.shape[-2:]]
-        return F.interpolate(maps, size, mode="bilinear")
+        return resize(maps, size)
     return maps

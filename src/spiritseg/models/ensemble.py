@@ -41,16 +41,17 @@ class Ensemble(Segmenter):
         super().__init__(first.extractor, first.head)
         self.members = nn.ModuleList(members)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Segment images.
 
         Args:
             images: (B, 3, H, W), RGB in [0, 1].
+            size: (H', W') of the answer, which covers what the images cover; by default (H, W).
 
         Returns:
-            Log probabilities (B, K, H, W).
+            Log probabilities (B, K, H', W').
         """
-        return self.outputs(images, ("logits",))["logits"]
+        return _mean_log_probabilities([member(images, size) for member in self.members])
 
     def outputs(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """Compute several outputs; see `Segmenter.outputs`. Other layers are the first's.
@@ -64,9 +65,13 @@ class Ensemble(Segmenter):
         found = first.outputs(images, wanted)
         if "logits" in wanted:
             logits = [found["logits"], *(other(images) for other in others)]
-            log_p = torch.stack([z.float().log_softmax(dim=1) for z in logits])
-            found["logits"] = log_p.logsumexp(dim=0) - math.log(len(logits))
+            found["logits"] = _mean_log_probabilities(logits)
         return found
+
+
+def _mean_log_probabilities(logits: Sequence[Tensor]) -> Tensor:
+    log_p = torch.stack([z.float().log_softmax(dim=1) for z in logits])
+    return log_p.logsumexp(dim=0) - math.log(len(logits))
 
 
 def stage_teacher(stage: Stage, networks: Mapping[str, Segmenter]) -> Segmenter | None:

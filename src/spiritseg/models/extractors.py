@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spiritseg.errors import ConfigError
-from spiritseg.models.segmenter import IMAGENET_MEAN, IMAGENET_STD, Extractor, JoinMaps
+from spiritseg.geometry import resize
+from spiritseg.models.segmenter import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Extractor,
+    JoinMaps,
+    Segmenter,
+)
 from spiritseg.randomness import seeded
 
 __all__ = ["SeparableTrunk", "project", "separable"]
@@ -73,7 +80,7 @@ class SeparableTrunk(nn.Module):
         result = maps.pop()
         while maps:
             finer = maps.pop()
-            result = finer + F.interpolate(result, finer.shape[-2:], mode="bilinear")
+            result = finer + resize(result, finer.shape[-2:])
         return cast(Tensor, result)
 
 
@@ -117,7 +124,7 @@ def separable(
     with seeded(seed):
         trunk = SeparableTrunk(out_channels, stride, widths, depths)
         _initialise(trunk)
-    return Extractor(trunk, out_channels, stride, mean, std)
+    return Extractor(trunk, out_channels, stride, mean, std, multiple_of=max(_STRIDES))
 
 
 def project(extractor: nn.Module, out_channels: int, seed: int = 0) -> Extractor:
@@ -139,18 +146,16 @@ def project(extractor: nn.Module, out_channels: int, seed: int = 0) -> Extractor
         raise ConfigError(f"project: expected 1 or more channels, got {out_channels}.")
     mean: Sequence[float] = (0.0, 0.0, 0.0)  # a module of your own normalises by itself
     std: Sequence[float] = (1.0, 1.0, 1.0)
-    if not (hasattr(extractor, "channels") and hasattr(extractor, "stride")):
-        extractor = Extractor.wrap(extractor)
-    trunk = extractor
-    if isinstance(extractor, Extractor):
-        mean, std, trunk = extractor.mean, extractor.std, extractor.module
-    channels, stride = cast(Extractor, extractor).channels, cast(Extractor, extractor).stride
+    trunk: nn.Module = Segmenter(extractor, None).extractor  # which knows its strides
+    given = cast(Extractor, trunk)
+    if isinstance(trunk, Extractor):
+        mean, std, trunk = trunk.mean, trunk.std, trunk.module
     with seeded(seed):
-        projection = nn.Conv2d(channels, out_channels, 1)
+        projection = nn.Conv2d(given.channels, out_channels, 1)
         nn.init.kaiming_normal_(projection.weight, nonlinearity="linear")
         nn.init.zeros_(cast(Tensor, projection.bias))
     module = nn.Sequential(trunk, JoinMaps(), projection)
-    return Extractor(module, out_channels, stride, mean, std)
+    return Extractor(module, out_channels, given.stride, mean, std, given.multiple_of)
 
 
 class _Block(nn.Module):

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from spiritseg.config import Convolution, Policy
 from spiritseg.errors import ConfigError, unknown
+from spiritseg.geometry import resize
 from spiritseg.models.compact import compact
 from spiritseg.models.segmenter import Segmenter
 from spiritseg.randomness import derive_seed, seeded
@@ -35,7 +35,7 @@ class StudentHead(nn.Module):
         """Classify features (B, C, h, w); return logits (B, K, H, W) of a size (H, W)."""
         quarter = self.at_quarter(features)
         half = self.at_half(quarter)
-        return _resize(self.classifier(half), size)
+        return resize(self.classifier(half), size)
 
 
 class ResizedHead(nn.Module):
@@ -51,7 +51,7 @@ class ResizedHead(nn.Module):
 
     def forward(self, features: Tensor, size: Sequence[int]) -> Tensor:
         """Classify features (B, C, h, w); return logits (B, K, H, W) of a size (H, W)."""
-        return _resize(self.module(features), size)
+        return resize(self.module(features), size)
 
 
 def student_head(
@@ -170,7 +170,3 @@ def _conv(in_channels: int, out_channels: int, groups: int) -> nn.Module:
 
 def _block(convolutions: list[nn.Module], channels: int) -> nn.Sequential:
     return nn.Sequential(*convolutions, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
-
-
-def _resize(logits: Tensor, size: Sequence[int]) -> Tensor:
-    return F.interpolate(logits, (size[0], size[1]), mode="bilinear")

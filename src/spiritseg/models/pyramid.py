@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spiritseg.errors import ConfigError
+from spiritseg.geometry import resize
 from spiritseg.randomness import seeded
 
 __all__ = ["BINS", "PyramidHead", "pyramid_head"]
@@ -41,10 +42,10 @@ class PyramidHead(nn.Module):
     def forward(self, features: Tensor, size: Sequence[int]) -> Tensor:
         """Classify features (B, C, h, w); return logits (B, K, H, W) of a size (H, W)."""
         grid = features.shape[-2:]
-        pooled = [F.interpolate(b(features), grid, mode="bilinear") for b in self.branches]
+        pooled = [resize(b(features), grid) for b in self.branches]
         context = self.bottleneck(torch.cat([features, *pooled], 1))
         logits = self.classifier(self.dropout(context))
-        return F.interpolate(logits, (size[0], size[1]), mode="bilinear")
+        return resize(logits, size)
 
 
 def pyramid_head(

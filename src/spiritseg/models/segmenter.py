@@ -8,9 +8,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from spiritseg.errors import ConfigError, unknown
+from spiritseg.geometry import covered, cut, fit, resize
+from spiritseg.models.strides import dry_strides
 from spiritseg.modes import evaluating
 from spiritseg.randomness import seeded
 
@@ -42,6 +43,8 @@ class Extractor(nn.Module):
         stride: image pixels per position of it.
         mean: what the module expects to be subtracted from RGB in [0, 1].
         std: what it expects to be divided by.
+        multiple_of: deepest stride inside the module, in pixels: the sides of its input are
+            multiples of this (`spiritseg.geometry`); 0 for `stride`.
     """
 
     _mean: Tensor
@@ -54,11 +57,15 @@ class Extractor(nn.Module):
         stride: int,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        multiple_of: int = 0,
     ) -> None:
         super().__init__()
+        if multiple_of < 0:
+            raise ConfigError(f"multiple_of: expected 0 or more pixels, got {multiple_of}.")
         self.module = module
         self.channels = channels
         self.stride = stride
+        self.multiple_of = multiple_of or stride
         self.mean = _rgb("mean", mean)
         self.std = _rgb("std", std)
         self.register_buffer("_mean", torch.tensor(self.mean).view(1, 3, 1, 1), persistent=False)
@@ -72,13 +79,13 @@ class Extractor(nn.Module):
         std: Sequence[float] = IMAGENET_STD,
         size: tuple[int, int] = (128, 128),
     ) -> Extractor:
-        """Make an extractor of any module; a dry run tells its channels and stride.
+        """Make an extractor of any module; dry runs tell its channels and strides.
 
         Args:
             module: (1, 3, H, W) to one map or several; its state stays as it is.
             mean: see `Extractor`.
             std: see `Extractor`.
-            size: (H, W) of the dry run, in pixels.
+            size: (H, W) of the dry run that tells the channels, in pixels.
 
         Returns:
             The module as an extractor.
@@ -87,17 +94,18 @@ class Extractor(nn.Module):
             ConfigError: the module does not turn images into feature maps.
         """
         features = _dry_run(module, size)
-        stride = round(size[0] / features.shape[-2])
-        return cls(module, features.shape[1], stride, mean, std)
+        stride, deepest = dry_strides(module, join_maps, size)
+        return cls(module, features.shape[1], stride, mean, std, deepest)
 
     def forward(self, images: Tensor) -> Tensor:
         """Extract features.
 
         Args:
-            images: (B, 3, H, W), RGB in [0, 1].
+            images: (B, 3, H, W), RGB in [0, 1]; sides that are multiples of `multiple_of`, to
+                which `Segmenter.features` brings any others.
 
         Returns:
-            (B, channels, about H / stride, about W / stride).
+            (B, channels, H / stride, W / stride).
         """
         normalised = (images - self._mean) / self._std
         return join_maps(self.module(normalised))
@@ -110,11 +118,15 @@ class Extractor(nn.Module):
 class Segmenter(nn.Module):
     """Extract, then classify: images to logits. Teacher and student are both this class.
 
+    Images of any size: the extractor sees the nearest multiple of its deepest stride, the logits
+    come back on the grid of the images (`spiritseg.geometry`).
+
     Freezing belongs to a stage of training, never to this module.
 
     Args:
         extractor: an `Extractor`, a module of your own with `channels` and `stride` (it
-            gets images in [0, 1] and normalises them itself), or any other module, which
+            gets images in [0, 1] and normalises them itself; sides are multiples of its
+            `multiple_of`, or of the deepest stride found in it), or any other module, which
             is wrapped with ImageNet's normalisation (`Extractor.wrap`).
         head: (features, (H, W)) to logits of that size (the paper's TH and SH); None for
             a trunk only.
@@ -127,12 +139,31 @@ class Segmenter(nn.Module):
         # Whatever stands here has an Extractor's channels and stride, and is called like one.
         self.extractor = cast(Extractor, extractor)
         self.head = head
+        if not hasattr(extractor, "multiple_of"):
+            self.extractor.multiple_of = dry_strides(extractor, join_maps)[1]
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Segment images.
 
         Args:
             images: (B, 3, H, W), RGB in [0, 1].
+            size: (H', W') of the logits, which cover what the images cover; by default (H, W).
+
+        Returns:
+            Logits (B, K, H', W').
+
+        Raises:
+            ConfigError: the network has no head.
+        """
+        return self.classify(self.features(images), size or images.shape[-2:])
+
+    def before_pool(self, images: Tensor, pool: int, size: Sequence[int]) -> Tensor:
+        """Segment max-pooled images; return logits on the grid of the images before the pool.
+
+        Args:
+            images: (B, 3, ceil(H / pool), ceil(W / pool)), RGB in [0, 1].
+            pool: side of the max-pool's windows.
+            size: (H, W) of the images before it.
 
         Returns:
             Logits (B, K, H, W).
@@ -140,12 +171,16 @@ class Segmenter(nn.Module):
         Raises:
             ConfigError: the network has no head.
         """
-        features = self.features(images)
-        return self.classify(features, images.shape[-2:])
+        return cut(self(images, covered(images.shape[-2:], pool)), size)
 
     def features(self, images: Tensor) -> Tensor:
-        """Extract features (B, C, h, w) from images (B, 3, H, W) in [0, 1]."""
-        return cast(Tensor, self.extractor(images))
+        """Extract features from images (B, 3, H, W) in [0, 1].
+
+        Returns:
+            (B, C, h, w) with h x w = (H', W') / stride, where (H', W') is the multiple of
+            `extractor.multiple_of` that is nearest to (H, W).
+        """
+        return cast(Tensor, self.extractor(fit(images, self.extractor.multiple_of)))
 
     def classify(self, features: Tensor, size: Sequence[int]) -> Tensor:
         """Turn features (B, C, h, w) into logits (B, K, H, W) of a size (H, W).
@@ -208,10 +243,7 @@ def join_maps(maps: Maps) -> Tensor:
     if len(several) == 1:
         return several[0]
     size = max((m.shape[-2:] for m in several), key=lambda s: s[0])
-    resized = [
-        m if m.shape[-2:] == size else F.interpolate(m, size, mode="bilinear") for m in several
-    ]
-    return torch.cat(resized, dim=1)
+    return torch.cat([m if m.shape[-2:] == size else resize(m, size) for m in several], dim=1)
 
 
 @contextmanager

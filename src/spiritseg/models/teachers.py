@@ -122,7 +122,8 @@ def _deeplab(
     trunk = nn.Sequential(OrderedDict((n, whole.backbone[n]) for n in names[:cut]))
     rest = OrderedDict((n, whole.backbone[n]) for n in names[cut:])
     head = nn.Sequential(OrderedDict(**rest, classifier=whole.classifier))
-    return Segmenter(Extractor(trunk, channels, stride), ResizedHead(head))
+    deepest = max(of_stride for _, of_stride in _RESNET_SPLITS.values())  # the head's layers too
+    return Segmenter(Extractor(trunk, channels, stride, multiple_of=deepest), ResizedHead(head))
 
 
 def _deeplab_whole(args: dict[str, Any]) -> Any:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from spiritseg.errors import ConfigError, SpiritsegError
+from spiritseg.geometry import fit, resize
 from spiritseg.models.class_path import construct, load_file
 from spiritseg.models.graph import drop_unused
 from spiritseg.models.segmenter import (
@@ -21,6 +22,7 @@ from spiritseg.models.segmenter import (
     join_maps,
     layer,
 )
+from spiritseg.models.strides import dry_strides
 from spiritseg.modes import evaluating
 from spiritseg.randomness import seeded
 
@@ -33,6 +35,7 @@ __all__ = [
 
 _USUAL_SPLITS = ("decoder", "backbone")  # smp's and torchvision's
 _INSIDE = "extractor.module."
+_DRY_SIZE = (128, 128)
 
 
 class WholeExtractor(Extractor):
@@ -45,8 +48,6 @@ class WholeExtractor(Extractor):
         module: normalised images (B, 3, H, W) to logits; see `WholeNetwork`.
         split: path of a layer inside the module, such as ``backbone`` or ``classifier.cbr``.
             Its first call in a pass counts; several maps are joined (`join_maps`).
-        multiple_of: sides of the images are padded to a multiple of this many pixels; see
-            `WholeNetwork`.
         mean: subtracted from RGB in [0, 1].
         std: divided by.
 
@@ -58,30 +59,25 @@ class WholeExtractor(Extractor):
         self,
         module: nn.Module,
         split: str,
-        multiple_of: int = 1,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         super().__init__(module, 0, 0, mean, std)
         like = next(module.parameters(), torch.zeros(()))
         self._mean, self._std = self._mean.to(like), self._std.to(like)
-        if multiple_of < 1:
-            raise ConfigError(f"multiple_of: expected 1 or more pixels, got {multiple_of}.")
         self.split = split
-        self.multiple_of = multiple_of
         layer(module, split)
-        features = self.dry_run("features")
-        self.channels = features.shape[1]
-        self.stride = round(self._dry_size() / features.shape[-2])
+        self.channels = self.dry_run("features").shape[1]
+        self.stride, self.multiple_of = dry_strides(self, join_maps, _DRY_SIZE)
 
     def forward(self, images: Tensor) -> Tensor:
         """Extract features.
 
         Args:
-            images: (B, 3, H, W), RGB in [0, 1].
+            images: (B, 3, H, W), RGB in [0, 1]; sides that are multiples of `multiple_of`.
 
         Returns:
-            (B, channels, about H / stride, about W / stride).
+            (B, channels, H / stride, W / stride).
         """
         return self.outputs(images, ("features",))["features"]
 
@@ -89,27 +85,22 @@ class WholeExtractor(Extractor):
         """Compute several outputs in one pass of the network, or in a part of one.
 
         Args:
-            images: (B, 3, H, W), RGB in [0, 1].
+            images: (B, 3, H, W), RGB in [0, 1]; sides that are multiples of `multiple_of`.
             wanted: ``features``, ``logits``, or paths of layers inside the module.
 
         Returns:
-            The outputs by name: logits (B, K, H, W), and maps on the grids of their layers.
-            What lies outside the image, where it was padded, is cut off.
+            The outputs by name, all of them on the grids of their layers.
         """
-        size = images.shape[-2:]
-        padded = self._pad((images - self._mean) / self._std)
+        normalised = (images - self._mean) / self._std
         paths = {n: self.split if n == "features" else n for n in wanted if n != "logits"}
         output, noted = None, {}
         if paths:
-            output, noted = _noted(self.module, padded, {*paths.values()}, "logits" in wanted)
+            output, noted = _noted(self.module, normalised, {*paths.values()}, "logits" in wanted)
         elif "logits" in wanted:
-            output = self.module(padded)
-        found = {n: _without_padding(noted[p], padded.shape[-2:], size) for n, p in paths.items()}
+            output = self.module(normalised)
+        found = {name: noted[path] for name, path in paths.items()}
         if "logits" in wanted:
-            logits = _logits(output, self.module)
-            if logits.shape[-2:] != padded.shape[-2:]:
-                logits = F.interpolate(logits, padded.shape[-2:], mode="bilinear")
-            found["logits"] = logits[..., : size[0], : size[1]]
+            found["logits"] = _logits(output, self.module)
         return found
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -122,7 +113,7 @@ class WholeExtractor(Extractor):
     def drop_rest(self) -> None:
         """Drop, in place, the layers that the features do not depend on."""
         generator = torch.Generator().manual_seed(0)
-        images = torch.rand(1, 3, self._dry_size(), self._dry_size(), generator=generator)
+        images = torch.rand(1, 3, *_DRY_SIZE, generator=generator)
         drop_unused(self, (images.to(self._mean),))
 
     def dry_run(self, wanted: str) -> Tensor:
@@ -131,8 +122,7 @@ class WholeExtractor(Extractor):
         Raises:
             ConfigError: the module does not turn images into logits, or the layer not into maps.
         """
-        side = self._dry_size()
-        images = self._mean.new_zeros(1, 3, side, side)
+        images = self._mean.new_zeros(1, 3, *_DRY_SIZE)
         name = type(self.module).__name__
         try:
             with torch.no_grad(), seeded(0), evaluating(self.module):
@@ -141,8 +131,8 @@ class WholeExtractor(Extractor):
             raise
         except Exception as error:
             raise ConfigError(
-                f"cannot use {name} as a segmentation network: expected it to turn a (1, 3, "
-                f"{side}, {side}) tensor into logits, got {type(error).__name__}: {error}."
+                f"cannot use {name} as a segmentation network: expected it to turn a "
+                f"{tuple(images.shape)} tensor into logits, got {type(error).__name__}: {error}."
             ) from error
         if found.ndim != 4:
             raise ConfigError(
@@ -155,33 +145,19 @@ class WholeExtractor(Extractor):
         """Say what the feature map is."""
         return f"{super().extra_repr()}, split={self.split}"
 
-    def _dry_size(self) -> int:
-        return -(-128 // self.multiple_of) * self.multiple_of
-
-    def _pad(self, images: Tensor) -> Tensor:
-        if self.multiple_of == 1:
-            return images
-        height, width = (-side % self.multiple_of for side in images.shape[-2:])
-        if not (height or width):
-            return images
-        # Repeated edges disturb a network less than a black border does.
-        return F.pad(images, (0, width, 0, height), mode="replicate")
-
 
 class WholeNetwork(Segmenter):
     """Any network from normalised images to logits as a `Segmenter`, without a change to it.
 
     Logits are taken from what the network gives: a tensor; the first of a list or tuple; of a
-    dict, ``out``, ``logits`` or its only tensor. They are resized bilinearly to the images'
-    (H, W). It trains as a whole: there is no head apart from it.
+    dict, ``out``, ``logits`` or its only tensor. They are brought to the images' (H, W). It
+    trains as a whole: there is no head apart from it.
 
     Args:
-        module: normalised images (B, 3, H, W) to logits.
+        module: normalised images (B, 3, H, W) to logits. It sees sides that are multiples of the
+            deepest stride inside it, which is found by a dry run.
         split: path of the layer inside the module whose output counts as the features; empty
             for ``decoder`` or ``backbone``, whichever there is.
-        multiple_of: for networks that refuse other sizes: images are padded at the right and at
-            the bottom, by repeating their edges, to a multiple of this many pixels; logits and
-            features are cropped back.
         mean: subtracted from RGB in [0, 1].
         std: divided by.
 
@@ -195,24 +171,29 @@ class WholeNetwork(Segmenter):
         self,
         module: nn.Module,
         split: str = "",
-        multiple_of: int = 1,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         split = split or _usual_split(module)
-        super().__init__(WholeExtractor(module, split, multiple_of, mean, std), None)
-        self.num_classes = self.extractor.dry_run("logits").shape[1]
+        extractor = WholeExtractor(module, split, mean, std)
+        super().__init__(extractor, None)
+        self.num_classes = extractor.dry_run("logits").shape[1]
+        _, deepest = dry_strides(module, lambda output: _logits(output, module), _DRY_SIZE)
+        extractor.multiple_of = math.lcm(extractor.multiple_of, deepest)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Segment images.
 
         Args:
             images: (B, 3, H, W), RGB in [0, 1].
+            size: (H', W') of the logits, which cover what the images cover; by default (H, W).
 
         Returns:
-            Logits (B, K, H, W).
+            Logits (B, K, H', W').
         """
-        return self.extractor.outputs(images, ("logits",))["logits"]
+        fitted = fit(images, self.extractor.multiple_of)
+        logits = self.extractor.outputs(fitted, ("logits",))["logits"]
+        return resize(logits, size or images.shape[-2:])
 
     def classify(self, features: Tensor, size: Sequence[int]) -> Tensor:
         """Refuse: the layers after the features cannot be run alone.
@@ -242,7 +223,10 @@ class WholeNetwork(Segmenter):
             ConfigError: a layer that is not there, or that a pass does not reach.
         """
         paths = {name: self._inside(name) for name in wanted}
-        found = self.extractor.outputs(images, {*paths.values()})
+        fitted = fit(images, self.extractor.multiple_of)
+        found = self.extractor.outputs(fitted, {*paths.values()})
+        if "logits" in found:
+            found["logits"] = resize(found["logits"], images.shape[-2:])
         return {name: found[path] for name, path in paths.items()}
 
     def _inside(self, name: str) -> str:
@@ -298,7 +282,7 @@ def whole_network(
                 f"come from, got {split!r}. Leave it empty."
             )
         return module
-    return WholeNetwork(module, split, _multiple_of(module))
+    return WholeNetwork(module, split)
 
 
 def trunk_of(module: nn.Module, split: str) -> Extractor:
@@ -311,7 +295,7 @@ def trunk_of(module: nn.Module, split: str) -> Extractor:
     Raises:
         ConfigError: an unknown layer.
     """
-    extractor = WholeExtractor(module, split, _multiple_of(module))
+    extractor = WholeExtractor(module, split)
     extractor.drop_rest()
     return extractor
 
@@ -381,16 +365,6 @@ def _logits(output: Any, module: nn.Module) -> Tensor:
     )
 
 
-def _without_padding(maps: Tensor, padded: Sequence[int], size: Sequence[int]) -> Tensor:
-    if tuple(padded) == tuple(size) or maps.ndim != 4:
-        return maps
-    height, width = (
-        -(-side * grid // whole)
-        for side, grid, whole in zip(size, maps.shape[-2:], padded, strict=True)
-    )
-    return maps[..., :height, :width]
-
-
 def _usual_split(module: nn.Module) -> str:
     children = [name for name, _ in module.named_children()]
     for name in _USUAL_SPLITS:
@@ -400,12 +374,3 @@ def _usual_split(module: nn.Module) -> str:
         f"extractor.split: name the layer of {type(module).__name__} whose output counts as the "
         f"features, got nothing. Its layers: {', '.join(children) or 'none'}, and those within."
     )
-
-
-def _multiple_of(module: nn.Module) -> int:
-    """Return the pixels that sides must be a multiple of, as smp's networks tell it."""
-    if type(module).__module__.split(".")[0] != "segmentation_models_pytorch":
-        return 1
-    if not getattr(module, "requires_divisible_input_shape", True):
-        return 1
-    return int(getattr(cast(Any, module).encoder, "output_stride", 32))

@@ -39,7 +39,8 @@ def score(
         The scores over all images, and per image.
     """
     images = len(data)  # type: ignore[arg-type]  # a map-style data set
-    module = EvaluationModule(network, class_names, experiment.evaluation.threshold)
+    pool = experiment.input.pool
+    module = EvaluationModule(network, class_names, experiment.evaluation.threshold, pool)
     loader = DataLoader(
         data,
         batch_size=experiment.evaluation.batch_size,

@@ -145,7 +145,7 @@ def _mimicry(
         if ours in adapters:
             found = adapters[ours](found)
         wanted = standardised(theirs, outputs.teacher[theirs])
-        return mimicry(found, wanted, reduction=config.reduction)
+        return mimicry(found, wanted, config.reduction, outputs.valid)
 
     def compute(outputs: Outputs) -> Tensor:
         return torch.stack([one(outputs, *pair) for pair in pairs.items()]).mean()
