@@ -12,7 +12,10 @@ from PIL import Image
 
 import spiritseg
 from spiritseg.config import Extractor, Head, Network
+from spiritseg.data.scenes import STYLES, render
+from spiritseg.deploy.model_card import model_card
 from spiritseg.errors import BundleError, ConfigError, DataError
+from spiritseg.evaluation.image_iou import ImageIoU
 from spiritseg.files import json_bytes, without_folders
 from spiritseg.models import Segmenter
 from spiritseg.models.bundle import BundleInfo, _card_digest, load_bundle, save_bundle
@@ -150,7 +153,7 @@ def test_an_altered_description_is_refused(bundle: Path) -> None:
     with pytest.raises(BundleError, match="not valid JSON"):
         load_bundle(bundle)
     path.write_text('{"format": 99}')
-    with pytest.raises(BundleError, match="expected a bundle of format 1, got 99"):
+    with pytest.raises(BundleError, match="expected a bundle of format 2, got 99"):
         load_bundle(bundle)
 
 
@@ -314,3 +317,29 @@ def test_a_description_that_lacks_something_is_refused(
 def test_a_device_that_is_not_there_is_one_clear_error(bundle: Path, device: str) -> None:
     with pytest.raises(ConfigError, match=f"cannot run on '{device}'.* Expected cpu"):
         spiritseg.load(bundle, device)
+
+
+# mIOU in per cent of the first version itself, on the scenes below.
+FIRST_VERSION = {(227, 319): 72.9, (229, 325): 90.4, (219, 311): 90.6, (235, 331): 81.8}
+
+
+def test_a_bundle_of_the_first_version_gets_the_new_geometry_and_loses_nothing() -> None:
+    folder = Path(__file__).parent / "fixtures" / "first-version"
+    student = spiritseg.load(folder)
+    assert student.info.measured_before_one_geometry
+    assert "measured by spiritseg before version 0.2" in model_card(folder, "old", False)
+
+    def miou(size: tuple[int, int]) -> float:
+        metric = ImageIoU(2)
+        for index in range(100, 116):
+            scene = render(0, index, (240, 336), STYLES["target"])
+            image, labels = (x[: size[0], : size[1]] for x in (scene.image, scene.labels))
+            mask, road = student(image.copy()), (labels == 3).astype(np.int64)
+            pair = (torch.from_numpy(x[:216, :304])[None].long() for x in (mask, road))
+            metric.update(*pair)
+        return 100 * float(metric.compute()["mIOU"])
+
+    at_multiples = miou((224, 320))
+    assert at_multiples > 97
+    for size, before in FIRST_VERSION.items():
+        assert miou(size) > max(before, at_multiples - 1), size

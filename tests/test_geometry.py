@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,8 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spiritseg.config import Input
+from spiritseg.data.scenes import STYLES, render
 from spiritseg.data.transforms import augment, pool
 from spiritseg.errors import ConfigError
+from spiritseg.evaluation.explained_variance import ExplainedVariance
+from spiritseg.evaluation.image_iou import ImageIoU
 from spiritseg.geometry import covered, cut, fit, fitted, nearest, resize
 from spiritseg.models import Segmenter, compact, separable, student_head, teacher
 from spiritseg.models.pyramid import pyramid_head
@@ -133,7 +138,7 @@ def _separable() -> Segmenter:
 
 
 def _same_padding() -> Segmenter:
-    trunk = teacher("efficientnet_lite0", split="blocks.1+blocks.2").extractor
+    trunk = teacher("efficientnet_lite0", "pretrained").extractor
     return Segmenter(trunk, student_head(trunk.channels, 2, 32, "separable"))
 
 
@@ -154,3 +159,104 @@ def _whole() -> Segmenter:
 
 
 KINDS: list[Callable[[], Segmenter]] = [_separable, _same_padding, _grouped, _pyramid, _whole]
+
+
+@functools.cache
+def _scenes() -> tuple[Tensor, Tensor]:
+    """Four scenes of 128 x 168 pixels, road or not, averaged down from twice the size."""
+    images, labels = [], []
+    for index in range(4):
+        scene = render(0, index, (256, 336), STYLES["target"])
+        image = torch.from_numpy(scene.image).permute(2, 0, 1).float() / 255
+        images.append(F.avg_pool2d(image, 2))
+        labels.append(torch.from_numpy((scene.labels == 3).astype(np.int64))[1::2, 1::2])
+    return torch.stack(images), torch.stack(labels)
+
+
+def _windows(seed: int) -> tuple[Tensor, Tensor]:
+    """Cut 64 x 96 pixels, multiples of every stride, out of the scenes at a random scale."""
+    generator = torch.Generator().manual_seed(seed)
+    scale = 0.85 + 0.3 * float(torch.rand((), generator=generator))
+    height, width = round(64 / scale), round(96 / scale)
+    top = int(torch.randint(128 - height + 1, (), generator=generator))
+    left = int(torch.randint(168 - width + 1, (), generator=generator))
+    images, labels = (x[..., top : top + height, left : left + width] for x in _scenes())
+    return F.interpolate(images, (64, 96), mode="bilinear", antialias=True), nearest(
+        labels, (64, 96)
+    )
+
+
+@functools.cache
+def _overfitted(make: Callable[[], Segmenter], steps: int = 150) -> Segmenter:
+    """A network that has seen the scenes at multiples of its stride only."""
+    network = make().train().requires_grad_(True)
+    optimizer = torch.optim.AdamW(network.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, steps)
+    for step in range(steps):
+        images, labels = _windows(step)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(images), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+    return network.eval()
+
+
+@torch.no_grad()
+def _miou(network: Segmenter, size: tuple[int, int]) -> float:
+    """mIOU of one and the same place in per cent, cut out with a surrounding of a size."""
+    images, labels = _scenes()
+    metric = ImageIoU(2)
+    for start in range(0, 24, 3):  # at several phases of the stride
+        there = (..., slice(start, start + size[0]), slice(start, start + size[1]))
+        masks = network(images[there]).argmax(1)
+        metric.update(masks[..., :80, :112], labels[..., start : start + 80, start : start + 112])
+    return 100 * float(metric.compute()["mIOU"])
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_a_network_that_learnt_at_multiples_is_as_good_at_any_size(
+    make: Callable[[], Segmenter],
+) -> None:
+    network = _overfitted(make)
+    lost = {
+        size: _miou(network, fitted(size, network.extractor.multiple_of)) - _miou(network, size)
+        for size in ODD
+    }
+    assert sum(lost.values()) / len(lost) < 0.5, lost
+    assert max(lost.values()) < 1.5, lost  # a side of 89 is seen as 96: another scale, too
+
+
+def test_a_mimic_explains_as_much_at_any_size() -> None:
+    shown = teacher("efficientnet_lite0", "pretrained", strides=(8,))  # "same" padding
+    with torch.no_grad():
+        maps = shown.features(_scenes()[0][..., :128, :160])
+    mean, std = maps.mean((0, 2, 3)), maps.std((0, 2, 3)).clamp(min=1e-6)
+
+    def standardised(images: Tensor) -> Tensor:
+        return (shown.features(images) - mean[:, None, None]) / std[:, None, None]
+
+    trunk = separable(maps.shape[1], 8, (32, 48, 96, 128), (1, 1, 1))  # ordinary padding
+    mimic = Segmenter(trunk, None).train()
+    optimizer = torch.optim.AdamW(mimic.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-2, 120)
+    for step in range(120):
+        images, _ = _windows(step)
+        with torch.no_grad():
+            wanted = standardised(images)
+        optimizer.zero_grad()
+        (mimic.features(images) - wanted).square().mean().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+    mimic.eval()
+
+    @torch.no_grad()
+    def explained(size: tuple[int, int]) -> float:
+        images = _scenes()[0][..., : size[0], : size[1]]
+        metric = ExplainedVariance()
+        metric.update(mimic.features(images), standardised(images))
+        return float(metric.compute())
+
+    assert explained((96, 128)) > 0.15
+    for size in ODD:
+        assert explained(size) == pytest.approx(explained(fitted(size, 8)), abs=0.05)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from spiritseg.recipes import load_experiment
     from spiritseg.training.runner import distill, evaluate
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "DatasetIoU": "spiritseg.evaluation",

@@ -47,6 +47,7 @@ def model_card(folder: Path, name: str, on_hub: bool) -> str:
         ),
         "",
         *_metrics(info.metrics),
+        *(_BENT if info.measured_before_one_geometry else ()),
         *_training(info.training),
         "## Files",
         "",
@@ -55,6 +56,14 @@ def model_card(folder: Path, name: str, on_hub: bool) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+_BENT = (
+    "These figures were measured by spiritseg before version 0.2, which was inaccurate where the "
+    "sides of the images are no multiples of the network's stride: there the same weights do "
+    "better now. `spiritseg evaluate` measures them again.",
+    "",
+)
 
 
 def _use(name: str, on_hub: bool, trust: bool) -> list[str]:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from spiritseg.config import Experiment
+from spiritseg.config import Experiment, Input
 from spiritseg.diagnosis.findings import Section
 from spiritseg.evaluation.cost import cost
+from spiritseg.geometry import fitted
 from spiritseg.models import Segmenter, splits, teacher
 from spiritseg.models.class_path import is_class_path
 from spiritseg.modes import evaluating
@@ -24,6 +25,7 @@ _MADE = ("compact", "copy", "separable")
 _DEPTH = 2  # of the module paths that are listed for networks given by their class
 _MOST = 24
 _FEW = 4  # positions on a side of a training crop's feature map
+_FAR = 0.1  # resize to a multiple of the stride that changes what is seen
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,9 @@ def examine_splits(
             reason = (str(error) or repr(error)).splitlines()[0]
             section.problem(f"{name} cannot run on an image of {size[0]} x {size[1]}: {reason}")
     section.tables[f"networks {at}"] = rows
-    side = experiment.input.crop // experiment.input.pool
+    side = -(-experiment.input.crop // experiment.input.pool)
     for name, network in networks.items():
+        _examine_fit(section, name, network.extractor.multiple_of, size, experiment.input)
         if side // network.extractor.stride < _FEW:
             section.warn(
                 f"{name}: a crop of {side} pixels after the max-pool leaves "
@@ -106,6 +109,33 @@ def examine_splits(
         )
         section.ok(f"{name} is split at {used}; {len(found)} single layers of {source} can be")
     return section
+
+
+def _examine_fit(
+    section: Section, name: str, multiple_of: int, size: tuple[int, int], input: Input
+) -> None:
+    """Say what a network sees of images and crops that are no multiples of its stride."""
+    crop = (-(-input.crop // input.pool),) * 2
+    behind = f" after the max-pool of {input.pool}" if input.pool > 1 else ""
+    for what, whole in (("a test image", size), ("a training crop", crop)):
+        seen = fitted(whole, multiple_of)
+        if seen == whole:
+            continue
+        scale = max(abs(s / w - 1) for s, w in zip(seen, whole, strict=True))
+        pixels = seen[0] * seen[1] / (whole[0] * whole[1])
+        found = (
+            f"{name} sees {what} of {whole[0]} x {whole[1]}{behind} as {seen[0]} x {seen[1]}, "
+            f"multiples of its stride of {multiple_of}: a resize by up to {100 * scale:.1f} %, "
+            f"{pixels:.2f} of the pixels to compute"
+        )
+        if what == "a training crop":
+            step = multiple_of * input.pool
+            lower = max(step, input.crop // step * step)
+            section.warn(found, f"input.crop {lower}, which needs no resize")
+        elif scale > _FAR:
+            section.warn(found, f"images of at least {multiple_of * input.pool * 4} pixels a side")
+        else:
+            section.ok(found)
 
 
 def split_points(name: str, size: tuple[int, int], network: Segmenter | None = None) -> list[Split]:

@@ -85,12 +85,7 @@ class EvaluationModule(L.LightningModule):
             images = torch.stack([sample["image"] for sample in samples])
             labels = torch.stack([sample["labels"] for sample in samples]).long()
             index = torch.tensor([int(sample["index"]) for sample in samples], device=self.device)
-            predicted = torch.cat(
-                [
-                    self._predict(some, labels.shape[-2:])
-                    for some in images.split(self._at_once(labels))
-                ]
-            )
+            predicted = self._predict(images, labels.shape[-2:])
             self.image_iou.update(predicted, labels, index=index)
             self.dataset_iou.update(predicted, labels, index=index)
 

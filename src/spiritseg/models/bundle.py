@@ -27,7 +27,8 @@ __all__ = [
     "save_bundle",
 ]
 
-_FORMAT = 1
+_FORMAT = 2
+_BENT = 1  # whose figures were measured before there was one geometry; its networks are the same
 _CARD, _WEIGHTS = "student.json", "student.safetensors"
 _ANEW = "Copy the bundle again, or save it anew from its run."
 
@@ -44,6 +45,8 @@ class BundleInfo:
         pool: side of the max-pool between an image and the network.
         metrics: what it reached, and on what.
         training: the experiment and its stages, as plain values.
+        format: of the file that it was read from. The figures of format 1 are too low where sides
+            are no multiples of the network's stride.
     """
 
     networks: dict[str, Network]
@@ -53,6 +56,12 @@ class BundleInfo:
     pool: int
     metrics: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    format: int = _FORMAT
+
+    @property
+    def measured_before_one_geometry(self) -> bool:
+        """Whether its figures are those of the first version; see `spiritseg.geometry`."""
+        return self.format == _BENT
 
 
 def save_bundle(folder: Path, segmenter: Segmenter, info: BundleInfo) -> None:
@@ -70,7 +79,7 @@ def save_bundle(folder: Path, segmenter: Segmenter, info: BundleInfo) -> None:
     state = {k: v.detach().cpu().contiguous() for k, v in segmenter.state_dict().items()}
     weights = save(state)
     write_atomically(folder / _WEIGHTS, weights)
-    card = {"format": _FORMAT, **dataclasses.asdict(_without_weights(info))}
+    card = dataclasses.asdict(_without_weights(info))
     card["sha256"] = {_WEIGHTS: _digest(weights)}
     card["sha256"][_CARD] = _card_digest(card)
     write_atomically(folder / _CARD, json_bytes(card))
@@ -235,7 +244,7 @@ def _read_card(folder: Path) -> dict[str, Any]:
         card = json.loads(_read(path))
     except ValueError as error:
         raise BundleError(f"{path} is not valid JSON: {error}. Copy the bundle again.") from None
-    if not isinstance(card, dict) or card.get("format") != _FORMAT:
+    if not isinstance(card, dict) or card.get("format") not in (_BENT, _FORMAT):
         found = card.get("format") if isinstance(card, dict) else type(card).__name__
         raise BundleError(f"{path}: expected a bundle of format {_FORMAT}, got {found!r}.")
     digests = card.get("sha256")
@@ -257,6 +266,7 @@ def _info(card: Mapping[str, Any], folder: Path) -> BundleInfo:
             pool=int(card["pool"]),
             metrics=dict(card["metrics"]),
             training=dict(card["training"]),
+            format=int(card["format"]),
         )
         info.networks[info.network]  # it must be one of them
     except KeyError as error:
