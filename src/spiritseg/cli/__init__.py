@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from spiritseg import __version__
 from spiritseg.errors import ConfigError, SpiritsegError, unknown
+from spiritseg.stopping import Terminated, terminable
 
 __all__ = ["COMMANDS", "main"]
 
@@ -35,14 +36,15 @@ _CONTINUED = ("demo", "distill", "predict", "compare")  # by the same command
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit: 0 done, 2 for a user's mistake, 130 interrupted, 141 unread.
+    """Run one command and exit: 0 done, 2 a user's mistake, 130 Ctrl-C, 141 unread, 143 SIGTERM.
 
     Args:
         argv: the words after the program's name; by default those of this process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        _run(words)
+        with terminable():
+            _run(words)
         sys.stdout.flush()
     except BrokenPipeError:
         if not _is_closed(sys.stdout.fileno()):
@@ -53,10 +55,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except SpiritsegError as error:
         print(f"spiritseg: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated) as stop:
+        word, code = (
+            ("interrupted", 130) if isinstance(stop, KeyboardInterrupt) else ("stopped", 143)
+        )
         goes_on = "; the same command continues" if words and words[0] in _CONTINUED else ""
-        print(f"\nspiritseg: interrupted{goes_on}.", file=sys.stderr)
-        sys.exit(130)
+        print(f"\nspiritseg: {word}{goes_on}.", file=sys.stderr)
+        sys.exit(code)
     sys.exit(0)
 
 

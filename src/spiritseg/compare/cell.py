@@ -7,12 +7,14 @@ import sys
 
 from spiritseg.compare.pools import Task, do
 from spiritseg.errors import SpiritsegError
+from spiritseg.stopping import terminable
 
 
 def main() -> int:
     """Do the task that comes as JSON on standard input; 0 done, 2 for a user's mistake."""
     try:
-        do(Task(**json.load(sys.stdin)))
+        with terminable():
+            do(Task(**json.load(sys.stdin)))
     except SpiritsegError as error:
         print(f"spiritseg: error: {error}", file=sys.stderr)
         return 2

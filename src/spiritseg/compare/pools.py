@@ -189,7 +189,7 @@ class Processes:
 
     def __init__(self, jobs: int) -> None:
         self.jobs = jobs
-        self._running: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
+        self._running: dict[str, tuple[subprocess.Popen[bytes], Path, Path]] = {}
         threads = str(max(1, usable_cores() // jobs))
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         self._environment = {**os.environ, **dict.fromkeys(names, threads)}
@@ -212,22 +212,24 @@ class Processes:
         said = {"name": task.name, "fields": task.fields, "shared": task.shared}
         with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # its log says why
             pipe.write(json.dumps({**said, "run_dir": task.run_dir}).encode())
-        self._running[task.name] = (process, log)
+        self._running[task.name] = (process, log, run_dir)
 
     def wait(self) -> tuple[str, str]:
         """Wait for the first process that ends."""
         while True:
-            for name, (process, log) in self._running.items():
+            for name, (process, log, run_dir) in self._running.items():
                 if (code := process.poll()) is not None:
                     del self._running[name]
-                    return name, "" if code == 0 else _last_words(log, code)
+                    finished = code == 0 and (run_dir / "metrics.json").is_file()
+                    return name, "" if finished else _last_words(log, code)
             time.sleep(0.05)
 
     def close(self) -> None:
         """End the processes; their runs continue another time."""
-        for process, _ in self._running.values():
+        processes = [process for process, _, _ in self._running.values()]
+        for process in processes:
             process.terminate()
-        for process, _ in self._running.values():
+        for process in processes:
             process.wait()
         self._running.clear()
 
@@ -319,7 +321,10 @@ def _on_a_node(task: Task, work: Callable[[Task], None], threads: int, here: str
     if Path(here).is_dir():
         os.chdir(here)  # paths of the config may be relative
     _wait_for_lock(Path(task.run_dir) / ".lock")
-    return attempt(task, work)
+    try:
+        return attempt(task, work)
+    except SystemExit as stop:  # which Ray might take for the end of the task
+        return f"it was stopped (exit code {stop.code}); the same command continues"
 
 
 def _wait_for_lock(path: Path) -> None:

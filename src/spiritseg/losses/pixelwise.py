@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -68,7 +67,7 @@ def pixelwise(
     student = resize(at_least_float32(student_logits), grid)
     mask = valid_on(valid, teacher, "pixelwise")
     if confidence:
-        sure = teacher.softmax(dim=1).amax(dim=1) >= confidence
+        sure = ~(teacher.softmax(dim=1).amax(dim=1) < confidence)  # NaN is kept, to be seen
         mask = sure if mask is None else mask & sure
     divergence = _divergence(student / temperature, teacher / temperature, direction)
     if mask is not None:
@@ -92,5 +91,5 @@ def _divergence(student: Tensor, teacher: Tensor, direction: str) -> Tensor:
     else:
         choices = ("teacher_student", "student_teacher")
         raise ConfigError(unknown("direction of pixelwise", direction, choices))
-    terms = torch.where(p > 0, p * (log_p - log_q), 0)  # 0 log 0 = 0, also for logits of -inf
-    return never_negative(terms.sum(dim=1))
+    # 0 log 0 = 0, also for logits of -inf, with a finite gradient; NaN is none of these.
+    return never_negative((p * (log_p - log_q).masked_fill(p == 0, 0)).sum(dim=1))

@@ -14,6 +14,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from spiritseg.files import write_atomically
+from spiritseg.stopping import Terminated, stop_requested, take_signal
 
 __all__ = ["AtomicCheckpointIO", "EpochCheckpoint", "latest"]
 
@@ -40,12 +41,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         stem = Path(path)
         digest = hashlib.sha256(data).hexdigest()[:16]
         write_atomically(stem.with_name(f"{stem.stem}-{digest}.ckpt"), data)
-        for old in _newest_first(stem.parent)[2:]:
+        for old in [path for path in _newest_first(stem.parent) if path.is_file()][2:]:
             old.unlink(missing_ok=True)
 
 
 class EpochCheckpoint(Checkpoint):
-    """Saves at the end of an epoch, when the last save is long enough ago.
+    """Saves at the end of an epoch, when the last save is long enough ago, or SIGTERM came.
 
     Args:
         folder: where the checkpoints go.
@@ -59,12 +60,23 @@ class EpochCheckpoint(Checkpoint):
         self.every_s = every_s
         self._last = time.monotonic()
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take SIGTERM from Lightning, which would stop within the epoch; it gives it back."""
+        take_signal()
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save, if it is time; all processes of a distributed run decide alike."""
+        """Save, if it is time; all processes of a distributed run decide alike.
+
+        Raises:
+            Terminated: SIGTERM came during the epoch.
+        """
+        stop = trainer.world_size == 1 and stop_requested()
         due: bool = trainer.strategy.broadcast(time.monotonic() - self._last >= self.every_s)
-        if due:
+        if due or stop:
             trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:08d}.ckpt")
             self._last = time.monotonic()
+        if stop:
+            raise Terminated
 
 
 def latest(folder: Path) -> Path | None:
@@ -78,9 +90,10 @@ def latest(folder: Path) -> Path | None:
         in its name (a truncated one, say) is passed over for the one before.
     """
     for path in _newest_first(folder):
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        if path.stem.endswith(digest):
-            return path
+        if path.is_file():  # whatever else bears such a name
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+            if path.stem.endswith(digest):
+                return path
     return None
 
 

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from torch.utils.data import DataLoader
 from spiritseg.config import Stage, Trainer
 from spiritseg.data.mixing import StageBatches, StageData
 from spiritseg.errors import ConfigError, RunError
+from spiritseg.stopping import patient, stop_behind
 from spiritseg.training.checkpoint import AtomicCheckpointIO, EpochCheckpoint, latest
 from spiritseg.training.progress import StageProgress
 from spiritseg.training.stage import StageModule
@@ -121,7 +123,7 @@ def fit(module: StageModule, data: StageData, folder: Path, config: Trainer) -> 
     checkpoint = latest(folder)
     loader = _loader(module, data, trainer, config, _epochs_done(checkpoint))
     try:
-        with quiet(), interruptible():
+        with quiet(), interruptible(), patient(if_alone=trainer.world_size == 1):
             trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
     except OSError as error:
         raise _stopped(error, folder) from error
@@ -130,18 +132,21 @@ def fit(module: StageModule, data: StageData, folder: Path, config: Trainer) -> 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let Ctrl-C be a KeyboardInterrupt, and the next one too.
+    """Let Ctrl-C be a KeyboardInterrupt, and the next one too; let SIGTERM be `Terminated`.
 
-    Lightning makes it an exit of the process, and ignores the signal from then on.
+    Lightning makes both an exit of the process, the second with code 0; ignores Ctrl-C from then
+    on; and may stumble over what was interrupted, such as a loader that starts.
     """
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
-    except SystemExit as error:
-        if not isinstance(error.__context__, KeyboardInterrupt):
+    except BaseException as error:
+        stop = stop_behind(error)
+        if stop is None:
             raise
-        signal.signal(signal.SIGINT, handler)
-        raise KeyboardInterrupt from None
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+        raise stop from None
 
 
 def _stopped(error: OSError, folder: Path) -> RunError:
@@ -164,7 +169,8 @@ def _stopped(error: OSError, folder: Path) -> RunError:
 def discard_checkpoints(folder: Path) -> None:
     """Remove the checkpoints of a finished stage; its logs stay."""
     for path in folder.glob("step-*.ckpt"):
-        path.unlink()
+        if path.is_file():
+            path.unlink()
     for path in folder.glob(".*.part"):
         path.unlink()
 

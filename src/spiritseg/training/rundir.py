@@ -19,6 +19,7 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,7 +65,7 @@ class RunDir:
         if not self.writes:
             yield
             return
-        self._check(experiment)
+        self._refuse_foreign()
         is_absent, is_new = not self.path.exists(), False
         self._check_space()
         try:
@@ -75,6 +76,7 @@ class RunDir:
         try:
             with lock:
                 self._lock(lock.fileno())
+                self._check(experiment)  # now that no other process can claim it meanwhile
                 is_new = is_absent  # known only now: another process may have made it since
                 if not (self.path / "config.yaml").exists():
                     write_atomically(self.path / "config.yaml", to_yaml(experiment).encode())
@@ -84,17 +86,25 @@ class RunDir:
                 shutil.rmtree(self.path, ignore_errors=True)  # nothing was done in it yet
             raise
 
-    def _check(self, experiment: Experiment) -> None:
-        config = self.path / "config.yaml"
+    def _refuse_foreign(self) -> None:
+        """Refuse a folder of something else, before a lock is put into it."""
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"the run folder {self.path} is a file; choose another --run-dir.")
+        if not self.path.exists() or (self.path / "config.yaml").exists():
+            return
+        # A process that was killed before it wrote the config leaves its lock, or a part of it.
+        found = sorted(path.name for path in self.path.iterdir())
+        foreign = [n for n in found if n != ".lock" and not n.startswith(".config.yaml.")]
+        if foreign:
+            raise RunError(
+                f"{self.path} is not empty and not a run of spiritseg:\n{listed(foreign)}\n"
+                "Choose another --run-dir."
+            )
+
+    def _check(self, experiment: Experiment) -> None:
+        config = self.path / "config.yaml"
+        self._refuse_foreign()
         if not config.exists():
-            foreign = [p.name for p in self.path.glob("*")] if self.path.exists() else []
-            if foreign:
-                raise RunError(
-                    f"{self.path} is not empty and not a run of spiritseg:\n{listed(foreign)}\n"
-                    "Choose another --run-dir."
-                )
             return
         before = load_experiment(config)
         if fingerprint(before) != fingerprint(experiment):
@@ -135,9 +145,27 @@ class RunDir:
             write_atomically(self.path / name, json_bytes(value))
 
     def read(self, name: str) -> Any:
-        """Read a JSON file of the run; None where it is not there."""
+        """Read a JSON file of the run; None where it is not there, or cannot be read.
+
+        The latter is said: what such a file stands for is done again.
+        """
         path = self.path / name
-        return json.loads(path.read_text()) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            found = json.loads(path.read_text())
+            if isinstance(found, dict):
+                return found
+            reason = f"it holds {type(found).__name__}, not fields"
+        except (OSError, ValueError, RecursionError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+        self.say(f"{path} cannot be read ({reason}): what it stands for is done again.")
+        return None
+
+    def say(self, what: str) -> None:
+        """Tell the user what was found amiss; one process does."""
+        if self.writes:
+            print(f"spiritseg: {what}", file=sys.stderr, flush=True)
 
 
 def is_first_process() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from spiritseg.config import Experiment, Mimicry, Network, Pairwise, Stage
 from spiritseg.data.datasets import Domains, Split, open_domains, open_target
 from spiritseg.data.image_sets import EvalData
 from spiritseg.data.mixing import StageData
-from spiritseg.errors import ConfigError
+from spiritseg.errors import BundleError, ConfigError, DivergedError
 from spiritseg.evaluation.cost import cost
 from spiritseg.evaluation.evaluate import Scores
 from spiritseg.evaluation.pictures import draw_predictions
@@ -22,7 +23,14 @@ from spiritseg.files import without_folders, write_atomically
 from spiritseg.inference import Student, load
 from spiritseg.models import Segmenter
 from spiritseg.models.adapters import layer_channels
-from spiritseg.models.bundle import BundleInfo, bundle_info, check_bundles, save_bundle
+from spiritseg.models.bundle import (
+    BundleInfo,
+    bundle_digest,
+    bundle_info,
+    check_bundles,
+    load_bundle,
+    save_bundle,
+)
 from spiritseg.models.ensemble import stage_teacher
 from spiritseg.models.networks import build_networks
 from spiritseg.recipes import fingerprint
@@ -35,6 +43,8 @@ from spiritseg.training.stage import StageModule
 from spiritseg.training.terms import LOGITS, class_factors, layer_pairs
 
 __all__ = ["Result", "distill", "evaluate"]
+
+_NETWORK = "network.safetensors"  # of a finished stage
 
 
 @dataclass(frozen=True)
@@ -72,19 +82,36 @@ def distill(experiment: Experiment, run_dir: str | Path | None = None, name: str
     """
     path = Path(run_dir) if run_dir is not None else default_run_dir(experiment, name)
     folder = RunDir(path, writes=is_first_process())
-    # These come first: a run whose images or machine do not do leaves no folder behind.
+    # These come first: a run whose images or machine are unusable leaves no folder behind.
     finished = (path / "metrics.json").exists()
     domains = None if finished else open_domains(experiment)
     if not finished:
         lightning_trainer(experiment.trainer, logger=False, enable_checkpointing=False)
     with folder.claim(experiment), freed_memory_kept():
-        metrics = folder.read("metrics.json")
+        metrics = _finished_metrics(folder)
         if metrics is not None:
             refuse_other_weights(path, experiment)
         else:
             run = _Run(experiment, folder, domains or open_domains(experiment))
             metrics = run.to_the_end()
     return Result(path, metrics)
+
+
+def _finished_metrics(folder: RunDir) -> dict[str, Any] | None:
+    """Return the metrics of a finished run whose student is the one that was measured."""
+    metrics: dict[str, Any] | None = folder.read("metrics.json")
+    if metrics is None:
+        return None
+    try:
+        load_bundle(folder.path / "student", trust=True)  # checks its digests
+        digest = bundle_digest(folder.path / "student")
+    except BundleError as error:
+        folder.say(f"{error} The student is written again.")
+        return None
+    if metrics.get("student", digest) != digest:
+        folder.say(f"{folder.path / 'student'} is of another run. It is written again.")
+        return None
+    return metrics
 
 
 def default_run_dir(experiment: Experiment, name: str) -> Path:
@@ -127,13 +154,17 @@ class _Run:
         network = self.networks[self.experiment.stages[name].network]
         below = path.relative_to(self.folder.path)
         report: dict[str, Any] | None = self.folder.read(f"{below}/stage.json")
+        if report is not None and (reason := _load_state(network, path, report)):
+            self.folder.say(f"{path / _NETWORK} {reason}: the stage is trained again.")
+            report = None
         if report is None:
             report = self._train(name, path)
+            _refuse_not_finite(network, name)
             if self.folder.writes:
-                write_atomically(path / "network.safetensors", _state_bytes(network))
+                weights = _state_bytes(network)
+                write_atomically(path / _NETWORK, weights)
+                report["sha256"] = hashlib.sha256(weights).hexdigest()
                 self.folder.write(f"{below}/stage.json", report)
-        else:
-            _load_state(network, path / "network.safetensors")
         if self.folder.writes:
             discard_checkpoints(path)
         return report
@@ -214,6 +245,7 @@ class _Run:
             },
         )
         save_bundle(self.folder.path / "student", network, info)
+        metrics["student"] = bundle_digest(self.folder.path / "student")
         _write_per_image(self.folder.path / "per_image.csv", test, self.domains)
         if experiment.evaluation.pictures:
             draw_predictions(
@@ -325,10 +357,34 @@ def _state_bytes(network: Segmenter) -> bytes:
     return save({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()})
 
 
-def _load_state(network: Segmenter, path: Path) -> None:
+def _load_state(network: Segmenter, folder: Path, report: dict[str, Any]) -> str:
+    """Take a finished stage's weights; return what is amiss with them, or nothing.
+
+    Stages of the first version have no digest: their weights must only fit.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import load as load_tensors
 
-    network.load_state_dict(load_tensors(path.read_bytes()))
+    try:
+        data = (folder / _NETWORK).read_bytes()
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if report.get("sha256", hashlib.sha256(data).hexdigest()) != hashlib.sha256(data).hexdigest():
+        return "is not the file that was written"
+    try:
+        network.load_state_dict(load_tensors(data))
+    except (SafetensorError, RuntimeError):
+        return "holds the weights of another network, or none"
+    return ""
+
+
+def _refuse_not_finite(network: Segmenter, stage: str) -> None:
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise DivergedError(
+                f"stage {stage!r} has ended with values in {name} that are not finite; they are "
+                f"not saved. Lower stages.{stage}.optimizer.lr, or check the teacher's weights."
+            )
 
 
 def _write_per_image(path: Path, scores: Scores, domains: Domains) -> None:

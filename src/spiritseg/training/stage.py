@@ -95,6 +95,7 @@ class StageModule(L.LightningModule):
         self.seconds = 0.0
         self.epochs = 0
         self.loss = float("nan")  # the last epoch's
+        self._teacher_checked = False
         self._started = time.monotonic()
         self._format = torch.channels_last if channels_last else torch.preserve_format
         budget = Budget(stage.cache_mib if stage.views else 0)
@@ -238,7 +239,27 @@ class StageModule(L.LightningModule):
 
     def _teach(self, images: Tensor) -> dict[str, Tensor]:
         assert self.teacher is not None, "a loss that needs a teacher got none"
-        return self.teacher.outputs(images, self.teacher_needs)
+        found = self.teacher.outputs(images, self.teacher_needs)
+        if not self._teacher_checked:
+            self._check_teacher(found)
+        return found
+
+    def _check_teacher(self, outputs: Mapping[str, Tensor]) -> None:
+        """Refuse a teacher that gives NaN or infinity; looked at once a stage.
+
+        Logits of minus infinity are right: a class that cannot be.
+        """
+        for name, values in outputs.items():
+            bad = values.isnan() | (values == torch.inf)
+            if name != LOGITS:
+                bad |= values == -torch.inf
+            if bool(bad.any()):
+                raise DivergedError(
+                    f"stage {self.name!r}: the {name} of the teacher {self.stage.teacher} are not "
+                    "finite, so that nothing can be learnt from them. Check its weights (spiritseg "
+                    "doctor) and the range of the images."
+                )
+        self._teacher_checked = True
 
     def mimicked(self) -> dict[str, str]:
         """Return which layer of the network mimics which of the teacher."""
