@@ -3,13 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint format clean
+.PHONY: demo test fuzz check lint format clean
 
 demo: $(VENV)/.core
 	$(BIN)/spiritseg demo
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# Cases of each fuzzer; those of `make test` are the first 110.
+CASES ?= 3000
+fuzz: $(VENV)/.installed
+	SPIRITSEG_FUZZ=$(CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/fuzz
 
 check: lint
 	$(BIN)/mypy

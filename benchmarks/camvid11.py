@@ -1,7 +1,7 @@
 """SKD on CamVid's 11 classes: a teacher on all labels, then a small student four times.
 
     python benchmarks/camvid11.py --camvid ../shared/data/camvid --seeds 0 1 --out runs/camvid11 \
-        --report docs/results/camvid11.tables.md
+        --report camvid11.md
 
 The student is trained alone, with the pixel-wise loss, with the pair-wise one added, and with the
 holistic one added: the same network, images and steps. All students distil from one teacher. A

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
+import pickle
+import re
+import socket
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +22,12 @@ import spiritseg
 from spiritseg.config import Extractor, Head, Network
 from spiritseg.data.scenes import STYLES, render
 from spiritseg.deploy.model_card import model_card
-from spiritseg.errors import BundleError, ConfigError, DataError
+from spiritseg.errors import BundleError, ConfigError, DataError, SpiritsegError
 from spiritseg.evaluation.image_iou import ImageIoU
 from spiritseg.files import json_bytes, without_folders
 from spiritseg.models import Segmenter
 from spiritseg.models.bundle import BundleInfo, _card_digest, load_bundle, save_bundle
+from spiritseg.models.class_path import _ARCHITECTURE
 from spiritseg.models.networks import build_networks
 
 NETWORKS = {
@@ -165,6 +174,205 @@ def test_a_bundle_imports_nothing_unless_it_is_trusted(network: Segmenter, tmp_p
         load_bundle(tmp_path / "own")
 
 
+def _rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a description, and its digests with it."""
+    card = json.loads((folder / "student.json").read_text())
+    change(card)
+    weights = (folder / "student.safetensors").read_bytes()
+    card["sha256"]["student.safetensors"] = hashlib.sha256(weights).hexdigest()
+    card["sha256"]["student.json"] = _card_digest(card)
+    (folder / "student.json").write_text(json.dumps(card))
+
+
+def _set_extractor(**fields: object) -> Callable[[dict[str, Any]], None]:
+    return lambda card: card["networks"]["teacher"]["extractor"].update(fields)
+
+
+@pytest.mark.parametrize("name", ["own_nets:x.Net", "own_nets.y:x.Net", "timm.models:x.Net"])
+def test_no_spelling_of_a_class_path_is_imported_without_trust(
+    name: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "own_nets"
+    package.mkdir()
+    for file in ("__init__.py", "y:x.py"):
+        (package / file).write_text("raise SystemExit('it was imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    _rewrite(bundle, _set_extractor(name=name))
+    with pytest.raises(SpiritsegError):
+        load_bundle(bundle)
+    assert "own_nets" not in sys.modules
+
+
+class Payload:
+    """What a pickled file would run."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("it ran"),)
+
+
+# Of the names of arguments: what takes a file, an address, weights, or a name on a hub.
+OPENS = re.compile(
+    r"path|dir|file|url|weights|pretrained|checkpoint|cache|cfg|config|hub|repo|revision|token|"
+    r"state|proxies|subfolder"
+)
+
+
+def _arguments_that_open() -> list[tuple[str, str]]:
+    """Name each such argument of the libraries' constructors, with a network that takes it."""
+    import timm
+    from torchvision.models import get_model_builder, list_models, segmentation
+
+    made: dict[str, tuple[Any, ...]] = {
+        "timm:resnet10t": (timm.create_model, timm.models.build_model_with_cfg),
+        "timm.models.resnet10t": (timm.create_model, timm.models.load_pretrained),
+        "efficientnet_lite1": (timm.create_model,),
+    }
+    for name in list_models(segmentation):
+        made[f"torchvision.models.segmentation.{name}"] = (get_model_builder(name),)
+    try:
+        import segmentation_models_pytorch as smp
+    except ImportError:
+        pass
+    else:
+        made["segmentation_models_pytorch.Unet"] = (smp.create_model, smp.from_pretrained)
+        kinds = [n for n, kind in vars(smp).items() if inspect.isclass(kind)]
+        made |= {f"segmentation_models_pytorch.{n}": (getattr(smp, n),) for n in kinds}
+    found = [(n, key) for n, makers in made.items() for f in makers for key in _opening(f)]
+    try:
+        from transformers import PreTrainedModel
+    except ImportError:
+        pass
+    else:
+        found += [("timm:resnet10t", key) for key in _opening(PreTrainedModel.from_pretrained)]
+    by_hand = ("pretrained_backbone", "hub_id", "pretrained_model_name_or_path", "model_dir")
+    return sorted({*found, *(("timm.models.resnet10t", key) for key in by_hand)})
+
+
+def _opening(function: Callable[..., Any]) -> list[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if OPENS.search(f"{p.name} {p.annotation}".lower())]
+
+
+def test_what_takes_files_and_addresses_is_found() -> None:
+    names = {argument for _, argument in _arguments_that_open()}
+    wanted = {"checkpoint_path", "cache_dir", "pretrained_cfg", "pretrained_cfg_overlay"}
+    assert wanted | {"pretrained", "weights", "weights_backbone"} <= names
+    assert not [name for name in _ARCHITECTURE if OPENS.search(name)]
+
+
+def test_no_argument_opens_or_fetches_anything_without_trust(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **kw: object) -> None:
+        raise SystemExit(f"something was opened or fetched: {args}")
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for file in ("folder/extra.pth", "extra"):
+        (tmp_path / file).write_bytes(pickle.dumps(Payload()))
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(torch, "load", refuse)
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    values = ("folder/extra.pth", "extra", "http://127.0.0.1:9/x", "hf-hub:a/b", "DEFAULT", True)
+    for name, argument in _arguments_that_open():
+        for value in (*values, {"file": "folder/extra.pth"}, ["extra"]):
+            args = {argument: value}
+            _rewrite(bundle, _set_extractor(name=name, args=args))
+            with pytest.raises(BundleError, match=f"argument {argument}=.*trust=True"):
+                load_bundle(bundle)
+    for value in ("folder/extra.pth", "extra", "tu-hf-hub:a/b", ["../x"], {"classes": "a:b"}):
+        for argument in sorted(_ARCHITECTURE):
+            _rewrite(bundle, _set_extractor(name="timm:resnet10t", args={argument: value}))
+            with pytest.raises(BundleError, match=f"argument {argument}=.*trust=True"):
+                load_bundle(bundle)
+    assert not (tmp_path / "it ran").exists()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [{"num_classes": 10**5}, {"depths": [1, -(10**9)]}, {"drop_rate": 1e300}, {"a": 1}]
+    + [{"layers": [[[[[1]]]]]}, {"aux_params": {"weights": "x"}}, {"out_indices": {"a": 1}}],
+)
+def test_arguments_beyond_an_architecture_need_trust(args: dict[str, Any], bundle: Path) -> None:
+    _rewrite(bundle, _set_extractor(name="timm:resnet10t", args=args))
+    with pytest.raises(BundleError, match=f"argument {[*args][0]}=.*numbers up to 16384"):
+        load_bundle(bundle)
+
+
+@pytest.mark.parametrize("channels", [100_000, -1, 2**63])
+@pytest.mark.parametrize("head", ["student", "pyramid"])
+def test_a_head_of_absurd_width_is_refused(head: str, channels: int, bundle: Path) -> None:
+    def widen(card: dict[str, Any]) -> None:
+        card["networks"]["student"]["head"].update(name=head, channels=channels)
+
+    _rewrite(bundle, widen)
+    with pytest.raises(ConfigError, match=rf"expected channels (up to 16384|of 1 or more), got"):
+        load_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ({"widths": [8, 8, 8, 16_385]}, "numbers up to 16384"),
+        ({"depths": [1, 1, 101]}, "depths of whole numbers from 0 to 100"),
+        ({"widths": "abcd"}, "widths of whole numbers"),
+        ({"widths": 3}, "widths of whole numbers"),
+        ({"depths": [1, True, 1.5]}, "depths of whole numbers"),
+        ({"mean": [0, 0]}, "mean of three numbers"),
+        ({"std": "abc"}, "std of three numbers"),
+        ({"seed": "x"}, "seed of whole numbers"),
+        ({"stride": [8]}, "gives stride"),
+    ],
+)
+def test_an_extractor_of_absurd_sizes_is_refused(
+    args: dict[str, Any], said: str, bundle: Path
+) -> None:
+    _rewrite(bundle, lambda card: card["networks"]["student"]["extractor"].update(args=args))
+    with pytest.raises(SpiritsegError, match=said):
+        load_bundle(bundle)
+
+
+def test_networks_beyond_a_number_of_parameters_need_trust(bundle: Path) -> None:
+    def widen(card: dict[str, Any]) -> None:
+        card["networks"]["student"]["head"].update(channels=16_384, convolution="dense")
+
+    _rewrite(bundle, widen)  # 7 convolutions of 9.7 GB each, and the system gives nothing before
+    with pytest.raises(SpiritsegError, match=r"at most 1,000,000,000 parameters|allocate"):
+        load_bundle(bundle)
+    again = build_networks(NETWORKS, 2, seed=0)  # the limit ends with the loading
+    assert len(again) == 2
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(
+    value: float, bundle: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    name = "head.at_half.1.2.running_var"
+    broken, _ = load_bundle(bundle)
+    broken.state_dict()[name][3] = value
+    said = rf"NaN or infinity in {re.escape(name)} \(1 of 16 values\)"
+    with pytest.raises(BundleError, match=said):
+        save_bundle(tmp_path / "new", broken, INFO)
+    assert not (tmp_path / "new").exists()
+    path = bundle / "student.safetensors"
+    save_file({**load_file(path), name: broken.state_dict()[name]}, path)
+    _rewrite(bundle, lambda card: None)
+    with pytest.raises(BundleError, match=said):
+        load_bundle(bundle)
+
+
+@pytest.mark.parametrize("weights", [b"", b"\xff" * 100, b"\x02\0\0\0\0\0\0\0{}", b"cut"])
+def test_weights_that_are_no_safetensors_are_one_error(weights: bytes, bundle: Path) -> None:
+    data = (bundle / "student.safetensors").read_bytes()
+    weights = data[: len(data) // 2] if weights == b"cut" else weights
+    (bundle / "student.safetensors").write_bytes(weights)
+    _rewrite(bundle, lambda card: None)
+    with pytest.raises(BundleError, match=r"not a valid safetensors file|of another network"):
+        load_bundle(bundle)
+
+
 LIBRARIES = {
     "torchvision": Extractor(
         "torchvision.models.segmentation.lraspp_mobilenet_v3_large", split="backbone"
@@ -297,6 +505,25 @@ def test_a_bundle_without_its_experiment_says_so(bundle: Path) -> None:
         ("networks", {"student": {}}, "lacks 'extractor'"),
         ("colours", [1, 2], "is not what"),
         ("networks", [], "is not what"),
+        ("networks", {"student": []}, "is not what"),
+        ("networks", {"student": {"extractor": 3, "head": {}}}, "is not what"),
+        ("networks", {"student": {"extractor": {"name": 3}, "head": {}}}, "is not what"),
+        ("networks", {"student": {"extractor": {"project": True}, "head": {}}}, "is not what"),
+        ("networks", {"student": {"extractor": {"strides": [[8]]}, "head": {}}}, "is not what"),
+        ("networks", {"student": {"extractor": {}, "head": {"name": []}}}, "is not what"),
+        ("networks", {"student": {"extractor": {}, "head": {"channels": "64"}}}, "is not what"),
+        ("networks", {"student": {"extractor": {"args": []}, "head": {}}}, "is not what"),
+        ("network", ["student"], "is not what"),
+        ("classes", "ab", "is not what"),
+        ("classes", [1, 2], "is not what"),
+        ("classes", [], "is not what"),
+        ("colours", [[1, 2, 3]], "is not what"),
+        ("colours", [[1, 2, 256], [0, 0, 0]], "is not what"),
+        ("pool", 0, "is not what"),
+        ("pool", "2", "is not what"),
+        ("pool", True, "is not what"),
+        ("metrics", [], "is not what"),
+        ("training", "x", "is not what"),
     ],
 )
 def test_a_description_that_lacks_something_is_refused(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 __all__ = [
+    "MAX_CHANNELS",
     "CrossEntropy",
     "Evaluation",
     "Experiment",
@@ -32,6 +33,8 @@ __all__ = [
     "Target",
     "Trainer",
 ]
+
+MAX_CHANNELS = 16_384  # of a layer; no segmentation network comes near it
 
 Convolution = Literal["dense", "grouped", "separable"]
 Policy = Literal["spatial", "all", "separable"]
@@ -157,8 +160,8 @@ class Extractor:
             head own: the layer whose output counts as the features.
         strides: strides of the feature maps that are joined; empty for the usual ones.
         policy: for compact: spatial, all or separable.
-        project: channels of a final 1x1 projection; 0 for none. Small extractors take
-            the channels of the network they match.
+        project: channels of a final 1x1 projection, at most 16384; 0 for none. Small
+            extractors take the channels of the network they match.
         args: further arguments of the constructor.
     """
 
@@ -179,7 +182,7 @@ class Head:
     Args:
         name: student (Table V), pyramid (PSPNet's pooling at 1, 2, 3 and 6 bins, then a
             classifier), own (the network's own), or none.
-        channels: width of the head.
+        channels: width of the head, 1 to 16384.
         convolution: of the student head: grouped (Table V, groups = gcd), separable or
             dense.
     """
@@ -451,6 +454,8 @@ class Trainer:
         num_nodes: machines of a distributed run.
         strategy: auto, ddp or any other of Lightning's.
         precision: 32-true, 16-mixed, bf16-mixed ...
+        sync_batchnorm: whether batch norms of several GPUs take the statistics of all their images;
+            without it each device normalises by its own, so that two devices differ from one.
         channels_last: memory format of images and weights; faster on most machines.
         compile: compile the network that is trained with torch.compile.
         workers: processes that load images; 0 loads them in the training process.
@@ -464,6 +469,7 @@ class Trainer:
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "32-true"
+    sync_batchnorm: bool = False
     channels_last: bool = True
     compile: bool = False
     workers: int = 0

@@ -13,9 +13,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from spiritseg.errors import BadImageError, DataError
 
-__all__ = ["Pixels", "opened", "read_pixels", "to_rgb"]
+__all__ = ["Pixels", "opened", "oversized", "read_pixels", "to_rgb"]
 
 Pixels = NDArray[np.uint8]
+
+_LONGEST_SIDE = 65_535  # pixels; JPEG's own limit
+_SHORTEST_SIDE = 64  # pixels that a network computes at the least: stride 32 behind a max-pool of 2
 
 
 def read_pixels(source: str | Path | bytes, name: object = None) -> Pixels:
@@ -32,18 +35,35 @@ def read_pixels(source: str | Path | bytes, name: object = None) -> Pixels:
         (H, W, 3) uint8.
 
     Raises:
-        BadImageError: where the file is missing, empty, truncated, not an image, or has more
-            than `PIL.Image.MAX_IMAGE_PIXELS` pixels (a decompression bomb).
+        BadImageError: where the file is missing, empty, truncated, not an image, or larger than
+            `oversized` allows with `PIL.Image.MAX_IMAGE_PIXELS` (a decompression bomb).
     """
     with opened(source, name) as image:
         limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and image.width * image.height > limit:
-            raise BadImageError(
-                source if name is None else name,
-                f"it has {image.width} x {image.height} pixels (width x height), more than "
-                f"{limit} in all",
-            )
+        if reason := oversized(image.height, image.width, limit, f"{limit} in all"):
+            raise BadImageError(source if name is None else name, reason)
         return np.array(to_rgb(ImageOps.exif_transpose(image)))
+
+
+def oversized(height: int, width: int, most: float | None, said: str) -> str | None:
+    """Return why an image is too large for a network, or None where it is not.
+
+    A network resizes its input to at least one stride, so that an image of 1 x 1,000,000 pixels
+    costs as much as one of 64 x 1,000,000. Each side counts as 64 pixels or more.
+
+    Args:
+        height: in pixels.
+        width: in pixels.
+        most: pixels in all; None for any number.
+        said: the limit as the reason names it.
+    """
+    given = f"it has {width} x {height} pixels (width x height)"
+    if max(height, width) > _LONGEST_SIDE:
+        return f"{given}, and a side may have {_LONGEST_SIDE} at the most"
+    if most is None or max(height, _SHORTEST_SIDE) * max(width, _SHORTEST_SIDE) <= most:
+        return None
+    counted = f" (a side counts as {_SHORTEST_SIDE} or more)" if height * width <= most else ""
+    return f"{given}, more than {said}{counted}"
 
 
 @contextmanager

@@ -93,7 +93,7 @@ def test_fields_that_a_recipe_does_not_have_are_said() -> None:
     fields = {**IMAGES, "stages.all.max_steps": 7, "networks.teacher.head.name": "none"}
     fields |= {"esd.stages.head.max_steps": 3}
     assert left_out(["baseline", "esd", "finetune-pretrained"], fields) == {
-        "baseline": ["stages.all.max_steps"],
+        "baseline": ["stages.all.max_steps", "networks.teacher.head.name"],
         "finetune-pretrained": ["stages.all.max_steps", "networks.teacher.head.name"],
     }
 

@@ -230,6 +230,68 @@ def test_few_images_are_no_verdict(planted: Planted) -> None:
     assert "significant" not in head
 
 
+def _alike(found: list[Run], recipe: str, alike: bool) -> None:
+    """Measure on two drives; one recipe's gain comes and goes slowly, or is not there at all."""
+    names = [f"drive{i // 75}_frame{i % 75}.png" for i in range(150)]
+    reference = np.random.default_rng(4).uniform(0.5, 0.9, 150)
+    slow = np.sin(np.arange(150) / 12) + 0.5
+    for one in found:
+        values = reference + 0.05 * slow * (alike and one.recipe == recipe)
+        one.__dict__["per_image"] = dict(zip(names, values.tolist(), strict=True))
+
+
+def test_images_that_are_too_alike_are_no_verdict(planted: Planted) -> None:
+    found = read_runs([planted({"baseline": 0.0, "sd": 0.0})])
+    _alike(found, "sd", alike=True)
+    section = make_section(found, "64", "baseline", 100)
+    said = next(one for one in section.differences if one.metric == "mIOU")
+    assert said.verdict == "too few independent images"
+    assert "of the 10 blocks of frames that a verdict needs" in said.sentence
+    head = verdict(section)["head"]
+    assert "too few independent images for a verdict on SD" in head
+    assert "150 test images make fewer than 10 independent blocks" in head
+    assert "significant" not in head
+    assert "150 test images from 2 sequences" in section.note
+    assert "below 10 blocks there is no verdict" in section.note
+    assert tables(section)["differences"][1][-1] == "too few independent images"
+
+
+def test_equal_results_are_no_difference(planted: Planted) -> None:
+    found = read_runs([planted({"baseline": 0.0, "sd": 0.0})])
+    _alike(found, "sd", alike=False)
+    section = make_section(found, "64", "baseline", 100)
+    assert {one.verdict for one in section.differences} == {"no difference"}
+    head = verdict(section)["head"]
+    assert "every distilled network has exactly the results of S" in head
+    row = tables(section)["differences"][1]
+    assert row[2:6] == ["+0.0", "+0.0 to +0.0", "1.0000", "1.0000"]
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("value", ["nan", "inf", "", "good"])
+def test_a_miou_that_is_no_number_names_the_run_and_the_image(planted: Planted, value: str) -> None:
+    runs = planted({"baseline": 0.0, "sd": 0.0})
+    path = runs / "sd-n64-s3" / "per_image.csv"
+    lines = path.read_text().splitlines()
+    lines[20] = f"{NAMES[19]},{value}"
+    path.write_text("\n".join(lines))
+    wanted = rf"sd-n64-s3.*finite mIOU of image {NAMES[19]}, got '{value}'. Delete the run's folder"
+    with pytest.raises(RunError, match=wanted):
+        report(runs, latency=False, resamples=10)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_without_images_is_one_clear_error(planted: Planted) -> None:
+    runs = planted({"baseline": 0.0, "sd": 0.0}, seeds=1)
+    path = runs / "sd-n64-s0" / "per_image.csv"
+    path.write_text("image,mIOU\n")
+    with pytest.raises(RunError, match=r"sd-n64-s0.*mIOU of each test image, got none"):
+        report(runs, latency=False, resamples=10)
+    path.unlink()
+    with pytest.raises(RunError, match=r"cannot read .*sd-n64-s0.*leave it out"):
+        report(runs, latency=False, resamples=10)
+
+
 def test_a_teacher_that_no_loss_reads_distils_nothing(planted: Planted) -> None:
     found = read_runs([planted({"baseline": 0.0, "finetune-pretrained": 0.0})])
     idle = []

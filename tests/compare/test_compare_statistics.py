@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import signal, stats
 
 from spiritseg.compare.statistics import (
+    METRICS,
     Difference,
+    _compare_one,
     _values,
+    autocorrelation_time,
+    block_length,
     compare_all,
     holm,
     paired_difference,
@@ -21,6 +27,7 @@ from spiritseg.compare.statistics import (
 )
 from spiritseg.errors import DataError
 
+UNITS = [f"unit {i // 2}" for i in range(20)]
 CITYSCAPES = "leftImg8bit/val/munster/munster_000001_000019_leftImg8bit.png"
 
 
@@ -34,6 +41,25 @@ CITYSCAPES = "leftImg8bit/val/munster/munster_000001_000019_leftImg8bit.png"
         ("images/holiday/first_bend.jpg", "images/holiday"),
         ("test/00012", "test"),
         ("3.png", ""),
+        ("test/DRIVE_frame0001.jpg", "test/DRIVE"),
+        ("drive01_frame0001.jpg", "drive01"),
+        ("drive01-000123.jpg", "drive01"),
+        ("drive01_f00000.png", "drive01"),
+        ("drive01-f00000.png", "drive01"),
+        ("drive 01 Frame 12.jpg", "drive 01"),
+        ("drive01.img7.png", "drive01"),
+        ("a/b-city-image-003.png", "a/b-city"),
+        ("a/2011_09_26_drive_0001_0000000005.png", "a/2011_09_26_drive_0001"),
+        ("2024-05-17_frame3.jpg", "2024-05-17"),
+        ("a/drive01_frame_0001.jpg", "a/drive01_frame"),
+        # As before: the folder, where a dash stands in a date, a time or a hash.
+        ("a/2024-05-17.jpg", "a"),
+        ("a/cam-2024-05-17_12-30-01.jpg", "a"),
+        ("a/frame-0001.jpg", "a"),
+        ("a/frame0001.jpg", "a"),
+        ("val/b1c66a42-12345678.jpg", "val"),
+        ("val/b1c66a42-6f7d68ca-0000001.jpg", "val"),
+        ("val/550e8400-e29b-41d4-a716-446655440000.jpg", "val"),
     ],
 )
 def test_sequence_of(name: str, sequence: str) -> None:
@@ -59,6 +85,61 @@ def test_few_sequences_are_cut_into_blocks_of_consecutive_frames() -> None:
 def test_fewer_images_than_blocks_are_units_of_their_own() -> None:
     assert len(set(units_of(["t/a_1.png", "t/a_2.png", "t/a_3.png"]))) == 3
     assert units_of([]) == []
+
+
+def test_frames_are_in_the_order_of_their_numbers() -> None:
+    names = [f"t/a_frame{i}.png" for i in range(1, 61)]
+    units = units_of(names)
+    assert len(set(units)) == 10
+    assert sum(a != b for a, b in itertools.pairwise(units)) == 9
+
+
+def test_blocks_are_as_long_as_asked_or_fewer() -> None:
+    names = [f"t/a_{i:03d}.png" for i in range(62)] + [f"t/b_{i:03d}.png" for i in range(171)]
+    for length, blocks in ((1, 10), (20, 10), (22, 9), (60, 3), (100, 2)):
+        sizes = Counter(units_of(names, length))
+        assert len(sizes) == blocks
+        assert min(sizes.values()) >= min(length, 62)
+    equal = [f"t/{q}_{i:03d}.png" for q in range(9) for i in range(40)]
+    assert len(set(units_of(equal))) == 10  # one of nine is cut
+    assert len(set(units_of(equal, 21))) == 9
+    many = [f"t/{q}_{i:03d}.png" for q in "abcdefghij" for i in range(4)]
+    assert len(set(units_of(many, 1000))) == 10  # each drive is a unit
+
+
+def _frames(generator: np.random.Generator, correlation: float, size: int) -> np.ndarray:
+    """AR(1) of unit variance."""
+    noise = generator.normal(0, math.sqrt(1 - correlation**2), size + 500)
+    found: np.ndarray = signal.lfilter([1], [1, -correlation], noise)[500:]
+    return found
+
+
+@pytest.mark.parametrize(("correlation", "expected"), [(0.0, 1.0), (0.5, 3.0), (0.9, 19.0)])
+def test_autocorrelation_time_of_long_series(correlation: float, expected: float) -> None:
+    generator = np.random.default_rng(21)
+    series = [_frames(generator, correlation, size) + 5 * size for size in (100_000, 200_000)]
+    found = autocorrelation_time(series, 100)
+    assert 0.97 * expected < found < 1.15 * expected
+
+
+def test_autocorrelation_time_against_a_loop() -> None:
+    series = [np.array([1.0, 2.0, 4.0]), np.array([5.0, 0.0, 1.0, 2.0]), np.array([9.0])]
+    centred = [[v - sum(one) / len(one) for v in one] for one in series[:2]]
+    power = sum(v**2 for one in centred for v in one)
+    found = [1.0]
+    for window in (1, 2):
+        pairs = [(one, lag, i) for one in centred for lag in range(1, window + 1) for i in range(9)]
+        products = sum(one[i] * one[i + lag] for one, lag, i in pairs if i + lag < len(one))
+        width = (2 * window + 1) / 7
+        tau = 1 + 2 * products / power
+        found.append(tau * (1 + 2 * width) * (1 + math.sqrt(2 * width)))
+    assert autocorrelation_time(series, 2) == pytest.approx(max(found))
+
+
+def test_constant_differences_need_no_long_blocks() -> None:
+    names = [f"a_{i}.png" for i in range(100)]
+    assert block_length(names, np.full(100, 0.1) + 1e-17 * np.arange(100)) == 1
+    assert block_length(names, np.zeros(100)) == 1
 
 
 def _naive(images: list[float], metric: str) -> float:
@@ -154,7 +235,58 @@ def test_identical_predictions_are_no_difference() -> None:
     units = [str(i % 10) for i in range(30)]
     for metric in ("mIOU", "HP-Acc", "Var"):
         found = paired_difference(values, values.copy(), units, metric)
-        assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
+        assert (found.value, found.low, found.high, found.p, found.p_holm) == (0, 0, 0, 1, 1)
+        assert found.verdict == "no difference"
+        assert found.sentence == (
+            f"recipe: {metric} +0.0 {'e-3' if metric == 'Var' else 'points'} [+0.0, +0.0], "
+            "p = 1.000 after Holm's correction: no difference."
+        )
+
+
+def test_equal_results_leave_the_others_their_verdicts() -> None:
+    generator = np.random.default_rng(9)
+    base = generator.uniform(0.6, 0.9, (5, 60))
+    better = base + generator.normal(0.05, 0.01, (5, 60))
+    names = [f"d{i % 10}_{i}.png" for i in range(60)]
+    rows = {
+        name: {seed: dict(zip(names, line, strict=True)) for seed, line in enumerate(values)}
+        for name, values in {"S": base, "same": base.copy(), "better": better}.items()
+    }
+    found = {one.name: one for one in compare_all(rows, "S", resamples=500)[:2]}
+    assert found["same"].verdict == "no difference"
+    assert found["same"].p_holm == 1
+    assert found["better"].verdict == "significant gain"
+    assert found["better"].p_holm == pytest.approx(2 * found["better"].p)
+
+
+def test_one_recipe_alone_has_a_verdict() -> None:
+    found = paired_difference(np.full((5, 20), 0.8), np.full((5, 20), 0.7), UNITS, "mIOU")
+    assert found.verdict == "significant gain"
+    assert found.p_holm == found.p
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_value_that_is_not_finite_is_one_clear_error(value: float) -> None:
+    good = np.full((5, 20), 0.7)
+    bad = good.copy()
+    bad[3, 17] = value
+    with pytest.raises(DataError, match=rf"SD, seed 3: .* got {value} for image 17; measure"):
+        paired_difference(bad, good, UNITS, "mIOU", name="SD")
+    with pytest.raises(DataError, match="the reference of SD, seed 3"):
+        paired_difference(good, bad, UNITS, "HP-Acc", name="SD")
+    images = {f"d_{i}.png": 0.5 for i in range(20)}
+    rows = {"S": {0: images}, "SD": {0: images, 4: {**images, "d_7.png": value}}}
+    with pytest.raises(DataError, match=rf"SD, seed 4: .* got {value} for image d_7.png; measure"):
+        compare_all(rows, "S")
+
+
+def test_no_images_and_no_seeds_are_one_clear_error() -> None:
+    with pytest.raises(DataError, match=r"at least one seed and one image .* \(5, 0\)"):
+        paired_difference(np.zeros((5, 0)), np.zeros((5, 0)), [], "mIOU")
+    with pytest.raises(DataError, match=r"at least one seed and one image .* \(0, 20\)"):
+        paired_difference(np.zeros((0, 20)), np.zeros((0, 20)), UNITS, "mIOU")
+    with pytest.raises(DataError, match=r"SD, seed 2: .* at least one image, got none; measure"):
+        compare_all({"S": {2: {"a.png": 1.0}}, "SD": {2: {}}}, "S")
 
 
 def test_one_seed_has_no_interval() -> None:
@@ -178,6 +310,9 @@ def test_holm() -> None:
     assert math.isnan(one)
     assert two == 0.04
     assert holm([]) == []
+    assert holm([1.0, 0.02, 1.0]) == pytest.approx([1.0, 0.06, 1.0])
+    assert holm([1.0, 1.0]) == [1.0, 1.0]
+    assert holm([1.0, float("nan"), 0.02])[::2] == pytest.approx([1.0, 0.04])
 
 
 FOUND = Difference("SD", "mIOU", 0.02, 0.01, 0.03, 0.001, 0.004, 5, 6, 100, 10, 8.0)
@@ -193,12 +328,16 @@ FOUND = Difference("SD", "mIOU", 0.02, 0.01, 0.03, 0.001, 0.004, 5, 6, 100, 10, 
         ({"p_holm": 0.05}, "no significant gain"),
         ({"seeds": 4}, "too few seeds"),
         ({"reference_seeds": 4}, "too few seeds"),
-        ({"units": 4}, "too few images"),
+        ({"images": 9, "units": 9}, "too few images"),
+        ({"units": 9}, "too few independent images (9 of the 10 blocks"),
+        ({"low": 0.0, "high": 0.0, "value": 0.0, "p_holm": 1.0}, "no difference"),
+        ({"p_holm": math.nan}, "no verdict"),
+        ({"p_holm": math.nan, "value": -0.02}, "no verdict"),
     ],
 )
 def test_verdicts(changes: dict[str, float], verdict: str) -> None:
     found = replace(FOUND, **changes)  # type: ignore[arg-type]  # one dict for all fields
-    assert found.verdict == verdict
+    assert found.verdict == verdict.partition(" (")[0]
     assert verdict in found.sentence
 
 
@@ -232,6 +371,62 @@ def test_false_positives_are_near_their_level(seeds: float, sequences: float) ->
         rejected += found.p < 0.05
     # Percentiles of one bootstrap over both would reject 10 to 15 %.
     assert 0.02 < rejected / trials < 0.085
+
+
+def _two_drives(
+    generator: np.random.Generator, correlation: float, gain: float = 0.0
+) -> tuple[dict[int, dict[str, float]], dict[int, dict[str, float]]]:
+    """A recipe and its reference on two drives, where neighbouring frames' differences are alike.
+
+    The frames' differences are AR(1) with a standard deviation of 0.02 about the gain.
+    """
+    sizes = (60, 170)
+    names = [f"drive{q}_frame{i:05d}.png" for q, size in enumerate(sizes) for i in range(size)]
+    differences = [gain + 0.02 * _frames(generator, correlation, size) for size in sizes]
+    reference = generator.uniform(0.5, 0.9, len(names)) + generator.normal(0, 0.01, (5, 1))
+    recipe = reference + np.concatenate(differences) + generator.normal(0, 0.003, (5, len(names)))
+    first, second = (
+        {seed: dict(zip(names, line, strict=True)) for seed, line in enumerate(values)}
+        for values in (recipe, reference)
+    )
+    return first, second
+
+
+@pytest.mark.parametrize(
+    ("correlation", "told"), [(0.0, (0.99, 1)), (0.5, (0.85, 1)), (0.9, (0, 0.1)), (0.97, (0, 0.1))]
+)
+def test_false_positives_in_two_drives_whose_frames_are_alike(
+    correlation: float, told: tuple[float, float]
+) -> None:
+    generator = np.random.default_rng(31)
+    verdicts: list[str] = []
+    for _ in range(150):
+        recipe, reference = _two_drives(generator, correlation)
+        verdicts.append(_compare_one(recipe, reference, "SD", "mIOU", 0.75, 200).verdict)
+    rejected = sum(one.startswith("significant") for one in verdicts) / len(verdicts)
+    # Ten blocks whatever the correlation would reject 12 % at 0.9 and 26 % at 0.97.
+    assert rejected <= 0.08
+    assert told[0] <= 1 - verdicts.count("too few independent images") / len(verdicts) <= told[1]
+
+
+def test_power_in_two_drives_of_independent_frames() -> None:
+    generator = np.random.default_rng(32)
+    found = 0
+    for _ in range(100):
+        # Five standard errors: Student's t of ten blocks finds 98 %.
+        sides = _two_drives(generator, 0.0, gain=5 * 0.02 / math.sqrt(230))
+        one = _compare_one(*sides, "SD", "mIOU", 0.75, 200)
+        found += one.verdict == "significant gain"
+    assert found >= 90
+
+
+def test_hp_acc_has_no_verdict_where_miou_shows_that_frames_are_alike() -> None:
+    generator = np.random.default_rng(33)
+    for _ in range(20):
+        recipe, reference = _two_drives(generator, 0.97)
+        found = compare_all({"S": reference, "SD": recipe}, "S", resamples=100)
+        assert [one.metric for one in found] == list(METRICS)
+        assert {one.verdict for one in found} == {"too few independent images"}
 
 
 def test_three_recipes_without_a_gain_rarely_raise_an_alarm() -> None:

@@ -22,7 +22,7 @@ from spiritseg.deploy.export import ExportReport
 from spiritseg.deploy.graph import DeployedNetwork
 from spiritseg.deploy.timing import in_turn
 from spiritseg.deploy.torch_runtime import TorchRuntime, card_of
-from spiritseg.errors import ConfigError, MissingExtraError
+from spiritseg.errors import BundleError, ConfigError, MissingExtraError
 
 SIZE = (128, 256)  # also that of the images that `bench` calibrates on
 
@@ -242,3 +242,9 @@ def test_wrong_options_are_one_clear_error(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         bench([student_folder], **words)  # type: ignore[arg-type]
+
+
+def test_a_name_that_is_too_long_is_one_clear_error(student_folder: Path) -> None:
+    for name in ("x" * 5000, f"{'x' * 5000}.onnx"):
+        with pytest.raises(BundleError, match="File name too long"):
+            bench([student_folder, name])

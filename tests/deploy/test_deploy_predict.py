@@ -7,16 +7,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
+from spiritseg.cli import main
 from spiritseg.deploy.export import ExportReport
 from spiritseg.deploy.opening import open_runtime
+from spiritseg.deploy.outputs import Kind
 from spiritseg.deploy.predict import predict
 from spiritseg.deploy.runtime import Runtime
-from spiritseg.errors import ConfigError, DataError, RunError
+from spiritseg.errors import BadImageError, BundleError, ConfigError, DataError, RunError
 from spiritseg.pixels import Pixels, read_pixels
 
 
@@ -116,8 +120,9 @@ def _bad_folder(folder: Path, scene: Pixels) -> set[str]:
     (folder / "corrupt.png").write_bytes(flipped)
     Image.new("L", (12000, 9000)).save(folder / "warned.png", compress_level=1)
     Image.new("1", (40000, 30000)).save(folder / "bomb.png", compress_level=1)
+    Image.new("1", (70_000, 1)).save(folder / "thin.png")
     Image.fromarray(scene[..., 0].astype(np.float32)).save(folder / "float.tiff")
-    return {"zero", "cut", "text", "corrupt", "warned", "bomb", "float"}
+    return {"zero", "cut", "text", "corrupt", "warned", "bomb", "thin", "float"}
 
 
 def test_bad_images_are_left_out_and_reported(
@@ -128,6 +133,81 @@ def test_bad_images_are_left_out_and_reported(
     assert {Path(path).stem for path, _ in report.skipped} == bad
     assert all(reason for _, reason in report.skipped)
     assert [p.name for p in (tmp_path / "out").glob("*.png")] == ["good.png"]
+
+
+def test_thin_images_count_as_what_a_network_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("1", (3, 1000)).save(tmp_path / "thin.png")
+    assert read_pixels(tmp_path / "thin.png").shape == (1000, 3, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 1000 - 1)
+    with pytest.raises(BadImageError, match=r"3 x 1000 .*a side counts as 64 or more"):
+        read_pixels(tmp_path / "thin.png")
+
+
+@pytest.mark.parametrize("kind", ["mask", "video"])
+def test_a_thin_video_is_left_out_and_reported(
+    runtime: Runtime, tmp_path: Path, kind: Kind
+) -> None:
+    with av.open(str(tmp_path / "thin.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=4)
+        stream.height, stream.width, stream.pix_fmt = 2, 70_000, "yuv420p"
+        frame = np.zeros((2, 70_000, 3), np.uint8)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    report = predict(runtime, tmp_path / "thin.mkv", tmp_path / "out", kind, progress=False)
+    ((path, reason),) = report.skipped
+    assert (Path(path).name, report.frames) == ("thin.mkv", 0)
+    assert "65535 at the most" in reason
+
+
+def test_where_no_input_can_be_read_the_command_says_so(
+    exported: ExportReport, scenes: list[Pixels], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("zero.png", "zero.mp4"):
+        (tmp_path / "in" / name).touch()
+    words = ["predict", str(exported.paths[0]), str(tmp_path / "in")]
+
+    def call(*more: str) -> tuple[object, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main([*words, "--out", str(tmp_path / "out"), *more])
+        return (caught.value.code, *capsys.readouterr())
+
+    code, out, said = call()
+    assert (code, out) == (2, "")
+    assert "error: none of the inputs could be read" in said
+    assert "zero.png: the file is empty" in said
+    assert "zero.mp4: " in said
+    Image.fromarray(scenes[0]).save(tmp_path / "in/good.png")
+    for counted in ("1 frames in", "1 outputs were there already"):
+        code, out, _ = call()
+        assert code == 0
+        assert counted in out
+        assert "zero.png: the file is empty" in out
+
+
+def test_names_that_are_too_long_are_one_clear_error(
+    runtime: Runtime, scenes: list[Pixels], tmp_path: Path
+) -> None:
+    picture = tmp_path / f"{'x' * 250}.png"
+    Image.fromarray(scenes[0]).save(picture)
+    long = "x" * 5000
+    given: list[tuple[Any, Any, Any, Kind, type[Exception]]] = [
+        (long, picture, "out", "mask", BundleError),
+        (runtime, long, "out", "mask", ConfigError),
+        (runtime, tmp_path / "*" / long, "out", "mask", ConfigError),
+        (runtime, str(tmp_path / "**" / ("x" * 300)), "out", "mask", ConfigError),
+        (runtime, picture, long, "mask", RunError),
+        (runtime, picture, "out", "overlay", DataError),
+        (runtime, f"camera:{long}", "out", "mask", DataError),
+    ]
+    (tmp_path / "folder").mkdir()
+    for student, inputs, out, kind, error in given:
+        with pytest.raises(error, match=r"too long|of more than 255 bytes"):
+            predict(student, inputs, tmp_path / out, kind, progress=False)
+    assert not (tmp_path / "out").exists()
+    assert predict(runtime, picture, tmp_path / "out", progress=False).frames == 1
 
 
 def test_unusual_images_are_converted_as_they_are_meant(

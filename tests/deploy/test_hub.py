@@ -247,6 +247,44 @@ def test_a_link_stays_a_link(student_folder: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "real"]
 
 
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_what_a_link_leads_to_is_not_published(
+    student_folder: Path, tmp_path: Path, hub: Hub, name: str
+) -> None:
+    run, there = tmp_path / "run", tmp_path / "there"
+    pull(student_folder, run / "student")
+    (run / "student/README.md").write_text("my own words")
+    private = tmp_path / "private"
+    (run / "student" / name).rename(private)
+    (run / "student" / name).symlink_to(private)
+    for source in (run, run / "student"):
+        with pytest.raises(BundleError, match=f"{name} is a symbolic link to .*private"):
+            pull(source, there)
+        for target in (there, "hf://you/road"):
+            with pytest.raises(BundleError, match=f"{name} is a symbolic link to .*private"):
+                push(source, target, endpoint=hub.address, token="t")
+    assert hub.repos == {}
+    assert not there.exists()
+
+
+def test_the_folder_that_is_given_may_be_a_link(student_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(student_folder)
+    push(tmp_path / "link", tmp_path / "there")
+    assert _same(tmp_path / "there", student_folder)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/student").symlink_to(student_folder)
+    with pytest.raises(BundleError, match="student is a symbolic link"):
+        push(tmp_path / "run", tmp_path / "other")
+
+
+def test_names_that_are_too_long_are_one_clear_error(student_folder: Path, tmp_path: Path) -> None:
+    for act in (push, pull):
+        with pytest.raises(BundleError, match="File name too long"):
+            act("x" * 5000, tmp_path / "there")
+        with pytest.raises(RunError, match="File name too long"):
+            act(student_folder, tmp_path / ("x" * 5000))
+
+
 def test_a_card_names_all_teachers() -> None:
     stage = {
         "trains": "all",

@@ -133,6 +133,22 @@ def _bomb() -> bytes:
     return good + struct.pack(">I", zlib.crc32(chunk)) + encoded(half_red())[33:]
 
 
+@pytest.mark.parametrize(
+    ("size", "megapixels", "said"),
+    [((9_999_999, 1), 10, "65535"), ((1, 70_000), 10, "65535"), ((10_000, 3), 0.5, "counts as 64")],
+)
+def test_thin_images_count_as_what_a_network_computes(
+    students: Students, size: tuple[int, int], megapixels: float, said: str
+) -> None:
+    data = encoded(Image.new("1", size))
+    with TestClient(make_endpoint(students, Limits(megapixels=megapixels))) as client:
+        for where in ("predict", "compare"):
+            answer = _send(client, data, where)
+            assert answer.status_code == 413, answer.text
+            assert said in answer.json()["error"]
+        assert _send(client, encoded(Image.new("1", (7_000, 3)))).status_code == 200
+
+
 PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"
 BAD = {
     "empty": (b"", 422, "empty"),

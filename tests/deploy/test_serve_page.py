@@ -42,7 +42,7 @@ def app() -> FastAPI:
 
 @pytest.fixture(scope="module")
 def client(app: FastAPI) -> TestClient:
-    return TestClient(app, raise_server_exceptions=False)
+    return TestClient(app, "http://127.0.0.1:7860", raise_server_exceptions=False)
 
 
 SECRET = "the secret of another folder"
@@ -96,6 +96,12 @@ def test_gradio_takes_no_upload_and_no_event(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("path", ["/", "/api/students", "/assets/x.js"])
+def test_pages_of_other_sites_may_not_ask(client: TestClient, path: str) -> None:
+    for headers in ({"origin": "http://evil.example"}, {"host": "evil.example:7860"}):
+        assert client.get(path, headers=headers).status_code == 403
+
+
 def test_the_page_may_ask_no_other_host(client: TestClient) -> None:
     page = client.get("/")
     assert page.status_code == 200
@@ -115,10 +121,16 @@ def test_what_cannot_be_served_is_said(
         taken.listen()
         with pytest.raises(RunError, match="cannot listen on"):
             serve([student_folder], port=taken.getsockname()[1], threads=1)
-    with pytest.raises(SystemExit) as caught:
-        main(["serve", str(tmp_path / "nowhere"), "--port", "0"])
-    assert caught.value.code == 2
-    assert "there is no" in capsys.readouterr().err
+    for words, said in (
+        ([str(tmp_path / "nowhere")], "there is no"),
+        (["x" * 5000], "File name too long"),
+        ([str(student_folder), "--host", "x" * 5000], "cannot listen on"),
+        ([str(student_folder), "--allow-host", "http://x"], "expected a host name"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(["serve", *words, "--port", "0"])
+        assert caught.value.code == 2
+        assert said in capsys.readouterr().err
 
 
 def _free_port() -> int:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -135,3 +137,16 @@ def test_standardised_features_have_unit_variance() -> None:
     assert torch.allclose(scaled, features / std.float()[:, None, None], rtol=1e-5)
     with pytest.raises(ConfigError, match="3 channels"):
         standardise(features, mean[:2], std[:2], centre=True)
+
+
+@pytest.mark.parametrize("reduction", ["channel_sum", "mean"])
+def test_padding_is_left_out(reduction: Any) -> None:
+    generator = torch.Generator().manual_seed(3)
+    student, teacher = (torch.randn(2, 3, 4, 6, generator=generator) for _ in range(2))
+    valid = torch.ones(2, 8, 12, dtype=torch.bool)
+    valid[:, :, 6:] = False
+    inside = mimicry(student[..., :3], teacher[..., :3], reduction)
+    assert float(mimicry(student, teacher, reduction, valid)) == pytest.approx(float(inside))
+    student[..., 3:] += 100  # changes nothing
+    assert float(mimicry(student, teacher, reduction, valid)) == pytest.approx(float(inside))
+    assert float(mimicry(student, teacher, reduction, torch.zeros_like(valid))) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spiritseg.config import Stage
+from spiritseg.config import Losses, Pixelwise, Stage
 from spiritseg.errors import ConfigError
 from spiritseg.models import Segmenter, student_head
 from spiritseg.models.ensemble import Ensemble, stage_teacher
@@ -57,3 +57,15 @@ def test_the_teacher_of_a_stage() -> None:
     both = stage_teacher(Stage(teacher="a", co_teachers=("b",)), networks)
     assert isinstance(both, Ensemble)
     assert list(both.members) == [networks["a"], networks["b"]]
+
+
+@torch.no_grad()
+def test_at_a_temperature_it_is_the_mean_of_the_tempered_distributions() -> None:
+    networks = {"a": _network(6, 0), "b": _network(6, 1)}
+    losses = Losses(pixelwise=Pixelwise(temperature=4.0))
+    both = stage_teacher(Stage(teacher="a", co_teachers=("b",), losses=losses), networks)
+    assert both is not None
+    images = torch.rand(1, 3, 32, 32)
+    mean = sum((n(images) / 4).softmax(dim=1) for n in networks.values()) / 2
+    torch.testing.assert_close((both(images) / 4).softmax(dim=1), mean)
+    torch.testing.assert_close((both.outputs(images, ("logits",))["logits"]), both(images))

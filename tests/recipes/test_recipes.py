@@ -218,7 +218,7 @@ def test_all_problems_are_reported_at_once() -> None:
         ({"input.crop": 255}, "not a multiple of input.pool"),
         ({"input.flip": 1.5}, "expected 0 to 1"),
         ({"stages.head.losses.cross_entropy": None}, "at least one loss"),
-        ({"networks.student.extractor.of": None}, "needs the name of another network"),
+        ({"networks.student.extractor.name": "separable"}, "needs the name of another network"),
         ({"stages.mimicry": 3}, "expected a mapping of fields, got 3"),
         ({"stages.mimicy.max_steps": 3}, "unknown stage 'mimicy'. Did you mean mimicry?"),
         ({"stages.mimicy": None}, "unknown stage 'mimicy'. Did you mean mimicry?"),
@@ -240,6 +240,21 @@ def test_all_problems_are_reported_at_once() -> None:
         ({"evaluation.pictures": -1}, "evaluation.pictures: expected 0 or more, got -1"),
         ({"input.cache_mib": -1}, "input.cache_mib: expected 0 or more, got -1"),
         ({"networks.student.head.channels": 0}, "head.channels: expected 1 or more, got 0"),
+        ({"networks.student.head.channels": 10**5}, "expected 16384 or fewer, got 100000"),
+        ({"networks.student.extractor.project": 10**5}, "expected 0 to 16384 channels, got 100000"),
+        ({"networks.student.extractor.args": None}, "args: expected dict[str, typing.Any], got None"),
+        ({"stages.head.optimizer.lr": None}, "stages.head.optimizer.lr: expected float, got None"),
+        ({"stages.head.optimizer.lr": "null"}, "optimizer.lr: expected float, got 'null'"),
+        ({"stages.head.optimizer.name": None}, "stages.head.optimizer.name: unknown value 'None'"),
+        ({"stages.head.optimizer.lr": float("nan")}, "optimizer.lr: expected float, got nan"),
+        ({"input.scale": [1, float("inf")]}, "scale: expected tuple[float, float], got [1, inf]"),
+        ({"stages": {"x/../../../esc": {}}}, "got 'x/../../../esc'"),
+        ({"networks": {"x/../../../esc": {}}}, "expected a name of letters"),
+        ({"stages.": {}}, "expected a name of letters"),
+        ({"stages": {".hidden": {}}}, "no dot first"),
+        ({"stages": {"größe": {}}}, "digits, _, - and ."),
+        ({"stages": {"a\n": {}}}, r"got 'a\n'"),
+        ({"stages": {"a" * 101: {}}}, "100 characters at most"),
     ],
 )
 def test_a_problem_is_said_with_its_field(overrides: dict[str, object], said: str) -> None:
@@ -302,6 +317,57 @@ def test_a_recipe_that_extends_itself_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text("extends: a.yaml")
     with pytest.raises(ConfigError, match="extends itself"):
         load_experiment(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("stages: {all: {optimizer: {lr: null}}}", "optimizer.lr: expected float, got None"),
+        ("a: " + "{a: " * 5000 + "1" + "}" * 5000, "nested too deep"),
+        ("a: " + "[" * 60 + "]" * 60, "at most 40 levels"),
+        ("networks: &a {x: *a}", "at most 40 levels"),
+        ("seed: !!timestamp x", "not valid YAML"),
+        ("seed: !!int ''", "not valid YAML"),
+        ("seed: " + "1" * 5000, "not valid YAML"),
+        ("seed: 0x" + "f" * 5000, "seed: expected a number of 64 bits"),
+        ("target: {root: 2024-01-01}", r"target.root: .*got datetime.date\(2024, 1, 1\)"),
+    ],
+)
+def test_yaml_that_no_recipe_holds_is_one_error(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "odd.yaml").write_text("extends: sd\n" + text)
+    with pytest.raises(ConfigError, match=said):
+        load_experiment(tmp_path / "odd.yaml", ROOTS)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"seed": 10**30}, "seed: expected a number of 64 bits"),
+        ({"stages": {1: {}}}, "stages: expected words as names of fields, got 1. Put it in quotes"),
+        ({"networks.student.extractor.args": {"a": {1: 2}}}, "args.a: expected words as names"),
+        ({"networks.student.extractor.args": {"a": b"x"}}, "args.a: expected words, numbers"),
+        ({"networks.student.extractor.args" + 50 * ".a": 1}, "at most 40 levels"),
+    ],
+)
+def test_a_value_that_no_field_takes_is_said_at_once(
+    overrides: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_experiment("esd", {**ROOTS, **overrides})
+    assert said in str(caught.value)
+
+
+def test_aliases_cannot_make_a_recipe_endless(tmp_path: Path) -> None:
+    levels = [f"&x{n} [{', '.join([f'*x{n - 1}'] * 9)}]" for n in range(1, 9)]
+    text = "seed: [" + ", ".join(["&x0 [1]", *levels]) + "]"  # 9 to the power of 8 values
+    (tmp_path / "laughs.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="100000 values, got more in seed"):
+        load_experiment(tmp_path / "laughs.yaml", ROOTS)
+
+
+def test_names_with_dots_dashes_and_digits_are_taken() -> None:
+    stages = {"stages": {"2-fine_tune.v1": {"losses": {"cross_entropy": {}}}}}
+    assert "2-fine_tune.v1" in load_experiment("esd", {**ROOTS, **stages}).stages
 
 
 def test_yaml_cannot_make_objects(tmp_path: Path) -> None:

@@ -69,6 +69,13 @@ stages:
     optimizer: {name: sgd, lr: 1.0e-2, schedule: constant}
     batch_size: 4
     max_steps: 4
+  inner:              # its losses leave the extractor's last layer without a gradient
+    trains: extractor
+    teacher: teacher
+    losses: {mimicry: {layers: {extractor.module.1: extractor.module.1}}}
+    optimizer: {name: sgd, lr: 1.0e-3, schedule: constant}
+    batch_size: 4
+    max_steps: 2
   distil:
     teacher: teacher
     losses:
@@ -158,8 +165,8 @@ def test_two_processes_train_and_measure_as_one_does(here: Path) -> None:
         for split, count in (("val", 3), ("test", 5)):  # odd: the sampler repeats an image
             assert both[split]["images"] == count
             assert both[split] == pytest.approx(one[split], abs=1e-3, nan_ok=True)
-        for name in ("teach", "mimicry", "distil"):
-            assert both["stages"][name]["steps"] == 4
+        for name in ("teach", "mimicry", "inner", "distil"):
+            assert both["stages"][name]["steps"] == (2 if name == "inner" else 4)
             assert both["stages"][name]["loss"] == pytest.approx(
                 one["stages"][name]["loss"], rel=1e-5
             )

@@ -14,7 +14,7 @@ from PIL import Image
 
 import spiritseg
 from spiritseg.compare.matrix import plan, run
-from spiritseg.errors import RunError
+from spiritseg.errors import DivergedError, RunError
 from spiritseg.evaluation.evaluate import EvaluationModule
 from spiritseg.recipes import differences, fingerprint, load_experiment
 from spiritseg.training import runner
@@ -38,13 +38,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _fields(root: Path, **further: Any) -> dict[str, Any]:
-    student = {"name": "efficientnet_lite0", "weights": "random", "of": None}
     return {
         "target.root": str(root),
         "target.subset": "all",
         "input.crop": 32,
-        "networks.teacher": None,
-        **{f"networks.student.extractor.{key}": value for key, value in student.items()},
         "networks.student.head.channels": 8,
         "stages.supervised.max_steps": 1,
         "stages.supervised.batch_size": 2,
@@ -177,3 +174,62 @@ def test_a_finished_run_does_without_its_teachers_file(tmp_path: Path) -> None:
     file.write_bytes(b"another one")
     with pytest.raises(RunError, match=r"weights\.teacher: abc became"):
         refuse_other_weights(folder, experiment)
+
+
+DAMAGE = {
+    "stages/1-supervised/network.safetensors": "the stage is trained again",
+    "stages/1-supervised/stage.json": "done again",
+    "run.json": "done again",
+    "metrics.json": "done again",
+    "student/student.safetensors": "The student is written again",
+    "student/student.json": "The student is written again",
+}
+
+
+@pytest.mark.parametrize("how", ["truncated", "flipped", "gone"])
+@pytest.mark.parametrize("file", DAMAGE)
+def test_a_damaged_run_is_mended_by_the_same_command(
+    folder: Path, tmp_path: Path, file: str, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment, path = load_experiment("baseline", _fields(folder)), tmp_path / "run"
+    before = spiritseg.distill(experiment, path).metrics
+    weights = (path / "student/student.safetensors").read_bytes()
+    data = (path / file).read_bytes()
+    middle = len(data) // 2
+    if how == "gone":
+        (path / file).unlink()
+    elif how == "truncated":
+        (path / file).write_bytes(data[:middle])
+    else:
+        (path / file).write_bytes(data[:middle] + b"\xff\xff\xff\xff" + data[middle + 4 :])
+    if file.startswith("stages/"):  # what a finished run takes from there is in its student
+        (path / "metrics.json").unlink()
+    capsys.readouterr()
+    after = spiritseg.distill(experiment, path).metrics
+    assert (path / "student/student.safetensors").read_bytes() == weights
+    assert after["test"] == before["test"]
+    if how != "gone" and file != "run.json":
+        assert DAMAGE[file] in capsys.readouterr().err
+
+
+def test_a_stage_of_another_run_is_not_taken_for_this_one(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = "stages/1-supervised/network.safetensors"
+    one, other = (load_experiment("baseline", _fields(folder, seed=seed)) for seed in (0, 1))
+    weights = []
+    for experiment, name in ((one, "one"), (other, "other")):
+        spiritseg.distill(experiment, tmp_path / name)
+        weights.append((tmp_path / name / "student/student.safetensors").read_bytes())
+    (tmp_path / "one" / file).write_bytes((tmp_path / "other" / file).read_bytes())
+    (tmp_path / "one" / "metrics.json").unlink()
+    spiritseg.distill(one, tmp_path / "one")
+    assert "is not the file that was written: the stage is trained again" in capsys.readouterr().err
+    assert (tmp_path / "one/student/student.safetensors").read_bytes() == weights[0]
+
+
+def test_weights_that_are_not_finite_are_never_saved(folder: Path, tmp_path: Path) -> None:
+    fields = _fields(folder, **{"stages.supervised.optimizer.lr": 1e38})
+    with pytest.raises(DivergedError, match="not finite"):
+        spiritseg.distill(load_experiment("baseline", fields), tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("*.safetensors"))

@@ -27,6 +27,34 @@ def test_of_two_that_start_together_the_loser_leaves_the_folder_alone(tmp_path: 
         assert (path / "config.yaml").exists()
 
 
+@pytest.mark.parametrize("left", [".lock", ".config.yaml.0badc0de-1-1.part"])
+def test_a_folder_that_a_killed_process_began_to_claim_is_claimed(
+    tmp_path: Path, left: str
+) -> None:
+    (tmp_path / left).touch()
+    with RunDir(tmp_path).claim(load_experiment("demo")):
+        assert (tmp_path / "config.yaml").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with (
+        pytest.raises(RunError, match=r"not a run of spiritseg:\n.*thesis.tex"),
+        RunDir(tmp_path).claim(load_experiment("demo")),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "\x00", "[" * 100_000])
+def test_a_garbled_record_is_told_and_counts_as_missing(
+    tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.json").write_text(content)
+    assert RunDir(tmp_path).read("run.json") is None
+    assert f"{tmp_path / 'run.json'} cannot be read" in capsys.readouterr().err
+
+
 def test_a_run_that_did_nothing_leaves_no_folder(tmp_path: Path) -> None:
     path = tmp_path / "run"
     with pytest.raises(RunError, match="bad"), RunDir(path).claim(load_experiment("demo")):

@@ -24,6 +24,7 @@ from spiritseg.config import (
 from spiritseg.errors import ConfigError, DivergedError
 from spiritseg.losses import cross_entropy, mimicry, pairwise, pixelwise
 from spiritseg.models import Segmenter
+from spiritseg.training.critic import CriticTraining
 from spiritseg.training.fit import quiet
 from spiritseg.training.measure import explained_variance, layer_statistics
 from spiritseg.training.stage import StageModule
@@ -341,3 +342,29 @@ def test_what_is_measured_of_a_mimic_can_train_on(monkeypatch: pytest.MonkeyPatc
     assert explained_variance(module, data, device) <= 1
     for one in (network, teacher):
         assert not any(parameter.is_inference() for parameter in one.parameters())
+
+
+def test_the_critic_sees_no_difference_on_padding() -> None:
+    config = Holistic(conditioned=False, width=4)
+    training = CriticTraining(config, 3, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(1, 3, 32, 32, generator=generator)
+    one, other = (torch.randn(1, 3, 32, 32, generator=generator) for _ in range(2))
+    valid = torch.ones(1, 32, 32, dtype=torch.bool)
+    valid[..., 16:] = False
+    other[..., :16] = one[..., :16]
+    with torch.no_grad():
+        assert torch.equal(training(one, images, valid), training(other, images, valid))
+        everywhere = torch.ones_like(valid)
+        assert not torch.equal(
+            training(one, images, everywhere), training(other, images, everywhere)
+        )
+
+
+def test_a_teacher_that_is_not_finite_is_told_before_anything_is_learnt(tmp_path: Path) -> None:
+    network, teacher = _network(5, 0), _network(5, 1)
+    with torch.no_grad():
+        next(teacher.parameters()).fill_(torch.inf)
+    module = StageModule("s", _stage(Losses(pixelwise=Pixelwise())), network, teacher)
+    with pytest.raises(DivergedError, match=r"the logits of the teacher .* are not finite"):
+        _fit(module, tmp_path)

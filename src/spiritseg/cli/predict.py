@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from spiritseg.cli.words import make_parser
+from spiritseg.errors import DataError, listed
 
 _MORE = """
-Unreadable files are left out and listed at the end. The same command continues a prediction
-that was stopped. An .onnx needs no torch.
+Unreadable files are left out and listed at the end; where no input can be read, that is an error.
+The same command continues a prediction that was stopped. An .onnx needs no torch.
 
   spiritseg predict runs/esd camvid/test --out masks
   spiritseg predict student.onnx drive.mp4 --out drive --kind video
@@ -58,6 +59,9 @@ def run(words: list[str]) -> None:
         trust=options.trust,
         streams=options.streams,
     )
+    if report.skipped and not report.frames + report.kept:
+        reasons = [f"{path}: {reason}" for path, reason in report.skipped]
+        raise DataError(f"none of the inputs could be read:\n{listed(reasons)}")
     rate = f", {report.frames_per_second:.1f} a second" if report.frames else ""
     print(f"{report.frames} frames in {report.seconds:.1f} s{rate}: {options.out}")
     if report.kept:

@@ -11,7 +11,8 @@ them are compared with a slider. Nothing is kept. The same for programs:
   curl -F file=@image.jpg 'http://127.0.0.1:7860/api/predict?student=esd&mask=1'
   curl http://127.0.0.1:7860/api/students
 
-There is no login: listen on other addresses than this machine's only behind one.
+Requests from web pages of other sites are refused. There is no login: listen on other addresses
+than this machine's only behind one. Behind a proxy, give its name: --allow-host road.example.org
 """
 
 
@@ -21,6 +22,13 @@ def run(words: list[str]) -> None:
     parser.epilog = _MORE
     parser.add_argument("students", nargs="+", metavar="STUDENT", help="run, bundle or export")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="further host name under which it is reached; may be given several times",
+    )
     parser.add_argument("--port", type=int, default=7860, help="0: any free one")
     parser.add_argument("--max-mib", type=float, default=32, help="of an upload, in MiB")
     parser.add_argument("--max-megapixels", type=float, default=10, help="of an image or frame")
@@ -37,6 +45,7 @@ def run(words: list[str]) -> None:
         options.students,
         options.host,
         options.port,
+        names=options.allow_host,
         limits=limits,
         threads=options.threads,
         device=options.device,

@@ -46,7 +46,7 @@ def report(
         The page.
 
     Raises:
-        RunError: there is no finished run.
+        RunError: there is no finished run, or the mIOU of an image is missing or not finite.
         BundleError: a student is of classes of its own, and trust was not given.
         ConfigError: no run is of the baseline's recipe, though another was named.
         MissingExtraError: Jinja2 or scipy is not installed.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -42,6 +43,9 @@ _TITLES = {
     "skd-released": "SKD (released code)",
     "sd-skd": "SD then SKD",
 }
+
+
+_AGAIN = "Delete the run's folder and run it again, or leave it out."
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,20 @@ class Run:
 
     @cached_property
     def per_image(self) -> dict[str, float]:
-        """The mIOU of each test image, by name."""
-        with (self.folder / "per_image.csv").open(newline="") as file:
-            lines = list(csv.reader(file))[1:]
-        return {",".join(line[:-1]): float(line[-1]) for line in lines}
+        """The mIOU of each test image, by name.
+
+        Raises:
+            RunError: there is none, or one is not a finite number.
+        """
+        path = self.folder / "per_image.csv"
+        try:
+            with path.open(newline="") as file:
+                lines = [line for line in csv.reader(file) if line][1:]
+        except (OSError, ValueError, csv.Error) as error:
+            raise RunError(f"cannot read {path}: {error}. {_AGAIN}") from None
+        if not lines:
+            raise RunError(f"{path}: expected the mIOU of each test image, got none. {_AGAIN}")
+        return {",".join(line[:-1]): _miou(path, line) for line in lines}
 
     def explained(self) -> dict[str, float]:
         """R^2 of the mimicry's features by domain, of the first stage that mimics."""
@@ -168,6 +182,19 @@ class Row:
     def per_image(self) -> dict[int, dict[str, float]]:
         """Return the mIOU of each image, by seed and name."""
         return {seed: run.per_image for seed, run in self.runs.items()}
+
+
+def _miou(path: Path, line: list[str]) -> float:
+    try:
+        value = float(line[-1])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        name = ",".join(line[:-1])
+        raise RunError(
+            f"{path}: expected a finite mIOU of image {name}, got {line[-1]!r}. {_AGAIN}"
+        )
+    return value
 
 
 def title_of(recipe: str, ratio: float | None) -> str:

@@ -102,7 +102,9 @@ def _note(rows: Mapping[str, Row]) -> str:
     if drives >= LEAST_UNITS:
         return f"{said}, which the intervals resample."
     return (
-        f"{said}: too few to resample, so each is cut into blocks of consecutive images. "
+        f"{said}: too few to resample, so each is cut into blocks of consecutive images, longer "
+        "where neighbouring images' differences are alike; below "
+        f"{LEAST_UNITS} blocks there is no verdict. "
         "The intervals speak of these sequences, not of other drives."
     )
 
@@ -119,36 +121,9 @@ def labelled(labels: str) -> str:
 
 def verdict(section: Section) -> dict[str, Any]:
     """Say in words what the main setting shows."""
-    seeds = max((len(row.runs) for row in section.rows.values()), default=0)
     said = [one for one in section.differences if one.metric == "mIOU"]
-    distilled = [one for one in said if _is_distilled(section.rows[one.name])]
-    gains = [one for one in distilled if one.verdict == "significant gain"]
-    where = f"With {labelled(section.labels)} and {seeds} seed{'s' * (seeds != 1)}"
-    if not section.reference:
-        head = f"{where} there is no baseline among the runs. {section.lacking}"
-    elif not distilled:
-        head = f"{where} no distilled network has been run beside the baseline."
-    elif gains:
-        best = max(gains, key=lambda one: one.value)
-        head = (
-            f"{where}, distillation helped: {', '.join(one.name for one in gains)} gained mIOU "
-            f"over {section.reference}, at the most {100 * best.value:.1f} points ({best.name})."
-        )
-    elif any(one.verdict == "too few seeds" for one in distilled):
-        head = (
-            f"{where}: too few for a verdict, which takes {LEAST_SEEDS}. The differences below "
-            "are what these seeds show."
-        )
-    elif any(one.verdict == "too few images" for one in distilled):
-        images = min(one.images for one in distilled)
-        head = (
-            f"{where}: {images} test image{'s' * (images != 1)}, too few for a verdict. The "
-            "differences below are what these images show."
-        )
-    else:
-        head = f"{where}, no distilled network gained mIOU over {section.reference} significantly."
     return {
-        "head": head,
+        "head": _head(section, [one for one in said if _is_distilled(section.rows[one.name])]),
         "sentences": [one.sentence for one in said],
         "picked": [
             one.sentence
@@ -156,6 +131,52 @@ def verdict(section: Section) -> dict[str, Any]:
             if one.metric == "mIOU" and _is_distilled(section.rows[one.name])
         ],
     }
+
+
+def _head(section: Section, distilled: Sequence[Difference]) -> str:
+    """Say in a sentence or two whether distillation helped."""
+    seeds = max((len(row.runs) for row in section.rows.values()), default=0)
+    where = f"With {labelled(section.labels)} and {seeds} seed{'s' * (seeds != 1)}"
+    if not section.reference:
+        return f"{where} there is no baseline among the runs. {section.lacking}"
+    if not distilled:
+        return f"{where} no distilled network has been run beside the baseline."
+    gains = [one for one in distilled if one.verdict == "significant gain"]
+    if gains:
+        best = max(gains, key=lambda one: one.value)
+        return (
+            f"{where}, distillation helped: {', '.join(one.name for one in gains)} gained mIOU "
+            f"over {section.reference}, at the most {100 * best.value:.1f} points ({best.name})."
+        )
+    if few := _too_few(distilled):
+        return f"{where}{few}"
+    if all(one.verdict == "no difference" for one in distilled):
+        return f"{where}, every distilled network has exactly the results of {section.reference}."
+    return f"{where}, no distilled network gained mIOU over {section.reference} significantly."
+
+
+def _too_few(distilled: Sequence[Difference]) -> str:
+    """Say what a verdict lacks; nothing where it lacks nothing."""
+    verdicts = {one.verdict for one in distilled}
+    images = min(one.images for one in distilled)
+    counted = f"{images} test image{'s' * (images != 1)}"
+    if "too few seeds" in verdicts:
+        return (
+            f": too few for a verdict, which takes {LEAST_SEEDS}. The differences below are what "
+            "these seeds show."
+        )
+    if "too few images" in verdicts:
+        return (
+            f": {counted}, too few for a verdict. The differences below are what these images show."
+        )
+    if "too few independent images" in verdicts:
+        lacking = [one.name for one in distilled if one.verdict == "too few independent images"]
+        return (
+            f": too few independent images for a verdict on {', '.join(lacking)}. Neighbouring "
+            f"images are so alike that the {counted} make fewer than {LEAST_UNITS} independent "
+            "blocks: these sequences cannot tell. Measure on images of more drives."
+        )
+    return ""
 
 
 def _is_distilled(row: Row) -> bool:

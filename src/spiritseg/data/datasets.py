@@ -255,7 +255,10 @@ def open_target(
 
 
 def open_proximity(
-    proximity: Proximity, input: Input, budget: Budget | None = None
+    proximity: Proximity,
+    input: Input,
+    budget: Budget | None = None,
+    decode: bool | None = None,
 ) -> tuple[UnlabelledImages, UnlabelledImages]:
     """Open the unlabelled images of a similar domain.
 
@@ -266,6 +269,7 @@ def open_proximity(
         proximity: where they are.
         input: crop, memory and what happens to unreadable files.
         budget: memory to share; by default input.cache_mib is used.
+        decode: whether all are decoded at once; by default with input.skip_bad.
 
     Returns:
         The images to train on, and those held out, evenly spaced by name; both empty where no
@@ -288,7 +292,7 @@ def open_proximity(
     if items:
         items = choose(items, proximity.subset, "proximity.subset")
     whole = UnlabelledImages(items, input.crop, budget)
-    whole.check_readable(input.skip_bad, decode=input.skip_bad)
+    whole.check_readable(input.skip_bad, input.skip_bad if decode is None else decode)
     kept_out = _spaced(whole.items, proximity.held_out)
     names = {item.name for item in kept_out}
     train = whole.part([item for item in whole.items if item.name not in names])

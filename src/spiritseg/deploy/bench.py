@@ -19,8 +19,9 @@ from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.memory import peak_memory_mib
 from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.runtime import Runtime, prepare
+from spiritseg.deploy.sources import check_path
 from spiritseg.deploy.timing import in_turn, matrix_products, product_rate
-from spiritseg.errors import ConfigError, MissingExtraError, unknown
+from spiritseg.errors import BundleError, ConfigError, MissingExtraError, unknown
 from spiritseg.pixels import Pixels
 
 __all__ = ["BenchRow", "bench"]
@@ -116,6 +117,8 @@ def bench(
         BundleError: a student cannot be opened.
     """
     _check_options(students, sizes, runtimes, precisions, threads, rounds)
+    for student in students:
+        check_path(student, BundleError)
     if any(Path(student).suffix not in _EXPORTED for student in students):
         runtimes = _engines(runtimes, precisions, report)
     threads = threads or usable_cores()

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from spiritseg.deploy.sources import check_path
 from spiritseg.errors import BundleError, ConfigError, MissingExtraError, RunError
 from spiritseg.files import write_atomically
 
@@ -55,14 +56,13 @@ def push(
         Where it is now: a URL or a path.
 
     Raises:
-        BundleError: the student is incomplete or altered, or did not arrive whole.
+        BundleError: the student is incomplete or altered, is a symbolic link, or did not arrive
+            whole.
         ConfigError: an option that a folder does not have.
         MissingExtraError: huggingface_hub is not installed.
         RunError: there is another bundle, no permission, or no network.
     """
-    from spiritseg.inference import bundle_folder
-
-    source, name = bundle_folder(bundle_or_run), hub_name(target)
+    source, name = _bundle_folder(bundle_or_run), hub_name(target)
     if name is None and (revision or private):
         raise ConfigError(f"{target} is a folder: --revision and --private are of the Hub.")
     if name is None:
@@ -107,7 +107,7 @@ def pull(
         The folder: ``spiritseg.load(folder)``.
 
     Raises:
-        BundleError: what came is no bundle, or is altered.
+        BundleError: what came is no bundle, is altered, or is a symbolic link.
         ConfigError: a revision of a folder.
         MissingExtraError: huggingface_hub is not installed.
         RunError: the folder holds something else, or the repository cannot be reached.
@@ -117,9 +117,7 @@ def pull(
     if name is None:
         if revision:
             raise ConfigError(f"{source} is a folder, which has no --revision.")
-        from spiritseg.inference import bundle_folder
-
-        return _place(bundle_folder(source), target, force, trust)
+        return _place(_bundle_folder(source), target, force, trust)
     with tempfile.TemporaryDirectory(prefix="spiritseg-pull-") as made:
         staged = Path(made) / "bundle"
         _Hub(name, revision, endpoint, token, _maybe_folder(source)).download(staged)
@@ -323,20 +321,41 @@ def _verify(copy: Path, source: str | Path, trust: bool) -> None:
         raise BundleError(str(error).replace(str(copy), str(source))) from None
 
 
+def _bundle_folder(given: str | Path) -> Path:
+    """Return where the bundle lies; the folder itself may be a symbolic link, what is in it not."""
+    from spiritseg.inference import bundle_folder
+
+    check_path(given, BundleError)
+    folder = bundle_folder(given)
+    if folder != Path(given).expanduser():
+        _refuse_link(folder)
+    return folder
+
+
 def _copy(source: Path, folder: Path) -> None:
-    for name in _BUNDLE:
+    names = (*_BUNDLE, _README) if (source / _README).is_file() else _BUNDLE
+    for name in names:
+        _refuse_link(source / name)
         try:
             shutil.copyfile(source / name, folder / name)
         except FileNotFoundError:
             raise BundleError(
                 f"{source} has no {name}: expected a bundle, or a run that has finished."
             ) from None
-    if (source / _README).is_file():
-        shutil.copyfile(source / _README, folder / _README)
+
+
+def _refuse_link(path: Path) -> None:
+    """Refuse a symbolic link: somebody else's folder must not publish a private file."""
+    if path.is_symlink():
+        raise BundleError(
+            f"{path} is a symbolic link to {path.readlink()}, and what it leads to may be private. "
+            "Put a copy of that file or folder in its place, if it may be published."
+        )
 
 
 def _refuse_other(target: Path, force: bool) -> None:
     """Refuse to replace what is not an unwanted bundle."""
+    check_path(target, RunError)
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not (target / _BUNDLE[0]).is_file():

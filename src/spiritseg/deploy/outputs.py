@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ __all__ = [
 Kind = Literal["mask", "overlay", "video"]
 
 _RECORD = ".spiritseg-predict.json"
+_LONGEST_NAME = 255  # bytes of a file's name, on the usual file systems
 
 
 def plan(items: Sequence[Item], out: Path, kind: Kind) -> list[tuple[Item, Path]]:
@@ -51,7 +53,8 @@ def plan(items: Sequence[Item], out: Path, kind: Kind) -> list[tuple[Item, Path]
         Each item with its file, or with the folder of its frames.
 
     Raises:
-        DataError: two inputs would still share an output, or an output would replace an input.
+        DataError: two inputs would still share an output, an output would replace an input, or
+            its name would be too long.
     """
     short = [_name(item, kind, False) for item in items]
     count = Counter(short)
@@ -64,6 +67,12 @@ def plan(items: Sequence[Item], out: Path, kind: Kind) -> list[tuple[Item, Path]
         raise DataError(
             f"several inputs lead to one output:\n{listed(twice)}\nGive their common folder as "
             "the one input, or predict them into different folders."
+        )
+    long = [name for name in names if len(os.fsencode(Path(name).name)) > _LONGEST_NAME]
+    if long:
+        raise DataError(
+            f"outputs would have names of more than {_LONGEST_NAME} bytes:\n{listed(long)}\n"
+            "Rename the inputs."
         )
     inputs = {item.path.resolve() for item in items if item.kind != "camera"}
     planned = [

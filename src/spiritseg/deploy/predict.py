@@ -28,11 +28,11 @@ from spiritseg.deploy.outputs import (
 from spiritseg.deploy.pipeline import Writers, batches, segmented
 from spiritseg.deploy.progress import Progress
 from spiritseg.deploy.runtime import Runtime
-from spiritseg.deploy.sources import Item, find_items, read_ahead
+from spiritseg.deploy.sources import Item, check_path, find_items, read_ahead
 from spiritseg.deploy.video_reader import Sound, VideoReader
 from spiritseg.deploy.video_writer import VideoWriter
-from spiritseg.errors import BadImageError, ConfigError
-from spiritseg.pixels import Pixels
+from spiritseg.errors import BadImageError, BundleError, ConfigError
+from spiritseg.pixels import Pixels, oversized
 
 __all__ = ["PredictReport", "predict"]
 
@@ -126,6 +126,7 @@ def predict(
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     planned = plan(find_items(given, out, earlier_outputs(out)), out, kind)
     if not isinstance(student, Runtime):
+        check_path(student, BundleError)
         student = open_runtime(student, threads, device, trust, streams)
     claim(out, kind, student.card, opacity, planned, frames)
     with warnings.catch_warnings(), Progress(progress) as bar:
@@ -283,6 +284,7 @@ class _Job:
                 if on_sound is not None:
                     on_sound(given.packet)
                 continue
+            _check_size(given.pixels)
             yield given.time, given.pixels
             count += 1
             if count == self.frames:
@@ -315,6 +317,13 @@ def _size(item: Item) -> int:
         return item.path.stat().st_size if item.kind == "video" else 0
     except OSError:
         return 0
+
+
+def _check_size(frame: Pixels) -> None:
+    """Refuse a frame that would be refused as an image."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if reason := oversized(frame.shape[0], frame.shape[1], limit, f"{limit} in all"):
+        raise BadImageError("a frame", reason)
 
 
 def _append(

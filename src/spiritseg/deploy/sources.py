@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,11 +12,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from spiritseg.errors import BadImageError, ConfigError
+from spiritseg.errors import BadImageError, ConfigError, SpiritsegError
 from spiritseg.image_files import files_below
 from spiritseg.pixels import Pixels, read_pixels
 
-__all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "Item", "find_images", "find_items", "read_ahead"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "VIDEO_SUFFIXES",
+    "Item",
+    "check_path",
+    "find_images",
+    "find_items",
+    "read_ahead",
+]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
@@ -35,6 +44,28 @@ class Item:
     path: Path
     name: str
     kind: Literal["image", "video", "camera"]
+
+
+def check_path(path: str | Path, error: type[SpiritsegError]) -> None:
+    """Refuse a path that the system cannot look up, such as a name of 5,000 characters.
+
+    Args:
+        path: a file or folder, which need not be there.
+        error: what is raised.
+
+    Raises:
+        SpiritsegError: of that type, where a name is too long, or a folder may not be entered.
+    """
+    try:
+        os.lstat(Path(path) / "student" / "student.safetensors")  # the longest path below it
+    except (FileNotFoundError, NotADirectoryError):
+        return  # whoever opens it says so
+    except (OSError, ValueError) as reason:
+        text = str(path)
+        shown = text if len(text) <= 120 else f"{text[:80]}...{text[-30:]}"
+        why = getattr(reason, "strerror", None) or reason
+        said = f"cannot look up {shown} ({len(text)} characters): {why}. Check the path."
+        raise error(said) from None
 
 
 def find_items(
@@ -128,6 +159,7 @@ def _items(given: str) -> tuple[Path | None, list[Item]]:
         path = Path(given).expanduser()
     except RuntimeError as error:  # ~nobody
         raise ConfigError(f"{given}: {error}.") from None
+    check_path(path, ConfigError)
     if path.is_dir():
         return path, _within(path, files_below(path, IMAGE_SUFFIXES + VIDEO_SUFFIXES))
     if path.is_file():
@@ -142,7 +174,11 @@ def _items(given: str) -> tuple[Path | None, list[Item]]:
     fixed = path
     while glob.has_magic(str(fixed)):
         fixed = fixed.parent
-    return fixed, _within(fixed, sorted(fixed.glob(str(path.relative_to(fixed)))))
+    try:
+        found = sorted(fixed.glob(str(path.relative_to(fixed))))
+    except OSError as error:  # a name in it is too long
+        raise ConfigError(f"{given}: cannot be searched: {error.strerror}.") from None
+    return fixed, _within(fixed, found)
 
 
 def _within(root: Path, files: Iterable[Path]) -> list[Item]:

@@ -34,6 +34,7 @@ __all__ = ["Images", "examine_images"]
 
 _SAMPLES = 8  # training images that networks are looked at with
 _FEW = 20  # images of a split: below, one is more than 5 points of HP-Acc
+_DECODED = 512  # unlabelled images that are decoded, of however many
 _SCENES = 24  # scenes of a split that are rendered: the others are like them
 _NO_CLASSES = 2  # assumed where the class map cannot be read
 _ENLARGED = 1.5
@@ -157,16 +158,38 @@ def _open_proximity(
     given: Proximity = experiment.proximity
     if given.dataset != "scenes" and not given.root:
         return None
+    tolerant = replace(experiment.input, skip_bad=True)
     try:
-        train, held_out = open_proximity(given, replace(experiment.input, skip_bad=True), budget)
+        train, held_out = open_proximity(given, tolerant, budget, decode=False)
     except SpiritsegError as error:
         section.problem(str(error))
         return None
-    if train.skipped:
-        _bad_images(section, "proximity", train.skipped, experiment.input.skip_bad)
-    count = f"{len(train)} for training, {len(held_out)} held out"
-    section.ok(f"proximity: {count}")
+    bad, count = _decode_some(train)
+    if skipped := sorted({*train.skipped, *bad}):
+        _bad_images(section, "proximity", skipped, experiment.input.skip_bad)
+    section.ok(
+        f"proximity: {len(train)} for training, {len(held_out)} held out; headers of all read, "
+        f"{count} decoded"
+    )
     return train, held_out
+
+
+def _decode_some(images: UnlabelledImages) -> tuple[list[str], int]:
+    """Decode evenly spaced images and keep none; return those that cannot be, and the number."""
+    count = min(len(images), _DECODED)
+    unkept = images.part([images.items[i * len(images) // count] for i in range(count)])
+    unkept.budget, unkept._kept = Budget(0), {}
+    bad: list[str] = []
+
+    def look(index: int) -> None:
+        try:
+            unkept[index]
+        except BadImageError as error:
+            bad.append(str(error.path))
+
+    with ThreadPoolExecutor(min(8, usable_cores())) as pool:
+        list(pool.map(look, range(count)))
+    return bad, count
 
 
 def _bad_images(section: Section, what: str, lines: Sequence[str], skip_bad: bool) -> None:

@@ -48,8 +48,9 @@ def pairwise(
     ||Fs'Fs||^2 - 2 ||Fs'Ft||^2 + ||Ft'Ft||^2 equals ||Fs Fs' - Ft Ft'||^2 and never holds an
     N x N matrix. Its cancellation costs about 1e-5 of ||Ft'Ft||^2 / N^2 in float32.
 
-    The authors' released code takes max-pooling, 2 x 2 nodes in all and norms outside the
-    gradient: ``pooling="max", node_size=0.5, detach_norms=True``.
+    The authors' released code takes max-pooling, nodes of half the map's sides (2 x 2 of them on
+    a map of even sides, 3 x 3 on its own 65 x 65) and norms outside the gradient:
+    ``pooling="max", node_size=0.5, detach_norms=True``.
 
     Args:
         student_features: (B, C, h, w), of any float type; computed in float32 at least, under

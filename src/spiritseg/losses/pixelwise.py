@@ -71,7 +71,7 @@ def pixelwise(
         mask = sure if mask is None else mask & sure
     divergence = _divergence(student / temperature, teacher / temperature, direction)
     if mask is not None:
-        divergence = divergence.masked_fill(~mask, 0)
+        divergence = divergence.masked_fill(~mask & ~divergence.isnan(), 0)  # NaN is not hidden
     if reduction == "mean":
         pixels: int | Tensor = divergence.numel() if mask is None else mask.sum().clamp(min=1)
     elif reduction == "batch_sum":

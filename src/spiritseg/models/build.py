@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import inspect
-from collections.abc import Mapping
+import reprlib
+import threading
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from spiritseg import config
-from spiritseg.errors import ConfigError, unknown
+from spiritseg.errors import ConfigError, SpiritsegError, unknown
 from spiritseg.models.class_path import is_class_path
 from spiritseg.models.compact import compact
 from spiritseg.models.extractors import project, separable
@@ -22,7 +27,7 @@ from spiritseg.models.teachers import TEACHERS, teacher
 from spiritseg.models.whole import WholeExtractor, WholeNetwork, whole_network
 from spiritseg.randomness import derive_seed
 
-__all__ = ["build_network", "network_from_dict"]
+__all__ = ["build_network", "limited_parameters", "network_from_dict"]
 
 _MADE = ("compact", "copy", "separable")
 
@@ -69,7 +74,13 @@ def network_from_dict(fields: Mapping[str, Any]) -> config.Network:
 
     Args:
         fields: nested; lists stand for tuples after a detour through JSON.
+
+    Raises:
+        ConfigError: an unknown field, or a value of another type.
+        KeyError: there is no extractor or no head.
     """
+    if not isinstance(fields, Mapping):
+        raise ConfigError(f"expected a network's fields, got {reprlib.repr(fields)}.")
     extractor = _fields(config.Extractor, fields["extractor"], "extractor")
     head = _fields(config.Head, fields["head"], "head")
     if "strides" in extractor:
@@ -78,12 +89,63 @@ def network_from_dict(fields: Mapping[str, Any]) -> config.Network:
     return config.Network(config.Extractor(**extractor), config.Head(**head), bundle, trust)
 
 
-def _fields(kind: type, values: Mapping[str, Any], what: str) -> dict[str, Any]:
-    names = [f.name for f in dataclasses.fields(kind)]
-    for key in values:
-        if key not in names:
-            raise ConfigError(unknown(f"field of {what}", key, names))
+@contextmanager
+def limited_parameters(most: int) -> Iterator[None]:
+    """Refuse networks that are built inside the block, in this thread, and are too large.
+
+    A layer is refused as soon as its weights are registered. They are not initialised by then,
+    so that the system has not given them memory yet.
+
+    Args:
+        most: number of parameters of all networks together.
+
+    Raises:
+        ConfigError: one more layer would exceed it.
+    """
+    thread, count = threading.get_ident(), 0
+
+    def add(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal count
+        if threading.get_ident() != thread:
+            return
+        count += parameter.numel()
+        if count > most:
+            raise ConfigError(
+                f"expected networks of at most {most:,} parameters, got more: "
+                f"{type(module).__name__} has a {name} of shape {tuple(parameter.shape)}."
+            )
+
+    handle = register_module_parameter_registration_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _fields(kind: type, values: Any, what: str) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{what}: expected a mapping of fields, got {reprlib.repr(values)}.")
+    hints = typing.get_type_hints(kind)
+    for key, value in values.items():
+        if key not in hints:
+            raise ConfigError(unknown(f"field of {what}", key, hints))
+        if not _fits(value, hints[key]):
+            wanted = hints[key] if typing.get_args(hints[key]) else hints[key].__name__
+            raise ConfigError(f"{what}.{key}: expected {wanted}, got {reprlib.repr(value)}.")
     return dict(values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return value in inner
+    if origin is types.UnionType:
+        return any(_fits(value, one) for one in inner)
+    if origin is tuple:  # of any length
+        return isinstance(value, list | tuple) and all(_fits(one, inner[0]) for one in value)
+    if hint is int and isinstance(value, bool):
+        return False
+    return isinstance(value, origin or hint)
 
 
 def _pretrained_or_made(
@@ -116,12 +178,26 @@ def _pretrained(network: config.Network, num_classes: int, seed: int) -> Segment
         raise ConfigError(
             f"extractor.of is for {', '.join(_MADE)}; {given.name} is made of no other network."
         )
-    if given.name not in TEACHERS and ":" not in given.name and not is_class_path(given.name):
+    if not (
+        given.name in TEACHERS or given.name.startswith("timm:") or is_class_path(given.name)
+    ):  # nothing else: a name such as a.b:c.D would be imported unseen
         choices = [*TEACHERS, *_MADE, "timm:MODEL"]
         hint = "Or a class path such as package.module.Class."
         raise ConfigError(unknown("network", given.name, choices, hint))
+    try:
+        return _made_from_args(network, num_classes, seed)
+    except SpiritsegError:
+        raise
+    except Exception as error:  # libraries raise anything for an argument that they do not expect
+        raise ConfigError(
+            f"{given.name} cannot be made with {reprlib.repr(given.args)}: "
+            f"{type(error).__name__}: {error}."
+        ) from error
+
+
+def _made_from_args(network: config.Network, num_classes: int, seed: int) -> Segmenter:
+    given, args = network.extractor, dict(network.extractor.args)
     weights = None if given.weights == "random" else given.weights
-    args = dict(given.args)
     if network.head.name == "own" and is_class_path(given.name):
         if given.strides:
             raise ConfigError(

@@ -5,16 +5,26 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spiritseg.config import Extractor, Network
-from spiritseg.errors import BundleError, ConfigError
+import torch
+from torch import Tensor
+
+from spiritseg.config import MAX_CHANNELS, Extractor, Network
+from spiritseg.errors import BundleError, ConfigError, SpiritsegError
 from spiritseg.files import json_bytes, without_folders, write_atomically
-from spiritseg.models.build import build_network, network_from_dict
-from spiritseg.models.class_path import DOWNLOADS, is_class_path, is_library_network
+from spiritseg.models.build import build_network, limited_parameters, network_from_dict
+from spiritseg.models.class_path import (
+    DOWNLOADS,
+    is_class_path,
+    is_library_network,
+    untrusted_argument,
+)
 from spiritseg.models.segmenter import Segmenter
 
 __all__ = [
@@ -31,6 +41,18 @@ _FORMAT = 2
 _BENT = 1  # whose figures were measured before there was one geometry; its networks are the same
 _CARD, _WEIGHTS = "student.json", "student.safetensors"
 _ANEW = "Copy the bundle again, or save it anew from its run."
+_TRUST = "Pass trust=True (--trust; in a recipe networks.NAME.trust) if the bundle is yours."
+_MOST_PARAMETERS = 1_000_000_000  # of all networks of a bundle without trust: 4 GB
+
+_TYPES = {  # of what `BundleInfo` takes from a description
+    "networks": dict,
+    "network": str,
+    "classes": list,
+    "colours": list,
+    "pool": int,
+    "metrics": dict,
+    "training": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -72,11 +94,15 @@ def save_bundle(folder: Path, segmenter: Segmenter, info: BundleInfo) -> None:
             not a bundle.
         segmenter: the network.
         info: what it is.
+
+    Raises:
+        BundleError: a weight is NaN or infinite.
     """
     from safetensors.torch import save
 
-    folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in segmenter.state_dict().items()}
+    _refuse_not_finite(folder, state)
+    folder.mkdir(parents=True, exist_ok=True)
     weights = save(state)
     write_atomically(folder / _WEIGHTS, weights)
     card = dataclasses.asdict(_without_weights(info))
@@ -93,14 +119,17 @@ def load_bundle(folder: Path | str, trust: bool = False) -> tuple[Segmenter, Bun
         trust: import the classes that the bundle names, where its network is one of your
             own (class path). Importing runs code: only for bundles that you made. Networks of
             torchvision, timm and segmentation-models-pytorch need no trust
-            (`is_library_network`), unless their arguments hold a string with a colon, which
-            could make these libraries fetch or read something.
+            (`is_library_network`) if their arguments only describe an architecture
+            (`untrusted_argument`); others could make these libraries fetch or read something.
+            Without trust, the networks have at most 1,000,000,000 parameters.
 
     Returns:
         The network in eval mode, and its description.
 
     Raises:
-        BundleError: a file is missing, altered, or of another format.
+        BundleError: a file is missing, altered, or of another format; a weight is NaN or
+            infinite; or the bundle needs trust.
+        ConfigError: the network that it describes cannot be built, or is too large.
         MissingExtraError: the library that the network comes from is not installed.
     """
     folder = Path(folder).expanduser()
@@ -114,7 +143,9 @@ def load_bundle(folder: Path | str, trust: bool = False) -> tuple[Segmenter, Bun
         )
     if not trust:
         refuse_foreign(folder, info)
-    return _restore(folder, info, weights), info
+    info = _without_weights(info)
+    with nullcontext() if trust else limited_parameters(_MOST_PARAMETERS):
+        return _restore(folder, info, weights), info
 
 
 def bundle_info(folder: Path | str) -> BundleInfo:
@@ -143,36 +174,42 @@ def bundle_digest(folder: Path | str) -> str:
 
 
 def refuse_foreign(folder: Path, info: BundleInfo) -> None:
-    """Refuse a bundle whose loading would import and call classes that it names itself.
+    """Refuse a bundle whose loading would import classes, or open files, that it names itself.
 
     Args:
         folder: of the bundle.
-        info: what it says of its network.
+        info: what it says of its network, as `bundle_info` reads it.
 
     Raises:
-        BundleError: it names such classes; says how to trust it.
+        BundleError: it names such classes or arguments; says how to trust it.
     """
-    if foreign := sorted(filter(None, map(foreign_class, info.networks.values()))):
+    extractors = [network.extractor for network in info.networks.values()]
+    if foreign := sorted({one.name for one in extractors if _is_foreign(one.name)}):
         raise BundleError(
             f"{folder} is built from your own classes ({', '.join(foreign)}); loading it imports "
-            "them, which runs their code. Pass trust=True (--trust; in a recipe "
-            "networks.NAME.trust) if the bundle is yours."
+            f"them, which runs their code. {_TRUST}"
         )
+    for one in extractors:
+        if argument := untrusted_argument(one.args):
+            raise BundleError(
+                f"{folder}: the argument {argument} of {one.name} needs trust, since it could make "
+                "a library open or fetch something. Without trust, expected arguments that "
+                "describe an architecture (num_classes, encoder_name ...), as numbers up to "
+                f"{MAX_CHANNELS} or words that name no file. {_TRUST}"
+            )
 
 
 def foreign_class(network: Network) -> str:
-    """Return the class path of a network whose import needs trust.
+    """Return the name of a network that needs trust.
 
     Args:
         network: of a bundle.
 
     Returns:
-        The path; nothing where there is none, or where its library needs no trust.
+        Its class path, or its name where an argument needs trust; empty if nothing does.
     """
     given = network.extractor
-    if not is_class_path(given.name):
-        return ""
-    return "" if is_library_network(given.name) and not _has_colon(given.args) else given.name
+    return given.name if _is_foreign(given.name) or untrusted_argument(given.args) else ""
 
 
 def check_bundles(networks: Mapping[str, Network], classes: Sequence[str], pool: int) -> None:
@@ -209,17 +246,41 @@ def check_bundles(networks: Mapping[str, Network], classes: Sequence[str], pool:
 
 
 def _restore(folder: Path, info: BundleInfo, weights: bytes) -> Segmenter:
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
     others: dict[str, Segmenter] = {}
-    for name, network in info.networks.items():  # a network stands after those it is made from
-        others[name] = build_network(network, len(info.classes), others, seed=0)
+    try:
+        for name, network in info.networks.items():  # it stands after those it is made from
+            others[name] = build_network(network, len(info.classes), others, seed=0)
+    except SpiritsegError:
+        raise
+    except Exception as error:  # libraries raise anything for values that they do not expect
+        raise BundleError(
+            f"{folder}: its networks cannot be built: {type(error).__name__}: {error}. {_ANEW}"
+        ) from error
     segmenter = others[info.network]
     try:
         segmenter.load_state_dict(load(weights))
     except RuntimeError as error:
         raise BundleError(f"{folder}: the weights are of another network: {error}") from None
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:  # e.g. an unknown dtype
+        raise BundleError(
+            f"{folder / _WEIGHTS} is not a valid safetensors file: {error}. {_ANEW}"
+        ) from None
+    _refuse_not_finite(folder, segmenter.state_dict())
     return segmenter.eval()
+
+
+def _refuse_not_finite(folder: Path, state: Mapping[str, Tensor]) -> None:
+    for name, tensor in state.items():
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            continue
+        if bad := int((~torch.isfinite(tensor)).sum()):
+            raise BundleError(
+                f"{folder}: expected finite weights, got NaN or infinity in {name} ({bad} of "
+                f"{tensor.numel()} values). Train it again, with a lower learning rate."
+            )
 
 
 def _read(path: Path) -> bytes:
@@ -242,13 +303,12 @@ def _read_card(folder: Path) -> dict[str, Any]:
     path = folder / _CARD
     try:
         card = json.loads(_read(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is not valid JSON: {error}. Copy the bundle again.") from None
     if not isinstance(card, dict) or card.get("format") not in (_BENT, _FORMAT):
         found = card.get("format") if isinstance(card, dict) else type(card).__name__
-        raise BundleError(f"{path}: expected a bundle of format {_FORMAT}, got {found!r}.")
-    digests = card.get("sha256")
-    if not isinstance(digests, dict) or digests.get(_CARD) != _card_digest(card):
+        raise BundleError(f"{path}: expected a bundle of format {_FORMAT}, got {reprlib.repr(found)}.")
+    if not _is_whole(card):
         raise BundleError(
             f"{path} is not the file that was saved: its SHA-256 differs from the one inside. "
             f"{_ANEW}"
@@ -256,16 +316,27 @@ def _read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
+def _is_whole(card: Mapping[str, Any]) -> bool:
+    digests = card.get("sha256")
+    if not isinstance(digests, dict) or not isinstance(digests.get(_WEIGHTS), str):
+        return False
+    try:
+        return bool(digests.get(_CARD) == _card_digest(card))
+    except RecursionError:  # nested deeper than anything that is saved
+        return False
+
+
 def _info(card: Mapping[str, Any], folder: Path) -> BundleInfo:
     try:
+        _check_card(card)
         info = BundleInfo(
             networks={name: network_from_dict(n) for name, n in card["networks"].items()},
             network=card["network"],
-            classes=tuple(map(str, card["classes"])),
-            colours=tuple((int(r), int(g), int(b)) for r, g, b in card["colours"]),
-            pool=int(card["pool"]),
-            metrics=dict(card["metrics"]),
-            training=dict(card["training"]),
+            classes=tuple(card["classes"]),
+            colours=tuple((r, g, b) for r, g, b in card["colours"]),
+            pool=card["pool"],
+            metrics=card["metrics"],
+            training=card["training"],
             format=int(card["format"]),
         )
         info.networks[info.network]  # it must be one of them
@@ -277,15 +348,26 @@ def _info(card: Mapping[str, Any], folder: Path) -> BundleInfo:
         raise BundleError(
             f"{folder / _CARD} is not what a bundle's description looks like: {error}. {_ANEW}"
         ) from None
-    return _without_weights(info)
+    return info
 
 
-def _has_colon(value: Any) -> bool:
-    if isinstance(value, str):
-        return ":" in value  # URLs, and timm's hf-hub: and local-dir:
-    if isinstance(value, Mapping):
-        return any(map(_has_colon, (*value, *value.values())))
-    return isinstance(value, list | tuple) and any(map(_has_colon, value))
+def _check_card(card: Mapping[str, Any]) -> None:
+    for name, kind in _TYPES.items():
+        if not isinstance(card[name], kind) or isinstance(card[name], bool):
+            came = reprlib.repr(card[name])
+            raise ConfigError(f"{name}: expected a {kind.__name__}, got {came}")
+    classes, colours, pool = card["classes"], card["colours"], card["pool"]
+    if not all(isinstance(one, str) for one in classes) or not 0 < len(classes) <= MAX_CHANNELS:
+        raise ConfigError(f"classes: expected 1 to {MAX_CHANNELS} names, got {len(classes)} values")
+    whole = all(type(part) is int and 0 <= part <= 255 for one in colours for part in one)
+    if not whole or len(colours) != len(classes):
+        raise ConfigError("colours: expected (R, G, B) of each class, whole numbers 0 to 255")
+    if not 0 < pool <= MAX_CHANNELS:
+        raise ConfigError(f"pool: expected 1 to {MAX_CHANNELS}, got {reprlib.repr(pool)}")
+
+
+def _is_foreign(name: str) -> bool:
+    return is_class_path(name) and not is_library_network(name)
 
 
 def _without_weights(info: BundleInfo) -> BundleInfo:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
+import reprlib
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
+from spiritseg.config import MAX_CHANNELS
 from spiritseg.errors import (
     ConfigError,
     MissingExtraError,
@@ -25,6 +29,7 @@ __all__ = [
     "is_class_path",
     "is_library_network",
     "load_file",
+    "untrusted_argument",
 ]
 
 _SMP = "segmentation_models_pytorch"
@@ -39,6 +44,32 @@ DOWNLOADS: dict[str, Any] = {
 }
 
 _CLASSES = ("num_classes", "classes")
+
+# Arguments that a bundle may give without trust. Each describes an architecture, as numbers or as
+# a word out of a table of its library; none names a file, an address, weights or a cache.
+_ARCHITECTURE = frozenset(
+    """
+    num_classes classes in_channels in_chans img_size image_size seed mean std
+    encoder_name encoder_depth encoder_output_stride encoder_output_indices
+    decoder_channels decoder_use_norm decoder_attention_type decoder_interpolation
+    decoder_pyramid_channels decoder_segmentation_channels decoder_merge_policy decoder_dropout
+    decoder_atrous_rates decoder_aspp_separable decoder_aspp_dropout decoder_pab_channels
+    decoder_readout decoder_intermediate_channels decoder_fusion_channels
+    psp_out_channels psp_dropout upsampling activation aux_params pooling dropout
+    aux_loss aux_logits zero_init_residual replace_stride_with_dilation transform_input
+    groups width_per_group width_mult stochastic_depth_prob attention_dropout
+    stride output_stride out_channels features_only out_indices channels channel_multiplier
+    width widths width_factor depth depths layers dims embed_dim embed_dims hidden_dim num_features
+    cardinality base_width stem_type stem_width stem_size avg_down bottle_ratio expand_ratio
+    num_heads num_layers num_blocks head_dim patch_size window_size mlp_ratio mlp_ratios mlp_dim
+    qkv_bias qk_norm init_values ls_init_value layer_scale class_token reg_tokens no_embed_class
+    pre_norm final_norm fc_norm dynamic_img_size dynamic_img_pad strict_img_size
+    global_pool act_layer norm_layer aa_layer pad_type se_ratio kernel_size kernel_sizes
+    drop_rate drop_path_rate drop_block_rate attn_drop_rate proj_drop_rate pos_drop_rate
+    """.split()
+)
+_WORD = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127})?")
+_DEEPEST = 4
 
 
 def is_class_path(name: str) -> bool:
@@ -117,6 +148,43 @@ def is_library_network(path: str) -> bool:
         found = getattr(_module(_SMP, path), name, None)
         return isinstance(found, type) and issubclass(found, nn.Module)
     return False
+
+
+def untrusted_argument(args: Mapping[str, Any]) -> str:
+    """Find an argument that a bundle may give only if it is trusted.
+
+    Without trust: arguments that describe an architecture, as numbers up to `MAX_CHANNELS`,
+    booleans, None, words (letters, digits, ``_ . + -``) that are no file's name, or lists and
+    mappings of these; and those of `DOWNLOADS` with the value that fetches nothing.
+
+    Args:
+        args: of an extractor.
+
+    Returns:
+        The first that needs trust, and its value; empty if none does.
+    """
+    for name, value in args.items():
+        if name in DOWNLOADS and value is DOWNLOADS[name]:
+            continue
+        most = 2**63 if name == "seed" else MAX_CHANNELS
+        if name not in _ARCHITECTURE or not _is_harmless(value, most):
+            return f"{name}={reprlib.repr(value)}"
+    return ""
+
+
+def _is_harmless(value: Any, most: int, depth: int = 0) -> bool:
+    if value is None or isinstance(value, bool):
+        return True
+    if isinstance(value, int | float):
+        return abs(value) <= most  # NaN is not
+    if isinstance(value, str):
+        return bool(_WORD.fullmatch(value)) and not Path(value).is_file()
+    if isinstance(value, Mapping):
+        known = _ARCHITECTURE.issuperset(value)
+        return known and _is_harmless([*value.values()], most, depth)
+    if depth == _DEEPEST or not isinstance(value, list | tuple):
+        return False
+    return all(_is_harmless(one, most, depth + 1) for one in value)
 
 
 def _import(path: str) -> Any:

@@ -18,14 +18,16 @@ __all__ = ["Ensemble", "stage_teacher"]
 class Ensemble(Segmenter):
     r"""Networks whose class distributions are averaged.
 
-    .. math:: z = \log \frac{1}{M} \sum_m \mathrm{softmax}(z_m)
+    .. math:: z = \tau \log \frac{1}{M} \sum_m \mathrm{softmax}(z_m / \tau)
 
-    so that softmax(z) is the mean. Features and inner layers are those of the first member:
+    so that softmax(z / tau) is the mean of the tempered distributions, which a loss at the
+    temperature tau distils. Features and inner layers are those of the first member:
     the others may have other widths and grids.
 
     Args:
         members: two networks or more, with the same classes. They are not copied: what trains
             later changes the ensemble too.
+        temperature: tau > 0, of the loss that reads the logits.
 
     Raises:
         ConfigError: fewer than two.
@@ -34,12 +36,13 @@ class Ensemble(Segmenter):
     as Hinton et al., arXiv:1503.02531.
     """
 
-    def __init__(self, members: Sequence[Segmenter]) -> None:
+    def __init__(self, members: Sequence[Segmenter], temperature: float = 1.0) -> None:
         if len(members) < 2:
             raise ConfigError(f"Ensemble: expected two networks or more, got {len(members)}.")
         first = members[0]
         super().__init__(first.extractor, first.head)
         self.members = nn.ModuleList(members)
+        self.temperature = temperature
 
     def forward(self, images: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Segment images.
@@ -49,9 +52,9 @@ class Ensemble(Segmenter):
             size: (H', W') of the answer, which covers what the images cover; by default (H, W).
 
         Returns:
-            Log probabilities (B, K, H', W').
+            The logits z (B, K, H', W'); log probabilities at tau = 1.
         """
-        return _mean_log_probabilities([member(images, size) for member in self.members])
+        return self._mean([member(images, size) for member in self.members])
 
     def outputs(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """Compute several outputs; see `Segmenter.outputs`. Other layers are the first's.
@@ -65,13 +68,13 @@ class Ensemble(Segmenter):
         found = first.outputs(images, wanted)
         if "logits" in wanted:
             logits = [found["logits"], *(other(images) for other in others)]
-            found["logits"] = _mean_log_probabilities(logits)
+            found["logits"] = self._mean(logits)
         return found
 
-
-def _mean_log_probabilities(logits: Sequence[Tensor]) -> Tensor:
-    log_p = torch.stack([z.float().log_softmax(dim=1) for z in logits])
-    return log_p.logsumexp(dim=0) - math.log(len(logits))
+    def _mean(self, logits: Sequence[Tensor]) -> Tensor:
+        tau = self.temperature
+        log_p = torch.stack([(z.float() / tau).log_softmax(dim=1) for z in logits])
+        return tau * (log_p.logsumexp(dim=0) - math.log(len(logits)))
 
 
 def stage_teacher(stage: Stage, networks: Mapping[str, Segmenter]) -> Segmenter | None:
@@ -84,6 +87,8 @@ def stage_teacher(stage: Stage, networks: Mapping[str, Segmenter]) -> Segmenter 
     if stage.teacher is None:
         return None
     first = networks[stage.teacher]
-    return (
-        Ensemble([first, *(networks[n] for n in stage.co_teachers)]) if stage.co_teachers else first
-    )
+    if not stage.co_teachers:
+        return first
+    pixelwise = stage.losses.pixelwise
+    members = [first, *(networks[name] for name in stage.co_teachers)]
+    return Ensemble(members, pixelwise.temperature if pixelwise is not None else 1.0)

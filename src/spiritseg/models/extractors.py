@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spiritseg.config import MAX_CHANNELS
 from spiritseg.errors import ConfigError
 from spiritseg.geometry import resize
 from spiritseg.models.segmenter import (
@@ -22,6 +24,7 @@ from spiritseg.randomness import seeded
 __all__ = ["SeparableTrunk", "project", "separable"]
 
 _STRIDES = (4, 8, 16)
+_MAX_DEPTH = 100
 
 
 class SeparableTrunk(nn.Module):
@@ -98,29 +101,35 @@ def separable(
     For a teacher that is itself compact, where `compact` has nothing to save.
 
     Args:
-        out_channels: channels of the feature map; those of the one to be matched.
+        out_channels: channels of the feature map, 1 to `MAX_CHANNELS`; those of the one to be
+            matched.
         stride: image pixels per position: 4, 8 or 16.
-        widths: channels at strides 2, 4, 8 and 16.
-        depths: residual blocks after the downsampling at strides 4, 8 and 16.
+        widths: channels at strides 2, 4, 8 and 16, each 1 to `MAX_CHANNELS`.
+        depths: residual blocks after the downsampling at strides 4, 8 and 16, each 0 to 100.
         mean: subtracted from RGB in [0, 1].
         std: divided by.
-        seed: of the fresh weights.
+        seed: of the fresh weights, of 64 bits.
 
     Returns:
         The extractor; it ends in linear 1x1 projections.
 
     Raises:
-        ConfigError: another stride.
+        ConfigError: another stride, or a value of another type or out of range.
     """
     if stride not in _STRIDES:
         raise ConfigError(
             f"the small extractor 'separable' gives stride {_STRIDES}, got {stride}. Use strides "
             "such as [8, 16] in the network that it matches, or a timm backbone instead."
         )
-    if out_channels < 1:
-        raise ConfigError(f"separable: expected 1 or more channels, got {out_channels}.")
+    _check("out_channels", [out_channels], 1, MAX_CHANNELS)
+    _check("widths", widths, 1, MAX_CHANNELS)
+    _check("depths", depths, 0, _MAX_DEPTH)
+    _check("seed", [seed], -(2**63), 2**63 - 1)
     if len(widths) != 4 or len(depths) != 3:
         raise ConfigError(f"separable: expected 4 widths and 3 depths, got {widths} and {depths}.")
+    for name, values in (("mean", mean), ("std", std)):
+        if not _are(values, (int, float)) or [-1e6 <= v <= 1e6 for v in values] != [True] * 3:
+            raise ConfigError(f"separable: expected {name} of three numbers, got {reprlib.repr(values)}.")
     with seeded(seed):
         trunk = SeparableTrunk(out_channels, stride, widths, depths)
         _initialise(trunk)
@@ -140,10 +149,12 @@ def project(extractor: nn.Module, out_channels: int, seed: int = 0) -> Extractor
         An extractor of the same stride and normalisation.
 
     Raises:
-        ConfigError: not a positive number of channels.
+        ConfigError: the number of channels is not positive, or above `MAX_CHANNELS`.
     """
     if out_channels < 1:
         raise ConfigError(f"project: expected 1 or more channels, got {out_channels}.")
+    if out_channels > MAX_CHANNELS:
+        raise ConfigError(f"project: expected up to {MAX_CHANNELS} channels, got {out_channels}.")
     mean: Sequence[float] = (0.0, 0.0, 0.0)  # a module of your own normalises by itself
     std: Sequence[float] = (1.0, 1.0, 1.0)
     trunk: nn.Module = Segmenter(extractor, None).extractor  # which knows its strides
@@ -176,6 +187,20 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.layers(x)
         return F.relu(x + y if self.residual else y)
+
+
+def _check(name: str, values: Any, least: int, most: int) -> None:
+    if not _are(values, int) or not all(least <= value <= most for value in values):
+        raise ConfigError(
+            f"separable: expected {name} of whole numbers from {least} to {most}, got "
+            f"{reprlib.repr(values)}."
+        )
+
+
+def _are(values: Any, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(values, list | tuple) and all(
+        isinstance(value, kind) and not isinstance(value, bool) for value in values
+    )
 
 
 def _norm_relu(channels: int) -> tuple[nn.Module, nn.Module]:

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from spiritseg.config import Convolution, Policy
+from spiritseg.config import MAX_CHANNELS, Convolution, Policy
 from spiritseg.errors import ConfigError, unknown
 from spiritseg.geometry import resize
 from spiritseg.models.compact import compact
@@ -72,7 +72,7 @@ def student_head(
     Args:
         in_channels: channels of the features.
         num_classes: K, the background included.
-        channels: width of the head; the paper's is 512.
+        channels: width of the head, 1 to `MAX_CHANNELS`; the paper's is 512.
         convolution: "grouped", the paper's: groups = gcd(in, out), in the classifier as
             well. Between equal widths it mixes no channels.
             "separable": depthwise 3x3 and dense 1x1. The first of each group takes its 1x1
@@ -85,7 +85,7 @@ def student_head(
         A head: (features, (H, W)) to logits (B, K, H, W).
 
     Raises:
-        ConfigError: an unknown convolution, or a number that is not positive.
+        ConfigError: an unknown convolution, or a number that is not positive or too large.
 
     Source: Wu et al., Spirit Distillation, arXiv:2103.13733, Table V.
     """
@@ -98,6 +98,8 @@ def student_head(
     ):
         if value < 1:
             raise ConfigError(f"student_head: expected {name} of 1 or more, got {value}.")
+        if value > MAX_CHANNELS:
+            raise ConfigError(f"student_head: expected {name} up to {MAX_CHANNELS}, got {value}.")
     with seeded(seed):
         return StudentHead(in_channels, num_classes, channels, convolution)
 

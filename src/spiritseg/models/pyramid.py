@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spiritseg.config import MAX_CHANNELS
 from spiritseg.errors import ConfigError
 from spiritseg.geometry import resize
 from spiritseg.randomness import seeded
@@ -75,7 +76,7 @@ def pyramid_head(
         A head: (features, (H, W)) to logits (B, K, H, W).
 
     Raises:
-        ConfigError: a number that is too small.
+        ConfigError: a number that is too small, or above `MAX_CHANNELS`.
 
     Source: Zhao et al., Pyramid Scene Parsing Network, arXiv:1612.01105, fig. 3 and sec. 3.2;
     its use with SKD: Liu et al., arXiv:1903.04197, sec. 4.1.
@@ -87,6 +88,8 @@ def pyramid_head(
     ):
         if value < least:
             raise ConfigError(f"pyramid_head: expected {name} of {least} or more, got {value}.")
+        if value > MAX_CHANNELS:
+            raise ConfigError(f"pyramid_head: expected {name} up to {MAX_CHANNELS}, got {value}.")
     with seeded(seed):
         head = PyramidHead(in_channels, num_classes, channels)
         for conv in head.modules():

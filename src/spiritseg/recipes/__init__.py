@@ -6,6 +6,8 @@ import copy
 import dataclasses
 import hashlib
 import json
+import math
+import reprlib
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -30,6 +32,13 @@ __all__ = [
 ]
 
 _HERE = Path(__file__).parent
+
+# More than any experiment has: of levels, and of values.
+_DEEPEST, _MOST = 40, 100_000
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 200
+_said = _REPR.repr
 
 # What may change between two calls without changing the result: such fields do not enter the
 # fingerprint, so a run is found again with more workers or without progress bars.
@@ -101,6 +110,7 @@ def experiment_from_dict(
     Raises:
         ConfigError: with all problems at once.
     """
+    _refuse_strange(fields, name)
     tree = copy.deepcopy(dict(fields))
     problems: list[str] = []
     for dotted, value in (overrides or {}).items():
@@ -109,6 +119,7 @@ def experiment_from_dict(
             continue
         *parents, leaf = dotted.split(".")
         _merge(tree, _nest(parents, {leaf: value}))
+    _refuse_strange(tree, name)
     experiment: Experiment = _build(Experiment, tree, "", problems)
     if not problems:
         problems = check(experiment, complete)
@@ -170,21 +181,65 @@ def _read(name_or_yaml: str | Path, seen: tuple[str, ...] = ()) -> dict[str, Any
         raise ConfigError(f"there is no recipe file {path}. Shipped: {', '.join(recipe_names())}.")
     try:
         tree = yaml.safe_load(path.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read the recipe {path}: {error.strerror}.") from None
+    except Exception as error:  # besides YAMLError: ValueError, KeyError, RecursionError ...
+        deep = isinstance(error, RecursionError)
+        reason = "it is nested too deep" if deep else str(error) or repr(error)
+        raise ConfigError(f"{path} is not valid YAML: {reason}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds a {type(tree).__name__}; a recipe is a mapping of fields.")
+    _refuse_strange(tree, str(path))
     base = tree.pop("extends", None)
     if base is None:
         return tree
     if not isinstance(base, str):
-        raise ConfigError(f"{path}: extends names one recipe or YAML file, got {base!r}.")
+        raise ConfigError(f"{path}: extends names one recipe or YAML file, got {_said(base)}.")
     if str(path) in seen:
         raise ConfigError(f"{path} extends itself, by way of {' -> '.join(seen)}.")
     beside = path.parent / base
     merged = _read(beside if beside.suffix and beside.is_file() else base, (*seen, str(path)))
     _merge(merged, tree)
     return merged
+
+
+def _refuse_strange(tree: Any, name: str) -> None:
+    """Refuse values that no field takes, and trees without end (YAML aliases can make one).
+
+    Args:
+        tree: of a recipe, or a value of one.
+        name: what error messages call it.
+
+    Raises:
+        ConfigError: the first such value and where it is.
+    """
+    waiting: list[tuple[str, Any, int]] = [("", tree, 0)]
+    count = 0
+    while waiting:
+        path, value, depth = waiting.pop()
+        count += 1
+        if depth > _DEEPEST or count > _MOST:
+            raise ConfigError(
+                f"{name}: expected at most {_DEEPEST} levels of fields and {_MOST} values, got "
+                f"more{f' in {path[:80]}' if path else ''}. Look for aliases (*name) and brackets."
+            )
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                if not isinstance(key, str):
+                    raise ConfigError(
+                        f"{name}: {path}: expected words as names of fields, got "
+                        f"{_said(key)}. Put it in quotes."
+                    )
+                waiting.append((f"{path}.{key}" if path else key, inner, depth + 1))
+        elif isinstance(value, list | tuple):
+            waiting += [(path, inner, depth + 1) for inner in value]
+        elif isinstance(value, int) and abs(value) >= 2**63:
+            raise ConfigError(f"{name}: {path}: expected a number of 64 bits, got a larger one.")
+        elif not isinstance(value, str | int | float | None):  # a date, bytes or a set of YAML's
+            raise ConfigError(
+                f"{name}: {path}: expected words, numbers, lists or fields, got "
+                f"{_said(value)}. Put it in quotes if it is a word."
+            )
 
 
 def _misnamed(tree: Mapping[str, Any], dotted: str, value: Any) -> str | None:
@@ -227,7 +282,7 @@ def _build(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
         return None if _is_none(value) else _build(inner[0], value, path, problems)
     if typing.get_origin(hint) is dict and dataclasses.is_dataclass(inner[1]):
         if not isinstance(value, dict):
-            problems.append(f"{path}: expected names with their fields, got {value!r}")
+            problems.append(f"{path}: expected names with their fields, got {_said(value)}")
             return {}
         # A name set to null takes an inherited entry out of a recipe.
         kept = {k: v for k, v in value.items() if not _is_none(v)}
@@ -235,7 +290,7 @@ def _build(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
     if not dataclasses.is_dataclass(hint):
         return _leaf(hint, value, path, problems)
     if not isinstance(value, dict):
-        problems.append(f"{path or 'the recipe'}: expected a mapping of fields, got {value!r}")
+        problems.append(f"{path or 'the recipe'}: expected a mapping of fields, got {_said(value)}")
         return None
     hints = typing.get_type_hints(hint)
     for key in value.keys() - hints.keys():
@@ -274,12 +329,24 @@ def _leaf(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
             parser.parse_args([f"--value={value}"])
             if isinstance(value, str)
             else parser.parse_object({"value": value})
-        )
+        )["value"]
+        _refuse_strange(found, path)
+        accepted = _is_finite(found) and (found is not None or type(None) in typing.get_args(hint))
     except Exception:  # jsonargparse raises several types; the hint says what was expected
+        accepted = False
+    if not accepted:
         name = getattr(hint, "__name__", None) if not typing.get_args(hint) else None
-        problems.append(f"{path}: expected {name or hint}, got {value!r}")
+        problems.append(f"{path}: expected {name or hint}, got {_said(value)}")
         return value
-    return found["value"]
+    return found
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:

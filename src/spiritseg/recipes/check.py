@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
-from spiritseg.config import CrossEntropy, Experiment, Network, Optimizer, Stage
+from spiritseg.config import (
+    MAX_CHANNELS,
+    CrossEntropy,
+    Experiment,
+    Network,
+    Optimizer,
+    Stage,
+)
 from spiritseg.errors import unknown
 
 __all__ = ["check"]
+
+# Names of stages and networks become names of files in the run's folder.
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
 
 # ImageNet's: they train a trunk, and leave the head of a segmentation network as it is drawn.
 _TRUNK_WEIGHTS = ("DEFAULT", "IMAGENET1K_V1", "IMAGENET1K_V2")
@@ -27,7 +38,9 @@ def check(experiment: Experiment, complete: bool = True) -> list[str]:
     Returns:
         One line a problem: the field, what was expected, what came.
     """
-    problems = [*_check_input(experiment), *(_check_roots(experiment) if complete else ())]
+    problems = [*_check_names(experiment), *_check_input(experiment)]
+    if complete:
+        problems += _check_roots(experiment)
     for name, network in experiment.networks.items():
         problems += _check_network(name, network, experiment)
     for name, stage in experiment.stages.items():
@@ -42,6 +55,16 @@ def check(experiment: Experiment, complete: bool = True) -> list[str]:
     if experiment.result not in experiment.networks:
         problems.append(f"result: {unknown('network', experiment.result, experiment.networks)}")
     return problems
+
+
+def _check_names(experiment: Experiment) -> Iterator[str]:
+    for kind in ("networks", "stages"):
+        for name in getattr(experiment, kind):
+            if not _NAME.fullmatch(name):
+                yield (
+                    f"{kind}.{name}: expected a name of letters (A to Z, a to z), digits, _, - and "
+                    f"., no dot first, 100 characters at most, got {name!r}"
+                )
 
 
 def _check_input(experiment: Experiment) -> Iterator[str]:
@@ -132,8 +155,14 @@ def _check_network(name: str, network: Network, experiment: Experiment) -> Itera
     where = f"networks.{name}.extractor.of"
     if network.bundle is not None:
         return
-    if network.head.name in ("student", "pyramid") and network.head.channels < 1:
-        yield f"networks.{name}.head.channels: expected 1 or more, got {network.head.channels}"
+    head, project = network.head, network.extractor.project
+    if head.name in ("student", "pyramid") and not 1 <= head.channels <= MAX_CHANNELS:
+        expected = "1 or more" if head.channels < 1 else f"{MAX_CHANNELS} or fewer"
+        yield f"networks.{name}.head.channels: expected {expected}, got {head.channels}"
+    if not 0 <= project <= MAX_CHANNELS:
+        yield (
+            f"networks.{name}.extractor.project: expected 0 to {MAX_CHANNELS} channels, got {project}"
+        )
     if of is not None and of not in experiment.networks:
         yield f"{where}: {unknown('network', of, experiment.networks)}"
     if of is None and network.extractor.name in ("copy", "compact", "separable"):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from spiritseg.config import Holistic
 from spiritseg.errors import DivergedError
+from spiritseg.losses.grid import valid_on
 from spiritseg.losses.holistic import critic_loss, holistic, maps_of
 from spiritseg.models.critic import critic
 from spiritseg.training.optim import build_optimizer, build_schedule
@@ -53,13 +54,16 @@ class CriticTraining(nn.Module):
             if self._schedule is not None:
                 self._schedule.load_state_dict(self._restored["schedule"])
 
-    def step(self, student: Tensor, teacher: Tensor, images: Tensor, seed: int) -> Tensor:
+    def step(
+        self, student: Tensor, teacher: Tensor, images: Tensor, valid: Tensor, seed: int
+    ) -> Tensor:
         """Train the critic by one step.
 
         Args:
             student: logits (B, K, h, w); no gradient flows into them.
             teacher: logits (B, K, H', W').
             images: (B, 3, h, w).
+            valid: (B, H, W) bool, False on padding, where all maps are 0.
             seed: of the points at which the slope is penalised.
 
         Returns:
@@ -73,8 +77,8 @@ class CriticTraining(nn.Module):
         with torch.enable_grad(), torch.autocast(student.device.type, enabled=False):
             loss = critic_loss(
                 self.critic,
-                maps_of(student.detach(), self.config.maps),
-                maps_of(teacher.detach(), self.config.maps),
+                self._maps(student.detach(), valid),
+                self._maps(teacher.detach(), valid),
                 self._seen(images),
                 kind=self.config.kind,
                 gradient_penalty=self.config.gradient_penalty,
@@ -91,11 +95,16 @@ class CriticTraining(nn.Module):
         self.critic.requires_grad_(False)
         return loss.detach()
 
-    def forward(self, student: Tensor, images: Tensor) -> Tensor:
-        """Compute the student's term from its logits (B, K, h, w) and the images."""
+    def forward(self, student: Tensor, images: Tensor, valid: Tensor) -> Tensor:
+        """Compute the student's term from its logits (B, K, h, w), the images and what is valid."""
         with torch.autocast(student.device.type, enabled=False):
-            maps = maps_of(student, self.config.maps)
-            return holistic(self.critic, maps, self._seen(images))
+            return holistic(self.critic, self._maps(student, valid), self._seen(images))
+
+    def _maps(self, logits: Tensor, valid: Tensor) -> Tensor:
+        """Return what the critic sees: on padding nothing tells student and teacher apart."""
+        maps = maps_of(logits, self.config.maps)
+        mask = valid_on(valid, maps, "holistic")
+        return maps if mask is None else maps.masked_fill(~mask[:, None], 0)
 
     def training_state(self) -> dict[str, Any]:
         """Return the state of the optimizer and its schedule; weights are in state_dict()."""

@@ -62,6 +62,7 @@ def lightning_trainer(config: Trainer, **further: Any) -> L.Trainer:
                 **_machines(config),
                 strategy=config.strategy,
                 precision=config.precision,  # type: ignore[arg-type]  # checked by Lightning
+                sync_batchnorm=config.sync_batchnorm,
                 enable_model_summary=False,
                 enable_progress_bar=config.progress,
                 **further,
@@ -70,6 +71,11 @@ def lightning_trainer(config: Trainer, **further: Any) -> L.Trainer:
         names = ("accelerator", "devices", "num_nodes", "strategy", "precision")
         given = ", ".join(f"trainer.{name} {getattr(config, name)}" for name in names)
         raise ConfigError(f"this machine cannot train with {given}: {error}") from error
+    if config.sync_batchnorm and trainer.strategy.root_device.type == "cpu":
+        raise ConfigError(
+            "trainer.sync_batchnorm: torch synchronises batch norms on GPUs only, and this run is on "
+            "the CPU. Leave it false; on a CPU one process with the whole batch is the same."
+        )
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise ConfigError(
             f"trainer.strategy {config.strategy} with trainer.devices {config.devices} trains in "

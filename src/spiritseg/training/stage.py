@@ -17,6 +17,7 @@ from spiritseg.errors import ConfigError, DivergedError, RunError
 from spiritseg.losses.mimicry import standardise
 from spiritseg.models import Segmenter
 from spiritseg.models.adapters import adapter, layer_channels
+from spiritseg.models.graph import used_parameters
 from spiritseg.models.segmenter import recorded
 from spiritseg.randomness import derive_seed
 from spiritseg.training.cache import FrozenOutputs, Key
@@ -91,6 +92,7 @@ class StageModule(L.LightningModule):
         self.critic = self._make_critic()
         self.needs = _needs(self.terms, "student", self.critic)
         self.teacher_needs = _needs(self.terms, "teacher", self.critic)
+        self._unreached = self._find_unreached()
         self.average = _averaged(self._learnt(), stage.average) if stage.average else None
         self.seconds = 0.0
         self.epochs = 0
@@ -121,8 +123,14 @@ class StageModule(L.LightningModule):
             yield self.network.head
 
     def trained_parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters that this stage trains, adapters included."""
-        frozen = {id(p) for part in self.frozen_parts() for p in part.parameters()}
+        """Yield the parameters that this stage trains, adapters included.
+
+        Those that no loss reaches, behind the layers that are compared, do not count: several
+        processes would wait for their gradients.
+        """
+        frozen = {
+            id(p) for part in self.frozen_parts() for p in part.parameters()
+        } | self._unreached
         yield from (p for p in self.network.parameters() if id(p) not in frozen)
         yield from self.adapters.parameters()
 
@@ -163,7 +171,7 @@ class StageModule(L.LightningModule):
         size = len(batch["index"])
         if self.critic is not None:
             self._train_critic(self.critic, outputs)
-            values["holistic"] = self.critic(outputs.student[LOGITS], outputs.images)
+            values["holistic"] = self.critic(outputs.student[LOGITS], outputs.images, outputs.valid)
             weights["holistic"] = self.critic.config.weight
         total = torch.stack([weights[name] * value for name, value in values.items()]).sum()
         if not torch.isfinite(total):
@@ -190,7 +198,7 @@ class StageModule(L.LightningModule):
     def _train_critic(self, critic: CriticTraining, outputs: Outputs) -> None:
         seed = derive_seed(self.seed, self.name, "slope", self.global_step, self.global_rank)
         student, teacher = outputs.student[LOGITS], outputs.teacher[LOGITS]
-        loss = critic.step(student, teacher, outputs.images, seed)
+        loss = critic.step(student, teacher, outputs.images, outputs.valid, seed)
         self.log("loss/critic", loss, batch_size=len(student))
 
     def outputs(self, batch: Batch) -> Outputs:
@@ -297,6 +305,16 @@ class StageModule(L.LightningModule):
             found[str(number)] = adapter(ours[one], theirs[other], seed)
         return found
 
+    def _find_unreached(self) -> set[int]:
+        """Return the ids of the network's parameters that no loss depends on."""
+        if self.needs & {LOGITS}:
+            return set()
+        side = 2 * self.network.extractor.multiple_of
+        like = next(self.network.parameters(), torch.zeros(()))
+        images = torch.zeros(1, 3, side, side, device=like.device)
+        reached = used_parameters(_Outputs(self.network, self.needs), (images,))
+        return {id(p) for p in self.network.parameters()} - reached
+
     def _make_critic(self) -> CriticTraining | None:
         config = self.stage.losses.holistic
         if config is None:
@@ -379,6 +397,17 @@ class StageModule(L.LightningModule):
         batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         batches["current"] = dict.fromkeys(batches["current"], 0)
         batches["is_last_batch"] = False
+
+
+class _Outputs(nn.Module):
+    """Some outputs of a network, as a module."""
+
+    def __init__(self, network: Segmenter, wanted: frozenset[str]) -> None:
+        super().__init__()
+        self.network, self.wanted = network, wanted
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return self.network.outputs(images, self.wanted)
 
 
 def _averaged(learnt: nn.Module, decay: float) -> AveragedModel:

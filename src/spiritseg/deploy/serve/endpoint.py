@@ -158,7 +158,7 @@ async def _form(request: Request, limits: Limits) -> AsyncIterator[FormData]:
 
 
 class _BoundedBody:
-    """Stops receiving a body when it is longer than a file may be."""
+    """Stops receiving a body that is longer than a file may be, or that does not go on."""
 
     def __init__(self, app: ASGIApp, limits: Limits) -> None:
         self._app = app
@@ -176,10 +176,13 @@ class _BoundedBody:
             await _answer(413, str(_too_many_bytes(self._limits)))(scope, receive, send)
             return
         count = 0
+        goes_on = True
 
         async def counted() -> Message:
-            nonlocal count
-            message = await receive()
+            nonlocal count, goes_on
+            async with asyncio.timeout(self._limits.silence_s if goes_on else None):
+                message = await receive()
+            goes_on = message.get("more_body", False)
             count += len(message.get("body", b""))
             if count > most:
                 raise _too_many_bytes(self._limits)
@@ -196,7 +199,8 @@ def _predict(
             "expected an image; videos are for the page and for spiritseg predict."
         )
     image = read_still(data, limits)
-    found = students.answer(name, image)
+    with students.giving_back():
+        found = students.answer(name, image)
     answer = {
         "student": name,
         "classes": list(students.get(name).classes),
@@ -208,6 +212,11 @@ def _predict(
 
 
 def _compare(students: Students, limits: Limits, data: bytes) -> dict[str, Any]:
+    with students.giving_back():
+        return _compared(students, limits, data)
+
+
+def _compared(students: Students, limits: Limits, data: bytes) -> dict[str, Any]:
     moments = read_video(data, limits) if is_video(data) else [(0.0, read_still(data, limits))]
     frames: list[dict[str, Any]] = []
     latencies: dict[str, list[float]] = {name: [] for name in students.names}
@@ -256,7 +265,7 @@ async def _refusal(_: Request, error: Exception) -> JSONResponse:
 
 
 def _answer(status: int, message: str) -> JSONResponse:
-    headers = {"Retry-After": "5"} if status == 503 else None
+    headers = {503: {"Retry-After": "5"}, 408: {"Connection": "close"}}.get(status)
     return JSONResponse({"error": message}, status, headers)
 
 

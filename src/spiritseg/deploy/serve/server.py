@@ -14,18 +14,22 @@ from spiritseg.errors import ConfigError, MissingExtraError, RunError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from spiritseg.deploy.serve.origins import ServedAs
     from spiritseg.deploy.serve.students import Students
     from spiritseg.deploy.serve.uploads import Limits
 
 __all__ = ["make_app", "serve"]
 
 
-def make_app(students: Students, limits: Limits | None = None) -> FastAPI:
+def make_app(
+    students: Students, limits: Limits | None = None, served_as: ServedAs | None = None
+) -> FastAPI:
     """Make the web application: the page at /, the endpoint under /api.
 
     Args:
         students: what is served.
         limits: of uploads; by default those of `Limits`.
+        served_as: host names under which it answers; by default those of this machine alone.
 
     Returns:
         The application, for any ASGI server.
@@ -43,6 +47,7 @@ def make_app(students: Students, limits: Limits | None = None) -> FastAPI:
             "the page needs Gradio, which is not installed: pip install 'spiritseg[web]'."
         ) from None
     from spiritseg.deploy.serve.endpoint import make_endpoint
+    from spiritseg.deploy.serve.origins import OwnOrigin, ServedAs
     from spiritseg.deploy.serve.page import mount_page
     from spiritseg.deploy.serve.uploads import Limits
 
@@ -51,7 +56,9 @@ def make_app(students: Students, limits: Limits | None = None) -> FastAPI:
     async def made() -> FastAPI:  # Gradio leaves event loops open where it finds none running
         return mount_page(make_endpoint(students, limits), students.names, limits)
 
-    return asyncio.run(made())
+    app = asyncio.run(made())
+    app.add_middleware(OwnOrigin, served_as=served_as or ServedAs())
+    return app
 
 
 def serve(
@@ -59,6 +66,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 7860,
     *,
+    names: Sequence[str] = (),
     limits: Limits | None = None,
     threads: int | None = None,
     device: str = "cpu",
@@ -70,6 +78,7 @@ def serve(
         paths: runs, bundles or exported files.
         host: address that it listens on; the default is this machine alone.
         port: 0 for any free one.
+        names: further host names under which it is reached, such as that of a proxy.
         limits: of uploads.
         threads: of a forward pass on the CPU.
         device: cpu or cuda.
@@ -77,36 +86,31 @@ def serve(
 
     Raises:
         BundleError: a student cannot be opened.
-        ConfigError: there is no student, threads below 1, or a device that is not there.
+        ConfigError: there is no student, threads below 1, a device that is not there, or a name
+            that is no host name.
         MissingExtraError: Gradio or a student's engine is not installed.
-        RunError: the port is taken.
+        RunError: the address is not one of this machine, or the port is taken.
     """
+    from spiritseg.deploy.serve.origins import ServedAs
     from spiritseg.deploy.serve.students import open_students
 
+    served_as = ServedAs(host, tuple(names))
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((host, port))
             listening.listen()  # until then another server may bind the same port
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, UnicodeError) as error:
             raise RunError(
-                f"cannot listen on {host}:{port}: {error}. Choose another --port."
+                f"cannot listen on {host[:100]}:{port}: {error}. Choose another --host or --port."
             ) from None
         students = open_students(paths, threads, device, trust)
-        app = make_app(students, limits)
+        app = make_app(students, limits, served_as)
         students.warm_up()
-        import uvicorn
+        from spiritseg.deploy.serve.connections import make_server
 
         shown = f"[{host}]" if ":" in host else host
         print(f"http://{shown}:{listening.getsockname()[1]}  (stop with Ctrl-C)", flush=True)
-        config = uvicorn.Config(
-            app,
-            log_config=None,  # setting logging up anew would close what else in this process logs
-            log_level="warning",
-            access_log=False,
-            limit_concurrency=128,
-            timeout_graceful_shutdown=3,  # an open page never closes its connection by itself
-        )
         with suppress(KeyboardInterrupt):  # the server stops, then passes the signal on
-            uvicorn.Server(config).run(sockets=[listening])
+            make_server(app).run(sockets=[listening])

@@ -6,16 +6,19 @@ import base64
 import io
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from spiritseg.deploy.onnx_runtime import LARGE_BYTES
 from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.runtime import Runtime
-from spiritseg.errors import ConfigError, unknown
+from spiritseg.deploy.sources import check_path
+from spiritseg.errors import BundleError, ConfigError, unknown
 from spiritseg.pixels import Pixels
 
 __all__ = ["Answer", "Students", "jpeg_url", "open_students", "png", "png_url"]
@@ -49,6 +52,7 @@ class Students:
         self.runtimes = runtimes
         self._one = threading.Lock()  # an engine may not be called twice at once
         self._size: dict[str, tuple[int, ...]] = {}  # of the last image, by student
+        self._large: set[str] = set()  # students that may hold the memory of a large image
 
     @property
     def names(self) -> list[str]:
@@ -88,6 +92,8 @@ class Students:
         """
         runtime = self.get(name)
         with self._one:
+            if image.nbytes > LARGE_BYTES:
+                self._large.add(name)
             if self._size.get(name) != image.shape:
                 runtime.masks(image[None])
                 self._size[name] = image.shape
@@ -101,8 +107,24 @@ class Students:
     def warm_up(self) -> None:
         """Run each once: the first pass of an engine is slow."""
         for name in self.names:
-            with self._one:
-                self.get(name).masks(np.zeros((1, 128, 128, 3), np.uint8))
+            self._small_pass(name)
+
+    @contextmanager
+    def giving_back(self) -> Iterator[None]:
+        """Give back the working memory of large images afterwards.
+
+        An engine that keeps it (see `OnnxRuntime`) gives it back with the next small image, which
+        may be hours away; so one is run here.
+        """
+        try:
+            yield
+        finally:
+            while self._large:
+                self._small_pass(self._large.pop())
+
+    def _small_pass(self, name: str) -> None:
+        with self._one:
+            self.get(name).masks(np.zeros((1, 128, 128, 3), np.uint8))
 
 
 def open_students(
@@ -131,6 +153,7 @@ def open_students(
     found: dict[str, Runtime] = {}
     for given in paths:
         path = Path(given)
+        check_path(path, BundleError)
         name = called = _name(path.resolve())
         number = 1
         while name in found:

@@ -13,7 +13,7 @@ from PIL import Image
 from spiritseg.deploy.video_format import video_format
 from spiritseg.deploy.video_reader import pyav, upright
 from spiritseg.errors import BadImageError, ConfigError, DataError
-from spiritseg.pixels import Pixels, opened, read_pixels
+from spiritseg.pixels import Pixels, opened, oversized, read_pixels
 
 __all__ = ["Limits", "TooLargeError", "UnknownKindError", "is_video", "read_still", "read_video"]
 
@@ -42,6 +42,7 @@ class Limits:
         frames: of a video that are segmented, evenly spaced.
         requests: uploads in the server at once; further ones are asked to come again.
         patience_s: seconds that an upload may take to arrive.
+        silence_s: seconds between two pieces of it.
 
     Raises:
         ConfigError: one is not above zero.
@@ -53,6 +54,7 @@ class Limits:
     frames: int = 100
     requests: int = 8
     patience_s: float = 60
+    silence_s: float = 10
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -65,16 +67,14 @@ class Limits:
         return int(self.mebibytes * 2**20)
 
     def check_size(self, height: int, width: int) -> None:
-        """Refuse an image of more pixels.
+        """Refuse an image of more pixels, or of a longer side, than a network should compute.
 
         Raises:
             TooLargeError: it has more.
         """
-        if height * width > self.megapixels * 1e6:
-            raise TooLargeError(
-                f"it has {width} x {height} pixels (width x height), more than the "
-                f"{self.megapixels:g} megapixels that this server takes; scale it down."
-            )
+        most = f"the {self.megapixels:g} megapixels that this server takes"
+        if reason := oversized(height, width, self.megapixels * 1e6, most):
+            raise TooLargeError(f"{reason}; scale it down.")
 
 
 def is_video(data: bytes) -> bool:
