@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test fuzz check lint format clean
+.PHONY: demo test fuzz torture check lint format clean
 
 demo: $(VENV)/.core
 	$(BIN)/spiritseg demo
@@ -15,6 +15,11 @@ test: check
 CASES ?= 3000
 fuzz: $(VENV)/.installed
 	SPIRITSEG_FUZZ=$(CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/fuzz
+
+# Stops, garbles and starves a small run this often.
+ROUNDS ?= 100
+torture: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python tests/torture/torture.py --rounds $(ROUNDS)
 
 check: lint
 	$(BIN)/mypy

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from spiritseg.errors import RunError
 from spiritseg.files import clear_parts, part_of, write_atomically
 
 
@@ -18,7 +21,14 @@ def test_two_writers_of_one_file_do_not_disturb_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, both = tmp_path / "a.bin", threading.Barrier(2, timeout=20)
-    monkeypatch.setattr("os.fsync", lambda handle: both.wait())  # each has its file half-way
+    meet = threading.local()
+
+    def half_way(handle: int) -> None:  # each has its file half-way; their folders need not meet
+        if not getattr(meet, "met", False):
+            meet.met = True
+            both.wait()
+
+    monkeypatch.setattr("os.fsync", half_way)
     failed: list[BaseException] = []
 
     def write(data: bytes) -> None:
@@ -94,3 +104,30 @@ def test_a_name_as_long_as_can_be_is_written(tmp_path: Path, name: str) -> None:
     write_atomically(tmp_path / name, b"1")
     assert (tmp_path / name).read_bytes() == b"1"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_renamed_file_is_synced_with_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[bool] = []
+    real = os.fsync
+
+    def note(handle: int) -> None:
+        synced.append(stat.S_ISDIR(os.fstat(handle).st_mode))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", note)
+    write_atomically(tmp_path / "a", b"1")
+    assert synced == [False, True]  # the file before it is renamed, the folder after
+
+
+def test_where_nothing_can_be_written_that_is_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object, **more: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(RunError, match=r"cannot write .*: Read-only file system"):
+        write_atomically(tmp_path / "a", b"1")

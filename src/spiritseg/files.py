@@ -23,6 +23,7 @@ __all__ = [
     "json_bytes",
     "make_folder",
     "part_of",
+    "read_fields",
     "without_folders",
     "write_atomically",
 ]
@@ -119,12 +120,26 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing can be written, nothing can be removed
+            part.unlink(missing_ok=True)
         raise RunError(
             f"cannot write {path}: {error.strerror or error}. What was written before is whole; "
             "make room or choose another folder, and start the same command again."
         ) from None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut; file systems that cannot are left alone."""
+    if sys.platform == "win32":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def json_bytes(value: Any) -> bytes:
@@ -134,6 +149,19 @@ def json_bytes(value: Any) -> bytes:
         value: dicts, lists, tuples, numbers and words.
     """
     return json.dumps(_finite(value), indent=1, allow_nan=False).encode()
+
+
+def read_fields(path: Path) -> dict[str, Any]:
+    """Read a JSON file of fields; nothing where it is not there, or holds something else.
+
+    Args:
+        path: the file.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def without_folders(value: Any) -> Any:

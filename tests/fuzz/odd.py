@@ -1,4 +1,4 @@
-"""What the fuzzers share: odd values, and where to put them. Each case is a function of its seed."""
+"""What the fuzzers share: odd values, and where to put them; a case is a function of its seed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-__all__ = ["CASES", "FetchedError", "mutate", "no_network", "odd", "paths"]
+from spiritseg.errors import SpiritsegError
+
+__all__ = ["CASES", "FetchedError", "is_clear", "mutate", "no_network", "odd", "paths"]
 
 # make fuzz runs more.
 CASES = range(int(os.environ.get("SPIRITSEG_FUZZ", "110")))
@@ -37,6 +39,11 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
+def is_clear(error: SpiritsegError) -> None:
+    """Check that a message says something, and not everything."""
+    assert 20 < len(str(error)) < 20_000
+
+
 def odd(draw: random.Random) -> Any:
     """Draw an odd value; one in ten is nested."""
     value = draw.choice(_ODD)
@@ -47,7 +54,9 @@ def odd(draw: random.Random) -> Any:
 
 def paths(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Yield where every value of nested dicts and lists is."""
-    for key in tree if isinstance(tree, dict) else range(len(tree) if isinstance(tree, list) else 0):
+    for key in (
+        tree if isinstance(tree, dict) else range(len(tree) if isinstance(tree, list) else 0)
+    ):
         yield (*path, key)
         yield from paths(tree[key], (*path, key))
 
@@ -66,4 +75,6 @@ def mutate(tree: Any, draw: random.Random, values: tuple[Any, ...] = ()) -> None
     elif isinstance(tree, list):
         tree.append(value)
     else:
-        tree[draw.choice(["x", "", "a.b", "../x", "weights", "checkpoint_path", str(last) + "_"])] = value
+        tree[
+            draw.choice(["x", "", "a.b", "../x", "weights", "checkpoint_path", str(last) + "_"])
+        ] = value

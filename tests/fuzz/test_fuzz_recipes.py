@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import sys
 import types
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fuzz.odd import CASES, mutate, no_network, odd, paths
+from fuzz.odd import CASES, is_clear, mutate, no_network, odd, paths
 from spiritseg.cli import main
 from spiritseg.errors import SpiritsegError
 from spiritseg.recipes import fingerprint, load_experiment, to_yaml
@@ -23,11 +22,35 @@ from spiritseg.recipes import fingerprint, load_experiment, to_yaml
 SNIPPETS = (
     *("!!timestamp x", "!!int ''", "!!float ''", "!!bool x", "!!binary x", "!!set {a}", "!!null x"),
     *("!!python/object/apply:os.getpid []", "!x y", "2024-99-99", "2024-01-01", "1:99:99", "0x"),
-    *("0x" + "f" * 5000, "1" * 5000, "1e999", ".nan", "-.inf", "0b2", "0o9", "~", "", "\t", "%", "@"),
+    *(
+        "0x" + "f" * 5000,
+        "1" * 5000,
+        "1e999",
+        ".nan",
+        "-.inf",
+        "0b2",
+        "0o9",
+        "~",
+        "",
+        "\t",
+        "%",
+        "@",
+    ),
     *("[" * 5000, "{a: " * 5000, "[" * 150 + "]" * 150, "{a: " * 60 + "1" + "}" * 60),
-    *("&a [*a]", "&a {a: *a}", "*b", "{<<: [1]}", "{<<: {lr: x}}", "{? [a] : b}", "{1: 2}", "{~: 1}"),
+    *(
+        "&a [*a]",
+        "&a {a: *a}",
+        "*b",
+        "{<<: [1]}",
+        "{<<: {lr: x}}",
+        "{? [a] : b}",
+        "{1: 2}",
+        "{~: 1}",
+    ),
     *("&a {b: &c [&d [1, 1], *d, *d], e: *c}", "{yes: 1}", "'", '"', "|", "- - -", "a: b: c", "é"),
-    "[" + ", ".join(f"&x{i} [{', '.join([f'*x{i - 1}' if i else '1'] * 9)}]" for i in range(9)) + "]",
+    "["
+    + ", ".join(f"&x{i} [{', '.join([f'*x{i - 1}' if i else '1'] * 9)}]" for i in range(9))
+    + "]",
 )
 RECIPES = ("baseline", "best", "esd", "skd-released", "sd-skd", "paper-ct")
 ROOTS = {"target.root": "labelled", "proximity.root": "unlabelled"}
@@ -53,7 +76,11 @@ def _garbled(name: str, draw: random.Random) -> str:
     text = yaml.safe_dump(tree, allow_unicode=True).replace("HERE", draw.choice(SNIPPETS))
     for _ in range(draw.choice([0, 0, 0, 1, 5])):
         at = draw.randrange(len(text))
-        text = text[:at] + draw.choice(["", "\n", " ", ":", "-", "[", "}", "*", "\0", "é"]) + text[at + 1 :]
+        text = (
+            text[:at]
+            + draw.choice(["", "\n", " ", ":", "-", "[", "}", "*", "\0", "é"])
+            + text[at + 1 :]
+        )
     return text
 
 
@@ -67,7 +94,7 @@ def test_a_garbled_recipe_loads_or_is_refused(seed: int, tmp_path: Path) -> None
     try:
         experiment = load_experiment(path, ROOTS, complete=draw.random() < 0.5)
     except SpiritsegError as error:
-        assert len(str(error)) < 20_000
+        is_clear(error)
         return
     assert len(fingerprint(experiment)) == 10
     path.write_text(to_yaml(experiment), encoding="utf-8")

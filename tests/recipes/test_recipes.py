@@ -242,7 +242,10 @@ def test_all_problems_are_reported_at_once() -> None:
         ({"networks.student.head.channels": 0}, "head.channels: expected 1 or more, got 0"),
         ({"networks.student.head.channels": 10**5}, "expected 16384 or fewer, got 100000"),
         ({"networks.student.extractor.project": 10**5}, "expected 0 to 16384 channels, got 100000"),
-        ({"networks.student.extractor.args": None}, "args: expected dict[str, typing.Any], got None"),
+        (
+            {"networks.student.extractor.args": None},
+            "args: expected dict[str, typing.Any], got None",
+        ),
         ({"stages.head.optimizer.lr": None}, "stages.head.optimizer.lr: expected float, got None"),
         ({"stages.head.optimizer.lr": "null"}, "optimizer.lr: expected float, got 'null'"),
         ({"stages.head.optimizer.name": None}, "stages.head.optimizer.name: unknown value 'None'"),
@@ -366,7 +369,7 @@ def test_aliases_cannot_make_a_recipe_endless(tmp_path: Path) -> None:
 
 
 def test_names_with_dots_dashes_and_digits_are_taken() -> None:
-    stages = {"stages": {"2-fine_tune.v1": {"losses": {"cross_entropy": {}}}}}
+    stages: dict[str, object] = {"stages": {"2-fine_tune.v1": {"losses": {"cross_entropy": {}}}}}
     assert "2-fine_tune.v1" in load_experiment("esd", {**ROOTS, **stages}).stages
 
 

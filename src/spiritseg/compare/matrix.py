@@ -13,7 +13,7 @@ from spiritseg.compare.pools import Outcome, Pool, Task, drive, make_pool
 from spiritseg.compare.stages import is_finished, stage_folders, stage_keys
 from spiritseg.config import Experiment
 from spiritseg.errors import ConfigError, DataError, RunError, SpiritsegError, listed
-from spiritseg.files import json_bytes, write_atomically
+from spiritseg.files import json_bytes, read_fields, write_atomically
 from spiritseg.recipes import differences, fingerprint, load_experiment
 
 __all__ = ["MANIFEST", "Cell", "Outcome", "labels_of", "left_out", "plan", "ratio_of", "run"]
@@ -309,7 +309,7 @@ def _check_images(cells: Iterable[Cell], out: Path) -> None:
     now: dict[str, dict[str, Any]] = {}
     for cell in cells:
         path = out / cell.folder / "run.json"
-        before = json.loads(path.read_text()).get("files", {}) if path.is_file() else {}
+        before = read_fields(path).get("files", {})
         if "images" not in before:
             continue
         of = cell.experiment
@@ -329,7 +329,7 @@ def _write_manifest(cells: Sequence[Cell], out: Path) -> None:
     except OSError as error:
         raise RunError(f"cannot make the folder {out}: {error.strerror}.") from None
     path = out / MANIFEST
-    before = json.loads(path.read_text())["runs"] if path.exists() else {}
+    before = read_fields(path).get("runs", {})
     runs = {
         cell.folder: {
             "recipe": cell.recipe,

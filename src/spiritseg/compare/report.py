@@ -16,7 +16,7 @@ from spiritseg.compare.sections import Section, cautions, gaps, labelled, make_s
 from spiritseg.compare.statistics import ALPHA, LEAST_SEEDS, RESAMPLES, Difference
 from spiritseg.compare.tables import tables
 from spiritseg.errors import ConfigError, MissingExtraError, unknown
-from spiritseg.files import json_bytes, write_atomically
+from spiritseg.files import json_bytes, make_folder, write_atomically
 
 __all__ = ["report"]
 
@@ -71,7 +71,7 @@ def report(
         section.tables = tables(section)
         if section is not main and not sweep(section.rows):
             del section.tables["III"]
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     drawn = draw_all(main, sections, images, missing, target / "figures")
     about = provenance(found, main, images)
     page = template.render(

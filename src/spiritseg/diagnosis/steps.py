@@ -192,8 +192,9 @@ def _step(
             if module.terms else torch.zeros((), device=device)  # fmt: skip
         if module.critic is not None:
             student, teacher = outputs.student["logits"], outputs.teacher["logits"]
-            module.critic.step(student, teacher, outputs.images, module.seed)
-            total = total + module.critic.config.weight * module.critic(student, outputs.images)
+            module.critic.step(student, teacher, outputs.images, outputs.valid, module.seed)
+            holistic = module.critic(student, outputs.images, outputs.valid)
+            total = total + module.critic.config.weight * holistic
     optimizer.zero_grad(set_to_none=True)
     total.backward()  # type: ignore[no-untyped-call]
     optimizer.step()

@@ -307,7 +307,9 @@ def _read_card(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{path} is not valid JSON: {error}. Copy the bundle again.") from None
     if not isinstance(card, dict) or card.get("format") not in (_BENT, _FORMAT):
         found = card.get("format") if isinstance(card, dict) else type(card).__name__
-        raise BundleError(f"{path}: expected a bundle of format {_FORMAT}, got {reprlib.repr(found)}.")
+        raise BundleError(
+            f"{path}: expected a bundle of format {_FORMAT}, got {reprlib.repr(found)}."
+        )
     if not _is_whole(card):
         raise BundleError(
             f"{path} is not the file that was saved: its SHA-256 differs from the one inside. "

@@ -47,27 +47,26 @@ _CLASSES = ("num_classes", "classes")
 
 # Arguments that a bundle may give without trust. Each describes an architecture, as numbers or as
 # a word out of a table of its library; none names a file, an address, weights or a cache.
-_ARCHITECTURE = frozenset(
-    """
-    num_classes classes in_channels in_chans img_size image_size seed mean std
-    encoder_name encoder_depth encoder_output_stride encoder_output_indices
-    decoder_channels decoder_use_norm decoder_attention_type decoder_interpolation
-    decoder_pyramid_channels decoder_segmentation_channels decoder_merge_policy decoder_dropout
-    decoder_atrous_rates decoder_aspp_separable decoder_aspp_dropout decoder_pab_channels
-    decoder_readout decoder_intermediate_channels decoder_fusion_channels
-    psp_out_channels psp_dropout upsampling activation aux_params pooling dropout
-    aux_loss aux_logits zero_init_residual replace_stride_with_dilation transform_input
-    groups width_per_group width_mult stochastic_depth_prob attention_dropout
-    stride output_stride out_channels features_only out_indices channels channel_multiplier
-    width widths width_factor depth depths layers dims embed_dim embed_dims hidden_dim num_features
-    cardinality base_width stem_type stem_width stem_size avg_down bottle_ratio expand_ratio
-    num_heads num_layers num_blocks head_dim patch_size window_size mlp_ratio mlp_ratios mlp_dim
-    qkv_bias qk_norm init_values ls_init_value layer_scale class_token reg_tokens no_embed_class
-    pre_norm final_norm fc_norm dynamic_img_size dynamic_img_pad strict_img_size
-    global_pool act_layer norm_layer aa_layer pad_type se_ratio kernel_size kernel_sizes
-    drop_rate drop_path_rate drop_block_rate attn_drop_rate proj_drop_rate pos_drop_rate
-    """.split()
-)
+_ARCHITECTURE_WORDS = """
+num_classes classes in_channels in_chans img_size image_size seed mean std
+encoder_name encoder_depth encoder_output_stride encoder_output_indices
+decoder_channels decoder_use_norm decoder_attention_type decoder_interpolation
+decoder_pyramid_channels decoder_segmentation_channels decoder_merge_policy decoder_dropout
+decoder_atrous_rates decoder_aspp_separable decoder_aspp_dropout decoder_pab_channels
+decoder_readout decoder_intermediate_channels decoder_fusion_channels
+psp_out_channels psp_dropout upsampling activation aux_params pooling dropout
+aux_loss aux_logits zero_init_residual replace_stride_with_dilation transform_input
+groups width_per_group width_mult stochastic_depth_prob attention_dropout
+stride output_stride out_channels features_only out_indices channels channel_multiplier
+width widths width_factor depth depths layers dims embed_dim embed_dims hidden_dim num_features
+cardinality base_width stem_type stem_width stem_size avg_down bottle_ratio expand_ratio
+num_heads num_layers num_blocks head_dim patch_size window_size mlp_ratio mlp_ratios mlp_dim
+qkv_bias qk_norm init_values ls_init_value layer_scale class_token reg_tokens no_embed_class
+pre_norm final_norm fc_norm dynamic_img_size dynamic_img_pad strict_img_size
+global_pool act_layer norm_layer aa_layer pad_type se_ratio kernel_size kernel_sizes
+drop_rate drop_path_rate drop_block_rate attn_drop_rate proj_drop_rate pos_drop_rate
+"""
+_ARCHITECTURE = frozenset(_ARCHITECTURE_WORDS.split())
 _WORD = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127})?")
 _DEEPEST = 4
 

@@ -129,7 +129,9 @@ def separable(
         raise ConfigError(f"separable: expected 4 widths and 3 depths, got {widths} and {depths}.")
     for name, values in (("mean", mean), ("std", std)):
         if not _are(values, (int, float)) or [-1e6 <= v <= 1e6 for v in values] != [True] * 3:
-            raise ConfigError(f"separable: expected {name} of three numbers, got {reprlib.repr(values)}.")
+            raise ConfigError(
+                f"separable: expected {name} of three numbers, got {reprlib.repr(values)}."
+            )
     with seeded(seed):
         trunk = SeparableTrunk(out_channels, stride, widths, depths)
         _initialise(trunk)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spiritseg.errors import ConfigError, unknown
 from spiritseg.geometry import covered, cut, fit, resize
-from spiritseg.models.strides import dry_strides
+from spiritseg.models.strides import dry_strides, meta_strides
 from spiritseg.modes import evaluating
 from spiritseg.randomness import seeded
 
@@ -140,7 +140,8 @@ class Segmenter(nn.Module):
         self.extractor = cast(Extractor, extractor)
         self.head = head
         if not hasattr(extractor, "multiple_of"):
-            self.extractor.multiple_of = dry_strides(extractor, join_maps)[1]
+            found = meta_strides(extractor, join_maps)
+            self.extractor.multiple_of = found[1] if found else self.extractor.stride
 
     def forward(self, images: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Segment images.

@@ -14,7 +14,7 @@ from spiritseg.geometry import size_of
 from spiritseg.modes import evaluating
 from spiritseg.randomness import seeded
 
-__all__ = ["dry_strides"]
+__all__ = ["dry_strides", "meta_strides"]
 
 # A stride is the slope of the input's side over a map's, so no border or rounding can hide it.
 # The sides are multiples of 64, 3, 5 and 7: of every usual stride, a patch of 14 among them.
@@ -38,13 +38,23 @@ def dry_strides(
         The stride of the features; and the least common multiple of the strides of all maps
         inside, in pixels. Maps of a fixed size (pooled ones) do not count.
     """
+    return meta_strides(module, features) or _at_one_size(module, features, size)
+
+
+def meta_strides(module: nn.Module, features: Callable[[Any], Tensor]) -> tuple[int, int] | None:
+    """Find the strides without running anything; None for a module that meta tensors stop.
+
+    Args:
+        module: see `dry_strides`.
+        features: see `dry_strides`.
+    """
     try:
         sides = [_map_sides(module, features, side) for side in _SIDES]
     except Exception:  # whatever a module of somebody's stumbles over on meta tensors
-        return _at_one_size(module, features, size)
+        return None
     strides = {name: _slope(side, sides[1].get(name, side)) for name, side in sides[0].items()}
-    found = max(1, strides.pop("")), [stride for stride in strides.values() if stride > 0]
-    return found[0], math.lcm(found[0], *found[1])
+    stride = max(1, strides.pop(""))
+    return stride, math.lcm(stride, *(found for found in strides.values() if found > 0))
 
 
 def _slope(small: int, large: int) -> int:

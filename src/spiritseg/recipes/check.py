@@ -161,7 +161,8 @@ def _check_network(name: str, network: Network, experiment: Experiment) -> Itera
         yield f"networks.{name}.head.channels: expected {expected}, got {head.channels}"
     if not 0 <= project <= MAX_CHANNELS:
         yield (
-            f"networks.{name}.extractor.project: expected 0 to {MAX_CHANNELS} channels, got {project}"
+            f"networks.{name}.extractor.project: expected 0 to {MAX_CHANNELS} channels, "
+            f"got {project}"
         )
     if of is not None and of not in experiment.networks:
         yield f"{where}: {unknown('network', of, experiment.networks)}"

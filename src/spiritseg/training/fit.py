@@ -73,8 +73,8 @@ def lightning_trainer(config: Trainer, **further: Any) -> L.Trainer:
         raise ConfigError(f"this machine cannot train with {given}: {error}") from error
     if config.sync_batchnorm and trainer.strategy.root_device.type == "cpu":
         raise ConfigError(
-            "trainer.sync_batchnorm: torch synchronises batch norms on GPUs only, and this run is on "
-            "the CPU. Leave it false; on a CPU one process with the whole batch is the same."
+            "trainer.sync_batchnorm: torch synchronises batch norms on GPUs only, and this run is "
+            "on the CPU. Leave it false; one process with the whole batch is the same."
         )
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise ConfigError(

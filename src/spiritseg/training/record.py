@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import Any
 from spiritseg.config import Experiment
 from spiritseg.data.datasets import Domains
 from spiritseg.errors import BundleError, RunError, listed
+from spiritseg.files import read_fields
 from spiritseg.models.bundle import bundle_digest
 from spiritseg.training.fit import quiet
 
@@ -104,7 +104,7 @@ def refuse_other_weights(run: Path, experiment: Experiment) -> None:
         RunError: they differ, and in what; a file that is gone changes nothing any more.
     """
     path = run / "run.json"
-    files = json.loads(path.read_text()).get("files", {}) if path.is_file() else {}
+    files = read_fields(path).get("files", {})
     with suppress(BundleError):
         now = {"weights": weights_record(experiment)}
         there = dict(_leaves(now))
