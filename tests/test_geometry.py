@@ -154,7 +154,7 @@ def _pyramid() -> Segmenter:
 
 def _whole() -> Segmenter:
     smp = pytest.importorskip("segmentation_models_pytorch")
-    name = "tu-mobilenetv3_small_minimal_100"
+    name = "tu-tf_mobilenetv3_small_minimal_100"
     return WholeNetwork(smp.FPN(name, encoder_weights=None, classes=2))
 
 

@@ -230,8 +230,13 @@ def test_a_stage_of_another_run_is_not_taken_for_this_one(
     assert (tmp_path / "one/student/student.safetensors").read_bytes() == weights[0]
 
 
-def test_weights_that_are_not_finite_are_never_saved(folder: Path, tmp_path: Path) -> None:
-    fields = _fields(folder, **{"stages.supervised.optimizer.lr": 1e30})
-    with pytest.raises(DivergedError, match="not finite"):
-        spiritseg.distill(load_experiment("baseline", fields), tmp_path / "run")
+def test_weights_that_are_not_finite_are_never_saved(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(self: StageModule) -> None:
+        next(self.network.parameters()).data.fill_(float("nan"))
+
+    monkeypatch.setattr(StageModule, "settle", spoil)  # the last thing that a stage does
+    with pytest.raises(DivergedError, match=r"has ended with values in .* that are not finite"):
+        spiritseg.distill(load_experiment("baseline", _fields(folder)), tmp_path / "run")
     assert not list((tmp_path / "run").rglob("*.safetensors"))
