@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from spiritseg.config import Extractor, Head, Network
 from spiritseg.errors import ConfigError
 from spiritseg.models import Segmenter, build_network, build_networks
-from spiritseg.models.build import network_from_dict
+from spiritseg.models.build import limited_parameters, network_from_dict
 
 NONE = Head(name="none")
 SMALL = Head(channels=8)
@@ -100,6 +100,10 @@ def test_projection_and_own_head() -> None:
         ({"a": Extractor("copy", of="b", weights="pretrained"), "b": own()}, "no weights of its"),
         ({"a": Extractor("separable", of="b", args={"depth": 3}), "b": own()}, "'depth'"),
         ({"a": own(breadth=3)}, "breadth"),
+        ({"a": Extractor("os:path.join")}, "unknown network 'os:path.join'"),
+        ({"a": Extractor("deeplabv3_resnet50", args={"num_classes": "x"})}, "TypeError"),
+        ({"a": Extractor("separable", of="b", args={"widths": 3}), "b": own()}, "widths of whole"),
+        ({"a": Extractor("copy", of="b", project=10**5), "b": own()}, "up to 16384 channels"),
         ({"a": Extractor("no_such_package.Net")}, "cannot import"),
         ({"a": Extractor(".relative.Net")}, "cannot import"),
     ],
@@ -128,6 +132,35 @@ def test_a_description_survives_json() -> None:
     plain["extractor"]["colour"] = 1
     with pytest.raises(ConfigError, match="unknown field of extractor 'colour'"):
         network_from_dict(plain)
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value", "said"),
+    [
+        ("extractor", "name", 3, "extractor.name: expected str, got 3"),
+        ("extractor", "of", [], r"extractor.of: expected str \| None, got \[\]"),
+        ("extractor", "project", True, "extractor.project: expected int, got True"),
+        ("extractor", "strides", [8, "x"], "extractor.strides: expected tuple"),
+        ("head", "name", "other", "head.name: expected typing.Literal"),
+        ("head", "channels", 1.5, "head.channels: expected int, got 1.5"),
+    ],
+)
+def test_a_field_of_another_type_is_refused(
+    part: str, field: str, value: object, said: str
+) -> None:
+    plain = json.loads(json.dumps(dataclasses.asdict(Network())))
+    plain[part][field] = value
+    with pytest.raises(ConfigError, match=said):
+        network_from_dict(plain)
+
+
+def test_parameters_are_limited_inside_the_block_only() -> None:
+    count = sum(p.numel() for p in nn.Conv2d(3, 8, 3).parameters())
+    with limited_parameters(count):
+        nn.Conv2d(3, 8, 3)
+        with pytest.raises(ConfigError, match=r"224 parameters.*has a weight of shape \(8, 3, 3"):
+            nn.Conv2d(3, 8, 3)
+    nn.Conv2d(3, 8, 3)
 
 
 def test_a_module_of_your_own_that_is_a_segmenter_keeps_its_head() -> None:

@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from spiritseg.errors import ConfigError, MissingExtraError, WeightsError
-from spiritseg.models.class_path import construct, is_library_network
+from spiritseg.models.class_path import construct, is_library_network, untrusted_argument
 
 LRASPP = "torchvision.models.segmentation.lraspp_mobilenet_v3_large"
 needs_smp = pytest.mark.skipif(
@@ -90,3 +90,23 @@ def test_smps_functions_are_not_trusted() -> None:
     assert not is_library_network("segmentation_models_pytorch.from_pretrained")
     assert not is_library_network("segmentation_models_pytorch.create_model")
     assert not is_library_network("segmentation_models_pytorch.nothing")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"num_classes": 2, "output_stride": 8, "drop_path_rate": 0.1, "features_only": True},
+        {"encoder_name": "tu-vit_base_patch16_224.augreg_in21k", "encoder_weights": None},
+        {"decoder_channels": [256, 128], "aux_params": {"classes": 2, "pooling": "max"}},
+        {"weights": None, "weights_backbone": None, "pretrained": False, "global_pool": ""},
+        {"widths": (8, 8, 8, 16_384), "depths": [0, 0, 0], "mean": [0.5] * 3, "seed": 2**63},
+    ],
+)
+def test_arguments_that_describe_an_architecture_need_no_trust(args: dict[str, Any]) -> None:
+    assert untrusted_argument(args) == ""
+
+
+def test_the_first_argument_that_needs_trust_is_named() -> None:
+    assert untrusted_argument({"num_classes": 2, "cache_dir": "x"}) == "cache_dir='x'"
+    assert untrusted_argument({"pretrained": True, "weights": "x"}) == "pretrained=True"
+    assert untrusted_argument({"act_layer": "a" * 129}).startswith("act_layer='aaaa")
