@@ -63,7 +63,10 @@ def paths(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 def mutate(tree: Any, draw: random.Random, values: tuple[Any, ...] = ()) -> None:
     """Replace, take out, double or add one value somewhere in a tree, in place."""
-    *above, last = draw.choice([*paths(tree)])
+    places = [*paths(tree)]
+    if not places:
+        return
+    *above, last = draw.choice(places)
     for key in above:
         tree = tree[key]
     value = draw.choice(values) if values and draw.random() < 0.5 else odd(draw)

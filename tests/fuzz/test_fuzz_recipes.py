@@ -75,7 +75,7 @@ def _garbled(name: str, draw: random.Random) -> str:
             kind[draw.choice(NAMES)] = kind.pop(draw.choice([*kind]))
     text = yaml.safe_dump(tree, allow_unicode=True).replace("HERE", draw.choice(SNIPPETS))
     for _ in range(draw.choice([0, 0, 0, 1, 5])):
-        at = draw.randrange(len(text))
+        at = draw.randrange(len(text) + 1)
         text = (
             text[:at]
             + draw.choice(["", "\n", " ", ":", "-", "[", "}", "*", "\0", "é"])
