@@ -104,7 +104,7 @@ def test_a_garbled_recipe_loads_or_is_refused(seed: int, tmp_path: Path) -> None
 
 
 def _words(draw: random.Random, fields: list[str]) -> Iterator[str]:
-    yield draw.choice([*RECIPES, *RECIPES, "nowhere", "x.yaml", "", "-x", "..", "\0"])
+    yield draw.choice([*RECIPES, *RECIPES, "nowhere", "x.yaml", "", "-x", "..", "\0", "a" * 300])
     for _ in range(draw.randrange(6)):
         name = draw.choice([*fields, "networks.x", "stages.mimicry.losses", "", ".", "a..b"])
         if draw.random() < 0.1:
@@ -113,7 +113,13 @@ def _words(draw: random.Random, fields: list[str]) -> Iterator[str]:
         yield from draw.choice(
             [
                 *([f"--{name}", value], [f"--{name}", value], [f"--{name}={value}"], [f"--{name}"]),
-                *([value], ["--" + value], ["--run-dir", value], ["--run-dir"], ["--skip-bad"]),
+                *(
+                    [value],
+                    ["--" + value],
+                    ["--run-dir", value[:99]],
+                    ["--run-dir"],
+                    ["--skip-bad"],
+                ),
                 *(["--print_config"], ["--"], ["--print_config=3"], ["--help"], ["-h"], ["---"]),
             ]
         )

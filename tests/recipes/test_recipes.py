@@ -315,6 +315,12 @@ def test_an_unknown_recipe_suggests_the_nearest() -> None:
         load_experiment("sdd")
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "a" * 300 + ".yaml", "a\0", ".yaml"])
+def test_a_name_that_no_file_has_is_an_unknown_recipe(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"unknown recipe|there is no recipe file"):
+        load_experiment(name)
+
+
 def test_a_recipe_that_extends_itself_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("extends: b.yaml")
     (tmp_path / "b.yaml").write_text("extends: a.yaml")

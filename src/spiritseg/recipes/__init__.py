@@ -174,10 +174,10 @@ def _read(name_or_yaml: str | Path, seen: tuple[str, ...] = ()) -> dict[str, Any
     path = Path(name_or_yaml)
     if path.suffix not in (".yaml", ".yml"):
         path = _HERE / f"{name_or_yaml}.yaml"
-        if not path.is_file():
+        if not _is_file(path):
             hint = "Or give the path of a .yaml file."
             raise ConfigError(unknown("recipe", str(name_or_yaml), recipe_names(), hint))
-    if not path.is_file():
+    if not _is_file(path):
         raise ConfigError(f"there is no recipe file {path}. Shipped: {', '.join(recipe_names())}.")
     try:
         tree = yaml.safe_load(path.read_text()) or {}
@@ -198,9 +198,16 @@ def _read(name_or_yaml: str | Path, seen: tuple[str, ...] = ()) -> dict[str, Any
     if str(path) in seen:
         raise ConfigError(f"{path} extends itself, by way of {' -> '.join(seen)}.")
     beside = path.parent / base
-    merged = _read(beside if beside.suffix and beside.is_file() else base, (*seen, str(path)))
+    merged = _read(beside if beside.suffix and _is_file(beside) else base, (*seen, str(path)))
     _merge(merged, tree)
     return merged
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _refuse_strange(tree: Any, name: str) -> None:
