@@ -19,7 +19,7 @@ from collections.abc import Callable
 import torch
 from train_step import fake_batch, stepper, with_random_weights
 
-from spiritseg.config import CrossEntropy, Losses
+from spiritseg.losses import CrossEntropy
 from spiritseg.tables import Table, markdown
 from spiritseg.training.allocator import freed_memory_kept
 
@@ -45,7 +45,7 @@ def measure(options: argparse.Namespace, recipe: str) -> list[str]:
     """Time the three in turn, so that all meet the same machine; return their medians."""
     experiment = with_random_weights(recipe)
     (name, stage), *_ = experiment.stages.items()
-    alone = dataclasses.replace(stage, losses=Losses(cross_entropy=CrossEntropy()))
+    alone = dataclasses.replace(stage, losses={"cross_entropy": CrossEntropy()})
     batch = fake_batch(options.batch, tuple(options.size), options.classes)
     module, step = stepper(experiment, name, num_classes=options.classes)
     teacher = module.teacher

@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from spiritseg.config import Experiment
 from spiritseg.data.datasets import Domains, open_domains
 from spiritseg.data.mixing import StageBatches, StageData
+from spiritseg.losses.loss import FEATURES
 from spiritseg.models import Segmenter
 from spiritseg.models.ensemble import stage_teacher
 from spiritseg.models.networks import build_networks
@@ -34,7 +35,6 @@ from spiritseg.tables import Table, markdown
 from spiritseg.training.allocator import freed_memory_kept
 from spiritseg.training.optim import build_optimizer
 from spiritseg.training.stage import StageModule
-from spiritseg.training.terms import FEATURES
 
 
 @freed_memory_kept()  # as in a run
@@ -129,7 +129,7 @@ def stepper(
 
     def step(batch: dict[str, Any]) -> None:
         outputs = module.outputs(batch)
-        total = torch.stack([t.weight * t.compute(outputs) for t in module.terms.values()]).sum()
+        total, _ = module.total(outputs)
         optimizer.zero_grad()
         torch.autograd.backward(total)
         optimizer.step()

@@ -9,24 +9,34 @@ The field descriptions below are the help of the command line.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import field
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Interval
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic.dataclasses import dataclass
+
+from spiritseg.options import (
+    STRICT,
+    Mapping_,
+    Nullable,
+    Optimizer,
+    Pair,
+    Share,
+    ShareBelowOne,
+    Words,
+    without_nulls,
+)
 
 __all__ = [
     "MAX_CHANNELS",
-    "CrossEntropy",
     "Evaluation",
     "Experiment",
     "Extractor",
     "Head",
-    "Holistic",
     "Input",
-    "Losses",
-    "Mimicry",
     "Network",
     "Optimizer",
-    "Pairwise",
-    "Pixelwise",
     "Proximity",
     "Scenes",
     "Stage",
@@ -39,8 +49,31 @@ MAX_CHANNELS = 16_384  # of a layer; no segmentation network comes near it
 Convolution = Literal["dense", "grouped", "separable"]
 Policy = Literal["spatial", "all", "separable"]
 
+Count = Annotated[int, Ge(0)]
+Positive = Annotated[int, Ge(1)]
+Text = Annotated[str | None, Nullable]
 
-@dataclass(frozen=True)
+
+def _rising(pair: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < pair[0] <= pair[1]:
+        raise ValueError("0 < low <= high")
+    return pair
+
+
+Named = BeforeValidator(without_nulls)  # a name set to null takes an inherited entry out
+
+
+def _losses(value: Any) -> Any:
+    """Build the options of the losses, whose registry loads torch."""
+    from spiritseg.losses import read_losses
+
+    return read_losses(value)
+
+
+Scale = Annotated[Pair, AfterValidator(_rising)]
+
+
+@dataclass(frozen=True, config=STRICT)
 class Scenes:
     """The embedded data set: procedural road scenes, nothing to download.
 
@@ -54,16 +87,16 @@ class Scenes:
         seed: which world; scenes are a function of (seed, split, index).
     """
 
-    train: int = 64
-    val: int = 32
-    test: int = 96
-    size: tuple[int, int] = (288, 384)
+    train: Positive = 64
+    val: Count = 32
+    test: Count = 96
+    size: Annotated[tuple[int, int], Words] = (288, 384)
     train_shadows: bool = False
     test_shadows: bool = True
     seed: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Target:
     """The labelled images, and the images that the student is measured on.
 
@@ -85,7 +118,7 @@ class Target:
     """
 
     dataset: Literal["auto", "camvid", "cityscapes", "ade20k", "folder", "scenes"] = "auto"
-    root: str | None = None
+    root: Text = None
     classes: str = "road"
     subset: str = "first:64"
     val: str = "auto"
@@ -94,7 +127,7 @@ class Target:
     scenes: Scenes = field(default_factory=Scenes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Proximity:
     """Unlabelled images of a similar domain.
 
@@ -109,15 +142,15 @@ class Proximity:
     """
 
     dataset: Literal["auto", "folder", "scenes"] = "auto"
-    root: str | list[str] | None = None
+    root: Annotated[str | list[str] | None, Nullable] = None
     subset: str = "all"
-    held_out: float = 0.125
+    held_out: ShareBelowOne = 0.125
     scenes: Scenes = field(
         default_factory=lambda: Scenes(train=128, val=16, train_shadows=True, seed=1)
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Input:
     """From a decoded image to what a network sees.
 
@@ -133,16 +166,16 @@ class Input:
             stop at the first.
     """
 
-    crop: int = 256
-    flip: float = 0.5
-    scale: tuple[float, float] = (1.0, 1.0)
-    jitter: float = 0.0
-    pool: int = 2
-    cache_mib: int = 2048
+    crop: Positive = 256
+    flip: Share = 0.5
+    scale: Scale = (1.0, 1.0)
+    jitter: Share = 0.0
+    pool: Positive = 2
+    cache_mib: Count = 2048
     skip_bad: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Extractor:
     """Where a network's features come from.
 
@@ -166,16 +199,16 @@ class Extractor:
     """
 
     name: str = "efficientnet_lite0"
-    of: str | None = None
+    of: Text = None
     weights: str = "random"
     split: str = ""
-    strides: tuple[int, ...] = ()
+    strides: Annotated[tuple[int, ...], Words] = ()
     policy: Policy = "spatial"
-    project: int = 0
-    args: dict[str, Any] = field(default_factory=dict)
+    project: Annotated[int, Interval(ge=0, le=MAX_CHANNELS)] = 0
+    args: Annotated[dict[str, Any], Mapping_] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Head:
     """Where a network's logits come from.
 
@@ -188,11 +221,11 @@ class Head:
     """
 
     name: Literal["student", "pyramid", "own", "none"] = "student"
-    channels: int = 64
+    channels: Annotated[int, Interval(ge=1, le=MAX_CHANNELS)] = 64
     convolution: Convolution = "separable"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Network:
     """One network of an experiment: an extractor and a head, or a saved student.
 
@@ -205,170 +238,11 @@ class Network:
 
     extractor: Extractor = field(default_factory=Extractor)
     head: Head = field(default_factory=Head)
-    bundle: str | None = None
+    bundle: Text = None
     trust: bool = False
 
 
-@dataclass(frozen=True)
-class Optimizer:
-    """How a stage steps.
-
-    Args:
-        name: sgd, adam or adamw.
-        lr: learning rate; for one_cycle the highest one.
-        momentum: of sgd; the first beta of adam and adamw is 0.9.
-        weight_decay: L2 penalty (decoupled with adamw).
-        schedule: constant, one_cycle, or poly (power 0.9).
-        warmup: share of the steps in which one_cycle rises.
-    """
-
-    name: Literal["sgd", "adam", "adamw"] = "adamw"
-    lr: float = 2e-3
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    schedule: Literal["constant", "one_cycle", "poly"] = "one_cycle"
-    warmup: float = 0.3
-
-
-@dataclass(frozen=True)
-class CrossEntropy:
-    """Supervised cross-entropy (SD, eq. 3).
-
-    Args:
-        weight: factor of the loss in the stage's sum.
-        class_weights: factor of the pixels of a class, by its name, such as {road: 2}; 1 for
-            classes that are left out. Only the ratios between pixels count.
-        boundary: what is added to the factor 1 of pixels near another class; 0 for nothing.
-        boundary_width: how near, in pixels of the prediction.
-    """
-
-    weight: float = 1.0
-    class_weights: dict[str, float] = field(default_factory=dict)
-    boundary: float = 0.0
-    boundary_width: int = 2
-
-
-@dataclass(frozen=True)
-class Mimicry:
-    """Squared error between feature maps (SD, eq. 2).
-
-    Args:
-        weight: factor of the loss in the stage's sum.
-        reduction: channel_sum (sum over channels, mean over positions: the paper) or
-            mean (mean over channels too).
-        normalise: divide the teacher's features by their standard deviation per
-            channel, computed once over the training images.
-        centre: subtract their mean per channel as well; for a student that ends
-            linearly. It needs normalise.
-        layers: which layer of the student mimics which of the teacher, as module paths
-            (extractor.module.stages.1); features is the extractor's output, and the
-            default. Several pairs are averaged. Where channels differ, a 1x1 adapter is
-            trained beside the student and dropped afterwards.
-    """
-
-    weight: float = 1.0
-    reduction: Literal["channel_sum", "mean"] = "channel_sum"
-    normalise: bool = False
-    centre: bool = False
-    layers: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Pixelwise:
-    """Divergence between the class distributions of each pixel (SKD, eq. 1).
-
-    Args:
-        weight: factor of the loss in the stage's sum.
-        temperature: divides the logits of both.
-        direction: teacher_student for KL(teacher || student), or student_teacher, the
-            paper's letter.
-        reduction: mean over pixels and images, or batch_sum: summed over the batch,
-            divided by the pixels of one image (the released code).
-        confidence: pixels where the teacher's highest probability is lower are left out; on
-            several devices each divides by its own count of pixels.
-    """
-
-    weight: float = 1.0
-    temperature: float = 1.0
-    direction: Literal["teacher_student", "student_teacher"] = "teacher_student"
-    reduction: Literal["mean", "batch_sum"] = "mean"
-    confidence: float = 0.0
-
-
-@dataclass(frozen=True)
-class Pairwise:
-    """Difference between the similarities of nodes (SKD, eqs. 2 and 3).
-
-    Args:
-        weight: factor of the loss in the stage's sum.
-        node_size: side of a node in positions of the teacher's grid; below 1, its share
-            of the grid's sides.
-        connection_range: how many nearest nodes each node is compared with; 0 for all.
-        form: direct, linear, or auto: the cheaper one.
-        pooling: average (the paper) or max (the released code) over a node's positions.
-        detach_norms: keep the gradient out of the norms (the released code).
-        layers: which layer of the student is compared with which of the teacher, as
-            module paths; features is the extractor's output, and the default.
-    """
-
-    weight: float = 1.0
-    node_size: float = 1.0
-    connection_range: int = 0
-    form: Literal["auto", "direct", "linear"] = "auto"
-    pooling: Literal["average", "max"] = "average"
-    detach_norms: bool = False
-    layers: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Holistic:
-    """A critic that tells the student's segmentation maps from the teacher's (SKD, eq. 4).
-
-    Args:
-        weight: factor of the loss in the stage's sum.
-        kind: wgan-gp (the paper) or hinge.
-        maps: what the critic sees: probabilities or logits (the released code).
-        conditioned: whether it sees the image too (the paper).
-        spectral_norm: normalise the critic's weights (the released code).
-        width: channels of its first convolution.
-        gradient_penalty: factor of the penalty on the critic's slope; 0 leaves it out.
-        limit: size of the critic's loss at which it counts as diverged.
-        optimizer: how the critic steps, once a step of the student.
-    """
-
-    weight: float = 0.1
-    kind: Literal["wgan-gp", "hinge"] = "wgan-gp"
-    maps: Literal["probabilities", "logits"] = "probabilities"
-    conditioned: bool = True
-    spectral_norm: bool = False
-    width: int = 64
-    gradient_penalty: float = 10.0
-    limit: float = 1e4
-    optimizer: Optimizer = field(
-        default_factory=lambda: Optimizer("adam", lr=4e-4, schedule="constant")
-    )
-
-
-@dataclass(frozen=True)
-class Losses:
-    """The losses of a stage; one that is left out is not computed.
-
-    Args:
-        cross_entropy: against the labels.
-        mimicry: against the teacher's features.
-        pixelwise: against the teacher's class distributions.
-        pairwise: against the similarities between the teacher's features.
-        holistic: against the teacher's segmentation maps, as a critic sees them.
-    """
-
-    cross_entropy: CrossEntropy | None = None
-    mimicry: Mimicry | None = None
-    pixelwise: Pixelwise | None = None
-    pairwise: Pairwise | None = None
-    holistic: Holistic | None = None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Stage:
     """What trains, from which teacher, on which images, under which losses, until when.
 
@@ -407,27 +281,27 @@ class Stage:
 
     network: str = "student"
     trains: Literal["all", "extractor", "head"] = "all"
-    teacher: str | None = None
-    co_teachers: tuple[str, ...] = ()
+    teacher: Text = None
+    co_teachers: Annotated[tuple[str, ...], Words] = ()
     teacher_view: Literal["same", "plain"] = "same"
     images: Literal["target", "target+proximity", "proximity"] = "target"
-    ratio: float = 0.5
-    jitter: float | None = None
-    scale: tuple[float, float] | None = None
-    fourier: float = 0.0
-    losses: Losses = field(default_factory=Losses)
+    ratio: Annotated[float, Ge(0)] = 0.5
+    jitter: Annotated[Share | None, Nullable] = None
+    scale: Annotated[Scale | None, Nullable] = None
+    fourier: Share = 0.0
+    losses: Annotated[dict[str, Any], BeforeValidator(_losses)] = field(default_factory=dict)
     optimizer: Optimizer = field(default_factory=Optimizer)
-    batch_size: int = 8
-    max_steps: int = 300
-    max_epochs: int = 0
-    patience: int = 0
+    batch_size: Positive = 8
+    max_steps: Count = 300
+    max_epochs: Count = 0
+    patience: Count = 0
     min_delta: float = 1e-4
-    views: int = 0
-    cache_mib: int = 1024
-    average: float = 0.0
+    views: Count = 0
+    cache_mib: Count = 1024
+    average: ShareBelowOne = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Evaluation:
     """How the result is measured.
 
@@ -438,13 +312,13 @@ class Evaluation:
         pictures: test images drawn in predictions.png; 0 for none.
     """
 
-    threshold: float = 0.75
-    batch_size: int = 8
+    threshold: Share = 0.75
+    batch_size: Positive = 8
     latency: bool = True
-    pictures: int = 4
+    pictures: Count = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Trainer:
     """On what machine, and how exactly; handed on to the Lightning Trainer.
 
@@ -465,20 +339,20 @@ class Trainer:
     """
 
     accelerator: str = "auto"
-    devices: int | str = "auto"
+    devices: Annotated[int | str, Field(union_mode="left_to_right")] = "auto"
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "32-true"
     sync_batchnorm: bool = False
     channels_last: bool = True
     compile: bool = False
-    workers: int = 0
-    checkpoint_every_s: float = 20.0
-    log_every_steps: int = 5
+    workers: Count = 0
+    checkpoint_every_s: Annotated[float, Ge(0)] = 20.0
+    log_every_steps: Positive = 5
     progress: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Experiment:
     """Networks, images and stages: everything that decides a result, and the machine.
 
@@ -498,8 +372,12 @@ class Experiment:
     target: Target = field(default_factory=Target)
     proximity: Proximity = field(default_factory=Proximity)
     input: Input = field(default_factory=Input)
-    networks: dict[str, Network] = field(default_factory=dict)
-    stages: dict[str, Stage] = field(default_factory=dict)
+    networks: Annotated[dict[str, Network], BeforeValidator(without_nulls)] = field(
+        default_factory=dict
+    )
+    stages: Annotated[dict[str, Stage], BeforeValidator(without_nulls)] = field(
+        default_factory=dict
+    )
     result: str = "student"
     evaluation: Evaluation = field(default_factory=Evaluation)
     trainer: Trainer = field(default_factory=Trainer)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from spiritseg.cli import main
-from spiritseg.config import CrossEntropy, Losses, Pairwise, Stage
+from spiritseg.config import Stage
 from spiritseg.data import image_sets, scenes
 from spiritseg.data.images import Budget
 from spiritseg.diagnosis import Finding, Report, Section, costs, doctor
@@ -23,6 +23,7 @@ from spiritseg.diagnosis.images import examine_images
 from spiritseg.diagnosis.splits import split_points
 from spiritseg.diagnosis.steps import StageCost, _weights_bytes, measure_stage
 from spiritseg.diagnosis.weights import build_each
+from spiritseg.losses import CrossEntropy, Pairwise
 from spiritseg.losses.pairwise import pairwise
 from spiritseg.models import Segmenter, separable, student_head
 from spiritseg.recipes import load_experiment
@@ -282,7 +283,7 @@ def test_the_average_of_the_weights_is_counted() -> None:
     network = Segmenter(separable(8, 8), student_head(8, 2, 8, "dense"))
     found = []
     for average in (0.0, 0.9):
-        stage = Stage("student", losses=Losses(cross_entropy=CrossEntropy()), average=average)
+        stage = Stage("student", losses={"cross_entropy": CrossEntropy()}, average=average)
         module = StageModule("all", stage, network)
         optimizer = build_optimizer(stage.optimizer, module.trained_parameters())
         found.append(_weights_bytes(module, optimizer))

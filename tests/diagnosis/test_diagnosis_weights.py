@@ -10,16 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from spiritseg.config import (
-    CrossEntropy,
-    Experiment,
-    Head,
-    Input,
-    Losses,
-    Network,
-    Pixelwise,
-    Stage,
-)
+from spiritseg.config import Experiment, Head, Input, Network, Stage
 from spiritseg.config import Extractor as ExtractorConfig
 from spiritseg.diagnosis.inputs import (
     examine_inputs,
@@ -29,6 +20,7 @@ from spiritseg.diagnosis.inputs import (
 from spiritseg.diagnosis.splits import split_points
 from spiritseg.diagnosis.weights import build_each, effective_rank, examine_weights, traces
 from spiritseg.evaluation.cost import cost
+from spiritseg.losses import CrossEntropy, Pixelwise
 from spiritseg.models import (
     Extractor,
     Segmenter,
@@ -171,12 +163,12 @@ def test_co_teachers_are_teachers() -> None:
         for name in ("first", "second", "student")
     }
     stages = {
-        "teach": Stage("first", losses=Losses(cross_entropy=CrossEntropy())),
+        "teach": Stage("first", losses={"cross_entropy": CrossEntropy()}),
         "distil": Stage(
             "student",
             teacher="first",
             co_teachers=("second",),
-            losses=Losses(pixelwise=Pixelwise()),
+            losses={"pixelwise": Pixelwise()},
         ),
     }
     experiment = Experiment(networks=networks, stages=stages, result="student")

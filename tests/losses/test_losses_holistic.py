@@ -292,7 +292,7 @@ def test_what_is_wrong_is_named() -> None:
     with pytest.raises(ConfigError, match=r"'labels'.*logits, probabilities"):
         maps_of(student, "labels")  # type: ignore[arg-type]
     for penalty in (-1, math.nan):
-        with pytest.raises(ConfigError, match="gradient_penalty must be 0 or more"):
+        with pytest.raises(ConfigError, match="gradient_penalty: expected"):
             critic_loss(smooth, student, teacher, images, gradient_penalty=penalty, seed=0)
     with pytest.raises(ConfigError, match=r"one score an image, \(3,\), got \(3, 2, 3, 4\)"):
         holistic(lambda maps, _: maps, student)

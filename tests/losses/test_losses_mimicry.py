@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from reference import naive_losses
 from spiritseg.errors import ConfigError, DataError
 from spiritseg.losses import mimicry
-from spiritseg.losses.mimicry import ChannelStatistics, standardise
+from spiritseg.losses.channel_statistics import ChannelStatistics
+from spiritseg.losses.mimicry import standardise
 
 
 def drawn(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from spiritseg.losses.cross_entropy import cross_entropy
 from spiritseg.losses.holistic import critic_loss, holistic, maps_of
 from spiritseg.losses.mimicry import mimicry
 from spiritseg.losses.pairwise import pairwise
 from spiritseg.losses.pixelwise import pixelwise
-from spiritseg.losses.supervised import cross_entropy
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 LABELS = torch.randint(0, 3, (2, 8, 10), generator=torch.Generator().manual_seed(0))

@@ -257,8 +257,8 @@ def test_what_is_wrong_is_named() -> None:
         pairwise(student, teacher, pooling="sum")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="full range of 12 nodes"):
         pairwise(student, teacher, connection_range=3, form="linear")
-    with pytest.raises(ConfigError, match="connection_range must be 1 or more, got 0"):
-        pairwise(student, teacher, connection_range=0)
+    with pytest.raises(ConfigError, match="connection_range: expected 0 or more, got -1"):
+        pairwise(student, teacher, connection_range=-1)
     for size in (0, -1, 1.5):
         with pytest.raises(ConfigError, match="node_size"):
             pairwise(student, teacher, node_size=size)

@@ -55,7 +55,7 @@ def test_only_pixels_of_which_the_teacher_is_sure_count() -> None:
     found = pixelwise(student, teacher, valid=mask(), confidence=0.8)
     assert float(found) == pytest.approx(float(pixelwise(student, teacher, valid=mask() & sure)))
     assert float(pixelwise(student, teacher, confidence=1.0)) == 0
-    with pytest.raises(ConfigError, match=r"confidence must be in \[0, 1\], got 2"):
+    with pytest.raises(ConfigError, match=r"confidence: expected 1 or less, got 2"):
         pixelwise(student, teacher, confidence=2)
 
 
@@ -166,7 +166,7 @@ def test_what_is_wrong_is_named() -> None:
         pixelwise(student, teacher, direction="both")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"batch_sum, mean"):
         pixelwise(student, teacher, reduction="sum")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="temperature must be above 0, got 0"):
+    with pytest.raises(ConfigError, match="temperature: expected more than 0, got 0"):
         pixelwise(student, teacher, temperature=0)
     with pytest.raises(ConfigError, match="channels"):
         pixelwise(student[:, :2], teacher)

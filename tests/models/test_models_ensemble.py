@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spiritseg.config import Losses, Pixelwise, Stage
+from spiritseg.config import Stage
 from spiritseg.errors import ConfigError
+from spiritseg.losses import Pixelwise
 from spiritseg.models import Segmenter, student_head
 from spiritseg.models.ensemble import Ensemble, stage_teacher
 from spiritseg.models.extractors import separable
@@ -62,7 +63,7 @@ def test_the_teacher_of_a_stage() -> None:
 @torch.no_grad()
 def test_at_a_temperature_it_is_the_mean_of_the_tempered_distributions() -> None:
     networks = {"a": _network(6, 0), "b": _network(6, 1)}
-    losses = Losses(pixelwise=Pixelwise(temperature=4.0))
+    losses = {"pixelwise": Pixelwise(temperature=4.0)}
     both = stage_teacher(Stage(teacher="a", co_teachers=("b",), losses=losses), networks)
     assert both is not None
     images = torch.rand(1, 3, 32, 32)

@@ -12,8 +12,9 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from spiritseg.config import CrossEntropy, Losses, Mimicry, Optimizer, Pixelwise, Stage
+from spiritseg.config import Optimizer, Stage
 from spiritseg.errors import DivergedError
+from spiritseg.losses import CrossEntropy, Mimicry, Pixelwise
 from spiritseg.models import Segmenter
 from spiritseg.training.optim import build_optimizer, build_schedule
 from spiritseg.training.stage import StageModule, _averaged
@@ -78,9 +79,9 @@ def _digest(module: nn.Module) -> str:
     return hashlib.sha256(b"".join(v.numpy().tobytes() for v in state.values())).hexdigest()
 
 
-SUPERVISED = Stage(losses=Losses(cross_entropy=CrossEntropy()))
-MIMICRY = Stage(trains="extractor", teacher="teacher", losses=Losses(mimicry=Mimicry()))
-HEAD = Stage(trains="head", losses=Losses(cross_entropy=CrossEntropy()), views=1)
+SUPERVISED = Stage(losses={"cross_entropy": CrossEntropy()})
+MIMICRY = Stage(trains="extractor", teacher="teacher", losses={"mimicry": Mimicry()})
+HEAD = Stage(trains="head", losses={"cross_entropy": CrossEntropy()}, views=1)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,7 @@ def test_the_average_of_the_weights_becomes_the_result(tmp_path: Path) -> None:
 
     def learnt(module: StageModule) -> dict[str, Tensor]:
         state = module.network.state_dict(prefix="network.")
-        state.update(module.adapters.state_dict(prefix="adapters."))
+        state.update(module.learnt_terms.state_dict(prefix="terms."))
         return {k: v.clone() for k, v in state.items() if v.is_floating_point()}
 
     class Noted(StageModule):
@@ -185,7 +186,7 @@ def test_the_average_of_the_weights_becomes_the_result(tmp_path: Path) -> None:
 
     network = Segmenter(Trunk(), Classifier())
     teacher = Segmenter(nn.Conv2d(3, 6, 3, stride=2, padding=1), None)  # 6 channels, not 4
-    losses = Losses(cross_entropy=CrossEntropy(), mimicry=Mimicry())
+    losses = {"cross_entropy": CrossEntropy(), "mimicry": Mimicry()}
     module = Noted("s", Stage(teacher="t", losses=losses, average=0.5), network, teacher)
     _fit(module, tmp_path, steps=11)
     module.settle()
@@ -197,7 +198,7 @@ def test_the_average_of_the_weights_becomes_the_result(tmp_path: Path) -> None:
     assert any("running_mean" in key for key in expected)
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value)
-    for key in ("network.extractor.0.weight", "adapters.0.weight"):
+    for key in ("network.extractor.0.weight", "terms.0.adapters.0.weight"):
         assert not torch.allclose(found[key], steps[-1][key])
 
 
@@ -232,7 +233,7 @@ def test_a_layer_of_a_network_that_an_earlier_stage_compiled_is_noted() -> None:
 
 def test_the_teacher_sees_the_plain_view() -> None:
     teacher, network = Segmenter(Trunk(), Classifier()).eval(), Segmenter(Trunk(), Classifier())
-    losses = Losses(pixelwise=Pixelwise())
+    losses = {"pixelwise": Pixelwise()}
     stage = Stage(teacher="t", teacher_view="plain", losses=losses)
     module = StageModule("s", stage, network, teacher)
     batch = _batches(1)[0]
@@ -246,7 +247,7 @@ def test_mimicry_descends_to_the_teacher(tmp_path: Path) -> None:
     teacher = Segmenter(nn.Conv2d(3, 4, 3, stride=2, padding=1), None)
     network = Segmenter(nn.Conv2d(3, 4, 3, stride=2, padding=1), None)
     rate = Optimizer(name="adam", lr=5e-2, schedule="constant")
-    stage = Stage(trains="extractor", teacher="t", losses=Losses(mimicry=Mimicry()), optimizer=rate)
+    stage = Stage(trains="extractor", teacher="t", losses={"mimicry": Mimicry()}, optimizer=rate)
     trainer = _fit(StageModule("s", stage, network, teacher), tmp_path, steps=300)
     assert float(trainer.callback_metrics["loss_epoch"]) < 1e-2
 

@@ -11,20 +11,22 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 
-from spiritseg.config import (
+from spiritseg.config import Optimizer, Stage
+from spiritseg.errors import ConfigError, DivergedError
+from spiritseg.losses import (
+    LOSSES,
     CrossEntropy,
     Holistic,
-    Losses,
     Mimicry,
-    Optimizer,
     Pairwise,
     Pixelwise,
-    Stage,
+    cross_entropy,
+    mimicry,
+    pairwise,
+    pixelwise,
 )
-from spiritseg.errors import ConfigError, DivergedError
-from spiritseg.losses import cross_entropy, mimicry, pairwise, pixelwise
+from spiritseg.losses.loss import Context, Outputs
 from spiritseg.models import Segmenter
-from spiritseg.training.critic import CriticTraining
 from spiritseg.training.fit import quiet
 from spiritseg.training.measure import explained_variance, layer_statistics
 from spiritseg.training.stage import StageModule
@@ -85,26 +87,32 @@ def _fit(module: StageModule, folder: Path, steps: int = 4, **further: Any) -> T
     return fit(module, _batches(), **given)
 
 
-ALL_THREE = Losses(
-    cross_entropy=CrossEntropy(),
-    pixelwise=Pixelwise(weight=10),
-    pairwise=Pairwise(weight=10),
-    holistic=Holistic(weight=0.1, width=4),
-)
+ALL_THREE = {
+    "cross_entropy": CrossEntropy(),
+    "pixelwise": Pixelwise(weight=10),
+    "pairwise": Pairwise(weight=10),
+    "holistic": Holistic(weight=0.1, width=4),
+}
 
 
-def _stage(losses: Losses, **further: Any) -> Stage:
+def term(module: StageModule, loss: str) -> nn.Module:
+    found = module.terms[loss]
+    assert isinstance(found, nn.Module)
+    return found
+
+
+def _stage(losses: dict[str, Any], **further: Any) -> Stage:
     rate = Optimizer("sgd", lr=1e-2, schedule="constant")
     return Stage(teacher="t", losses=losses, optimizer=rate, **further)
 
 
 def test_the_sum_is_that_of_the_losses_by_their_weights(tmp_path: Path) -> None:
     network, teacher = _network(5, 0), _network(6, 1, stride=4)
-    losses = Losses(
-        cross_entropy=CrossEntropy(weight=0.5),
-        pixelwise=Pixelwise(weight=10, temperature=2),
-        pairwise=Pairwise(weight=3, layers={"head.body": "extractor.0"}),
-    )
+    losses: dict[str, Any] = {
+        "cross_entropy": CrossEntropy(weight=0.5),
+        "pixelwise": Pixelwise(weight=10, temperature=2),
+        "pairwise": Pairwise(weight=3, layers={"head.body": "extractor.0"}),
+    }
     module = StageModule("s", _stage(losses), network, teacher)
     batch = _batches(1)[0]
     student, taught = network.features(batch["image"]), teacher.features(batch["image"])
@@ -115,14 +123,14 @@ def test_the_sum_is_that_of_the_losses_by_their_weights(tmp_path: Path) -> None:
         + 3 * pairwise(network.head.body(student), teacher.extractor[0](batch["image"]))  # type: ignore[union-attr, operator, index]
     )
     outputs = module.outputs(batch)
-    found = sum(term.weight * term.compute(outputs) for term in module.terms.values())
+    found = sum(losses[name].weight * term(outputs) for name, term in module.terms.items())
     assert torch.isclose(torch.as_tensor(found), wanted, rtol=1e-5)
 
 
 def test_weights_of_classes_go_by_name_in_the_order_of_the_logits() -> None:
     network = _network(5, 0)
     weighted = CrossEntropy(class_weights={"road": 4, "car": 0.5}, boundary=2, boundary_width=1)
-    stage = Stage(losses=Losses(cross_entropy=weighted))
+    stage = Stage(losses={"cross_entropy": weighted})
     module = StageModule("s", stage, network, classes=("sky", "car", "road"))
     batch = _batches(1)[0]
     outputs = module.outputs(batch)
@@ -130,7 +138,7 @@ def test_weights_of_classes_go_by_name_in_the_order_of_the_logits() -> None:
     wanted = cross_entropy(
         logits, batch["labels"], class_weights=(1, 0.5, 4), boundary=2, boundary_width=1
     )
-    assert torch.equal(module.terms["cross_entropy"].compute(outputs), wanted)
+    assert torch.equal(module.terms["cross_entropy"](outputs), wanted)
     assert not torch.isclose(wanted, cross_entropy(logits, batch["labels"]))
     with pytest.raises(ConfigError, match="unknown class 'car'"):
         StageModule("s", stage, network, classes=("sky", "road"))
@@ -159,7 +167,7 @@ def test_no_gradient_reaches_the_teacher_and_nothing_of_it_is_saved(tmp_path: Pa
     assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
     assert all(p.grad is None for p in teacher.parameters())
     kinds = {key.split(".")[0] for key in module.state_dict()}
-    assert kinds == {"network", "critic"}
+    assert kinds == {"network", "learnt_terms"}
 
 
 def test_kept_teacher_outputs_change_nothing(tmp_path: Path) -> None:
@@ -175,15 +183,14 @@ def test_kept_teacher_outputs_change_nothing(tmp_path: Path) -> None:
 
 def test_an_adapter_bridges_channels_and_stays_behind(tmp_path: Path) -> None:
     network, teacher = _network(5, 0), _network(7, 1, stride=4)
-    losses = Losses(mimicry=Mimicry(reduction="mean", layers={"features": "features"}))
+    losses = {"mimicry": Mimicry(reduction="mean", layers={"features": "features"})}
     module = StageModule("s", _stage(losses, trains="extractor"), network, teacher)
     keys = set(network.state_dict())
-    adapter = module.adapter("features")
-    assert isinstance(adapter, nn.Conv2d)
+    adapter = next(m for m in term(module, "mimicry").modules() if isinstance(m, nn.Conv2d))
     assert (adapter.in_channels, adapter.out_channels) == (5, 7)
     before = adapter.weight.detach().clone()
     batch = _batches(1)[0]
-    value = module.terms["mimicry"].compute(module.outputs(batch))
+    value = module.terms["mimicry"](module.outputs(batch))
     adapted = adapter(network.features(batch["image"]))
     assert torch.isclose(value, mimicry(adapted, teacher.features(batch["image"]), "mean"))
     _fit(module, tmp_path)
@@ -196,14 +203,14 @@ def test_several_depths_are_averaged() -> None:
     pairs = {"features": "features", "extractor.0": "extractor.0"}
     module = StageModule(
         "s",
-        _stage(Losses(mimicry=Mimicry(layers=pairs)), trains="extractor"),
+        _stage({"mimicry": Mimicry(layers=pairs)}, trains="extractor"),
         network,
         teacher,
     )
     images = _batches(1)[0]["image"]
     ours, theirs = network.outputs(images, pairs), teacher.outputs(images, pairs)
     wanted = torch.stack([mimicry(ours[k], theirs[k]) for k in pairs]).mean()
-    value = module.terms["mimicry"].compute(module.outputs(_batches(1)[0]))
+    value = module.terms["mimicry"](module.outputs(_batches(1)[0]))
     assert torch.isclose(value, wanted)
 
 
@@ -211,14 +218,15 @@ def test_several_depths_are_averaged() -> None:
 def test_the_critic_steps_beside_the_student(precision: str, tmp_path: Path) -> None:
     network, teacher = _network(5, 0), _network(5, 1)
     module = StageModule("s", _stage(ALL_THREE), network, teacher)
-    assert module.critic is not None
-    before = {k: v.clone() for k, v in module.critic.state_dict().items()}
+    before = {k: v.clone() for k, v in term(module, "holistic").state_dict().items()}
     trainer = _fit(module, tmp_path, precision=precision)
-    after = module.critic.state_dict()
+    after = term(module, "holistic").state_dict()
     assert any(not torch.equal(after[k], v) for k, v in before.items())
     assert trainer.global_step == 4  # the critic's steps do not count
-    assert all(not p.requires_grad and p.grad is None for p in module.critic.parameters())
-    assert {"loss/holistic", "loss/critic"} <= trainer.callback_metrics.keys()
+    assert all(
+        not p.requires_grad and p.grad is None for p in term(module, "holistic").parameters()
+    )
+    assert {"loss/holistic", "loss/holistic/adversary"} <= trainer.callback_metrics.keys()
     assert torch.isfinite(torch.cat([p.flatten() for p in network.parameters()])).all()
 
 
@@ -229,7 +237,6 @@ def test_the_critic_steps_beside_a_student_whose_gradients_are_scaled(tmp_path: 
     network, teacher = _network(5, 0), _network(5, 1)
     dtypes = set()
     module = StageModule("s", _stage(ALL_THREE), network, teacher)
-    assert module.critic is not None
     # From here on, since a stage looks at the shapes of features first.
     convolution = next(part for part in network.modules() if isinstance(part, nn.Conv2d))
     convolution.register_forward_hook(lambda *call: dtypes.add(call[2].dtype))
@@ -238,11 +245,12 @@ def test_the_critic_steps_beside_a_student_whose_gradients_are_scaled(tmp_path: 
 
     class Watch(Callback):
         def on_train_batch_end(self, *given: object) -> None:
-            assert module.critic is not None
             now = network.parameters()
             moved = any(not torch.equal(a, b) for a, b in zip(start, now, strict=True))
             scales.append((scaler.get_scale(), moved))
-            critics.append(torch.cat([p.flatten() for p in module.critic.parameters()]).clone())
+            critics.append(
+                torch.cat([p.flatten() for p in term(module, "holistic").parameters()]).clone()
+            )
 
     _fit(module, tmp_path, 40, precision=None, plugins=[plugin], callbacks=[Watch()], max_epochs=99)
     assert dtypes == {torch.float16}
@@ -254,7 +262,7 @@ def test_the_critic_steps_beside_a_student_whose_gradients_are_scaled(tmp_path: 
 
 def test_the_student_follows_the_critic_of_its_own_step(tmp_path: Path) -> None:
     network, teacher = _network(5, 0), _network(5, 1)
-    stage = _stage(Losses(holistic=Holistic(weight=1.0, width=4)))
+    stage = _stage({"holistic": Holistic(weight=1.0, width=4)})
     module = StageModule("s", stage, network, teacher)
     _fit(module, tmp_path, steps=1)
     moved = _network(5, 0)
@@ -280,14 +288,14 @@ def test_a_resumed_critic_ends_where_one_that_was_not_interrupted_does(tmp_path:
 
 
 def test_a_diverging_critic_stops_the_run_and_says_what_to_do(tmp_path: Path) -> None:
-    losses = Losses(holistic=Holistic(width=4, limit=1e-6))
+    losses = {"holistic": Holistic(width=4, limit=1e-6)}
     module = StageModule("s", _stage(losses), _network(5, 0), _network(5, 1))
     with pytest.raises(DivergedError, match=r"critic .* has diverged.*limit 1e-06.*optimizer\.lr"):
         _fit(module, tmp_path)
 
 
 def test_a_network_without_a_head_has_none_to_train() -> None:
-    stage = Stage(trains="head", losses=Losses(cross_entropy=CrossEntropy()))
+    stage = Stage(trains="head", losses={"cross_entropy": CrossEntropy()})
     with pytest.raises(ConfigError, match="no head that could be trained apart"):
         StageModule("s", stage, Segmenter(Trunk(4), None))
 
@@ -300,10 +308,9 @@ def test_explained_variance_goes_through_the_adapter() -> None:
             return images
 
     teacher, network = Segmenter(Trunk(5, stride=1), None), Segmenter(Identity(), None)
-    losses = Losses(mimicry=Mimicry())
+    losses = {"mimicry": Mimicry()}
     module = StageModule("s", _stage(losses, trains="extractor"), network, teacher)
-    adapter = module.adapter("features")
-    assert isinstance(adapter, nn.Conv2d)
+    adapter = next(m for m in term(module, "mimicry").modules() if isinstance(m, nn.Conv2d))
     data: Any = [{"image": image} for image in _batches(1)[0]["image"]]
     low = explained_variance(module, data, torch.device("cpu"))
     # The best linear map of the images, by least squares, is what a trained adapter would be.
@@ -325,7 +332,7 @@ def test_explained_variance_goes_through_the_adapter() -> None:
 
 def test_what_is_measured_of_a_mimic_can_train_on(monkeypatch: pytest.MonkeyPatch) -> None:
     network, teacher = _network(5, 0), _network(5, 1)
-    losses = Losses(mimicry=Mimicry(normalise=True))
+    losses = {"mimicry": Mimicry(normalise=True)}
     images = [{"image": torch.rand(3, 16, 16)} for _ in range(3)]
     device, plain = torch.device("cpu"), nn.Module.to
 
@@ -345,8 +352,11 @@ def test_what_is_measured_of_a_mimic_can_train_on(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_critic_sees_no_difference_on_padding() -> None:
-    config = Holistic(conditioned=False, width=4)
-    training = CriticTraining(config, 3, seed=0)
+    def score(logits: Tensor, valid: Tensor) -> Tensor:
+        return critic(Outputs(valid, valid, images, {"logits": logits}))
+
+    context = Context((), lambda of, layers: {"logits": 3}, {}, seed=lambda *words: 0)
+    critic = LOSSES["holistic"].make(Holistic(conditioned=False, width=4), context)
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(1, 3, 32, 32, generator=generator)
     one, other = (torch.randn(1, 3, 32, 32, generator=generator) for _ in range(2))
@@ -354,17 +364,15 @@ def test_the_critic_sees_no_difference_on_padding() -> None:
     valid[..., 16:] = False
     other[..., :16] = one[..., :16]
     with torch.no_grad():
-        assert torch.equal(training(one, images, valid), training(other, images, valid))
+        assert torch.equal(score(one, valid), score(other, valid))
         everywhere = torch.ones_like(valid)
-        assert not torch.equal(
-            training(one, images, everywhere), training(other, images, everywhere)
-        )
+        assert not torch.equal(score(one, everywhere), score(other, everywhere))
 
 
 def test_a_teacher_that_is_not_finite_is_told_before_anything_is_learnt(tmp_path: Path) -> None:
     network, teacher = _network(5, 0), _network(5, 1)
     with torch.no_grad():
         next(teacher.parameters()).fill_(torch.inf)
-    module = StageModule("s", _stage(Losses(pixelwise=Pixelwise())), network, teacher)
+    module = StageModule("s", _stage({"pixelwise": Pixelwise()}), network, teacher)
     with pytest.raises(DivergedError, match=r"the logits of the teacher .* are not finite"):
         _fit(module, tmp_path)

@@ -57,7 +57,7 @@ def _mixed(experiment: Experiment) -> list[str]:
     return [
         name
         for name, stage in experiment.stages.items()
-        if stage.images == "target+proximity" and stage.losses.mimicry is not None
+        if stage.images == "target+proximity" and "mimicry" in stage.losses
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -17,7 +17,6 @@ from spiritseg.compare.statistics import (
     compare_all,
     sequence_of,
 )
-from spiritseg.config import Losses
 from spiritseg.tables import Table
 
 __all__ = ["Section", "cautions", "gaps", "labelled", "make_section", "verdict"]
@@ -181,7 +180,7 @@ def _too_few(distilled: Sequence[Difference]) -> str:
 
 def _is_distilled(row: Row) -> bool:
     stages = row.first.experiment.stages.values()
-    return any(replace(stage.losses, cross_entropy=None) != Losses() for stage in stages)
+    return any(set(stage.losses) - {"cross_entropy"} for stage in stages)
 
 
 def cautions(rows: Mapping[str, Row]) -> list[str]:
@@ -205,7 +204,7 @@ def _steps(run: Run) -> dict[str, int]:
     return {
         name: taken.get(name, {}).get("steps", stage.max_steps)
         for name, stage in run.experiment.stages.items()
-        if stage.network == result and stage.losses.cross_entropy is not None
+        if stage.network == result and "cross_entropy" in stage.losses
     }
 
 

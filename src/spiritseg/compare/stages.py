@@ -67,7 +67,7 @@ def _key(experiment: Experiment, name: str, stage: Stage, before: dict[str, str]
         stages={name: stage},
         result=stage.network,
     )
-    if stage.images == "target" and stage.losses.mimicry is None and not stage.fourier:
+    if stage.images == "target" and "mimicry" not in stage.losses and not stage.fourier:
         alone = dataclasses.replace(alone, proximity=Experiment().proximity)
     said = json.dumps([fingerprint(alone), list(history.items())])
     return hashlib.sha256(said.encode()).hexdigest()[:16]

@@ -3,21 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from dataclasses import field
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from spiritseg.errors import ConfigError, unknown
+from spiritseg.errors import ConfigError, DivergedError
 from spiritseg.geometry import resize, size_of
-from spiritseg.losses.grid import at_least_float32, check_pair
+from spiritseg.losses.grid import at_least_float32, check_pair, valid_on
+from spiritseg.losses.loss import LOGITS, Adversary, Context, Loss, Outputs
+from spiritseg.options import STRICT, Optimizer, check_options
 
-__all__ = ["Scorer", "critic_loss", "holistic", "maps_of", "slope_penalty"]
+__all__ = ["LOSS", "Holistic", "Scorer", "critic_loss", "holistic", "maps_of", "slope_penalty"]
 
 Kind = Literal["wgan-gp", "hinge"]
 Maps = Literal["probabilities", "logits"]
 Scorer = Callable[[Tensor, Tensor | None], Tensor]  # maps (B, K, h, w), images to scores (B,)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Holistic:
+    """Score of the student's maps by a critic that knows the teacher's (SKD, eq. 4).
+
+    Args:
+        weight: Factor of the loss in the stage's sum.
+        kind: wgan-gp (the paper) or hinge.
+        maps: Input of the critic: probabilities or logits (the released code).
+        conditioned: Whether the critic sees the image too (the paper).
+        spectral_norm: Whether the critic's weights are normalised (the released code).
+        width: Channels of the critic's first convolution.
+        gradient_penalty: Factor of the penalty on the critic's slope; 0 leaves it out.
+        limit: Absolute value of the critic's loss at which it counts as diverged.
+        optimizer: Optimizer of the critic, which steps once for each step of the student.
+    """
+
+    weight: Annotated[float, Ge(0)] = 0.1
+    kind: Kind = "wgan-gp"
+    maps: Maps = "probabilities"
+    conditioned: bool = True
+    spectral_norm: bool = False
+    width: Annotated[int, Ge(1)] = 64
+    gradient_penalty: Annotated[float, Ge(0)] = 10.0
+    limit: Annotated[float, Gt(0)] = 1e4
+    optimizer: Optimizer = field(
+        default_factory=lambda: Optimizer("adam", lr=4e-4, weight_decay=0.0, schedule="constant")
+    )
 
 
 def maps_of(logits: Tensor, kind: Maps = "probabilities") -> Tensor:
@@ -36,8 +70,7 @@ def maps_of(logits: Tensor, kind: Maps = "probabilities") -> Tensor:
     Raises:
         ConfigError: an unknown kind.
     """
-    if kind not in ("probabilities", "logits"):
-        raise ConfigError(unknown("kind of maps", kind, ("probabilities", "logits")))
+    check_options(Holistic, "holistic", maps=kind)
     logits = at_least_float32(logits)
     return logits.softmax(dim=1) if kind == "probabilities" else logits
 
@@ -112,10 +145,7 @@ def critic_loss(
         ConfigError: maps that cannot be compared, an unknown kind, a negative penalty, or a
             critic that gives other than one score an image.
     """
-    if kind not in ("wgan-gp", "hinge"):
-        raise ConfigError(unknown("kind of holistic", kind, ("wgan-gp", "hinge")))
-    if not gradient_penalty >= 0:
-        raise ConfigError(f"holistic: gradient_penalty must be 0 or more, got {gradient_penalty}.")
+    check_options(Holistic, "holistic", kind=kind, gradient_penalty=gradient_penalty)
     student, teacher = _comparable(student_maps, teacher_maps)
     # together, so that a critic whose weights move with each pass judges both by the same
     twice = None if images is None else torch.cat([images, images])
@@ -195,3 +225,70 @@ def _scores(critic: Scorer, maps: Tensor, images: Tensor | None) -> Tensor:
             f"{tuple(scores.shape)}. Average its patch of scores."
         )
     return scores
+
+
+class _Term(Adversary):
+    """The student's term and its critic.
+
+    The critic computes in float32 whatever the precision of the student, since its penalty
+    is a derivative of a derivative.
+    """
+
+    def __init__(self, options: Holistic, context: Context) -> None:
+        super().__init__(options.optimizer)
+        from spiritseg.models.critic import critic
+
+        self.options = options
+        self.critic = critic(
+            context.channels("student", {LOGITS})[LOGITS],
+            options.conditioned,
+            options.width,
+            options.spectral_norm,
+            context.seed("critic"),
+        )
+
+    def loss(self, outputs: Outputs, seed: int) -> Tensor:
+        student, teacher = outputs.student[LOGITS].detach(), outputs.teacher[LOGITS].detach()
+        with torch.autocast(student.device.type, enabled=False):
+            loss = critic_loss(
+                self.critic,
+                self._maps(student, outputs.valid),
+                self._maps(teacher, outputs.valid),
+                self._condition(outputs.images),
+                kind=self.options.kind,
+                gradient_penalty=self.options.gradient_penalty,
+                seed=seed,
+            )
+        self._refuse_diverged(float(loss.detach()))
+        return loss
+
+    def forward(self, outputs: Outputs) -> Tensor:
+        logits = outputs.student[LOGITS]
+        with torch.autocast(logits.device.type, enabled=False):
+            maps = self._maps(logits, outputs.valid)
+            return holistic(self.critic, maps, self._condition(outputs.images))
+
+    def _maps(self, logits: Tensor, valid: Tensor) -> Tensor:
+        """Return the critic's input; on padding nothing tells student and teacher apart."""
+        maps = maps_of(logits, self.options.maps)
+        mask = valid_on(valid, maps, "holistic")
+        return maps if mask is None else maps.masked_fill(~mask[:, None], 0)
+
+    def _condition(self, images: Tensor) -> Tensor | None:
+        return images.float() if self.options.conditioned else None
+
+    def _refuse_diverged(self, loss: float) -> None:
+        if not abs(loss) <= self.options.limit:  # NaN too
+            raise DivergedError(
+                f"the critic of the holistic loss has diverged: its loss is {loss:g}, the limit "
+                f"{self.options.limit:g}. The checkpoints before it are kept. Lower its "
+                f"optimizer.lr (now {self.optimizer.lr:g}), raise gradient_penalty (now "
+                f"{self.options.gradient_penalty:g}), or leave the holistic loss out."
+            )
+
+
+def _logits(options: Holistic) -> frozenset[str]:
+    return frozenset({LOGITS})
+
+
+LOSS = Loss(Holistic, _Term, student=_logits, teacher=_logits)

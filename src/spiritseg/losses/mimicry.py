@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import field
+from typing import Annotated, Literal
 
 import torch
-from torch import Tensor
+from annotated_types import Ge
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
 
-from spiritseg.errors import ConfigError, DataError, unknown
+from spiritseg.errors import ConfigError, RunError
 from spiritseg.geometry import resize, size_of
 from spiritseg.losses.grid import at_least_float32, check_pair, valid_on
+from spiritseg.losses.loss import Context, Loss, Outputs, Term, layer_pairs
+from spiritseg.options import STRICT, Mapping_, check_options
 
-__all__ = ["ChannelStatistics", "mimicry", "standardise"]
+__all__ = ["LOSS", "Mimicry", "mimicry", "standardise"]
 
 Reduction = Literal["channel_sum", "mean"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Mimicry:
+    """Squared error between feature maps (SD, eq. 2).
+
+    Args:
+        weight: Factor of the loss in the stage's sum.
+        reduction: channel_sum (sum over channels, mean over positions: the paper) or
+            mean (mean over channels too).
+        normalise: Whether the teacher's features are divided by their standard deviation per
+            channel, computed once over the training images.
+        centre: Whether their mean per channel is subtracted as well, for a student that ends
+            linearly. It needs normalise.
+        layers: Which layer of the student mimics which of the teacher, as module paths
+            (extractor.module.stages.1); features, the default, is the extractor's output.
+            Several pairs are averaged. Where channels differ, a 1x1 adapter is trained with
+            the student and dropped afterwards.
+    """
+
+    weight: Annotated[float, Ge(0)] = 1.0
+    reduction: Reduction = "channel_sum"
+    normalise: bool = False
+    centre: bool = False
+    layers: Annotated[dict[str, str], Mapping_] = field(default_factory=dict)
 
 
 def mimicry(
@@ -50,8 +81,7 @@ def mimicry(
             unknown reduction.
     """
     check_pair(student_features, teacher_features, "mimicry", channels=True)
-    if reduction not in ("channel_sum", "mean"):
-        raise ConfigError(unknown("reduction of mimicry", reduction, ("channel_sum", "mean")))
+    check_options(Mimicry, "mimicry", reduction=reduction)
     teacher = at_least_float32(teacher_features.detach())
     grid = size_of(teacher)
     errors = (resize(at_least_float32(student_features), grid) - teacher).square()
@@ -93,74 +123,65 @@ def standardise(features: Tensor, mean: Tensor, std: Tensor, centre: bool) -> Te
     return (scaled / std.to(scaled)[:, None, None]).to(features.dtype)
 
 
-class ChannelStatistics:
-    """Mean and standard deviation per channel over many batches, in float64.
+class _Term(nn.Module):
+    """Mimicry of one layer or several, with the adapters between their channels."""
 
-    Batches are merged pairwise (Chan et al., 1983), so a large mean cancels nothing.
+    def __init__(self, options: Mimicry, context: Context) -> None:
+        super().__init__()
+        from spiritseg.models.adapters import adapter
 
-    Args:
-        floor: least standard deviation, as a share of the median over the channels that
-            vary at all. A channel that hardly varies would otherwise be blown up to noise of
-            unit size.
-    """
+        self.options = options
+        self.statistics = context.statistics
+        self.pairs = layer_pairs(options.layers)
+        ours = context.channels("student", self.pairs.keys())
+        theirs = context.channels("teacher", set(self.pairs.values()))
+        self.adapters = nn.ModuleList(
+            adapter(ours[student], theirs[teacher], context.seed("adapter", number))
+            for number, (student, teacher) in enumerate(self.pairs.items())
+        )
 
-    def __init__(self, floor: float = 1e-2) -> None:
-        self.floor = floor
-        self.count = 0
-        self._mean = torch.zeros(0, dtype=torch.float64)
-        self._squares = torch.zeros(0, dtype=torch.float64)  # sum of squared deviations
+    def forward(self, outputs: Outputs) -> Tensor:
+        reduction, valid = self.options.reduction, outputs.valid
+        maps = self.compared(outputs).values()
+        return torch.stack([mimicry(*pair, reduction, valid) for pair in maps]).mean()
 
-    @torch.no_grad()
-    def update(self, features: Tensor) -> None:
-        """Add a batch of features (B, C, h, w).
-
-        Raises:
-            ConfigError: another number of channels than before.
-        """
-        x = features.detach().double()
-        squares, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
-        count = x.numel() // x.shape[1]
-        self._merge(count, mean.cpu(), squares.cpu() * count)
-
-    def merge(self, other: ChannelStatistics) -> None:
-        """Add what another one has seen, such as that of another process."""
-        if other.count:
-            self._merge(other.count, other._mean, other._squares)
-
-    def _merge(self, count: int, mean: Tensor, squares: Tensor) -> None:
-        if self.count == 0:
-            self.count, self._mean, self._squares = count, mean, squares
-            return
-        if mean.shape != self._mean.shape:
-            raise ConfigError(
-                f"channel statistics: expected {len(self._mean)} channels as before, "
-                f"got {len(mean)}. Use one object for each teacher."
+    def compared(self, outputs: Outputs) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the adapted maps of the student and the standardised ones of the teacher."""
+        return {
+            student: (
+                adapter(outputs.student[student]),
+                self._standardised(teacher, outputs.teacher[teacher]),
             )
-        total = self.count + count
-        delta = mean - self._mean
-        self._mean = self._mean + delta * (count / total)
-        self._squares = self._squares + squares + delta.square() * (self.count * count / total)
-        self.count = total
+            for adapter, (student, teacher) in zip(self.adapters, self.pairs.items(), strict=True)
+        }
 
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """Return what all batches together have.
+    def _standardised(self, layer: str, features: Tensor) -> Tensor:
+        if not self.options.normalise:
+            return features
+        if layer not in self.statistics:
+            raise RunError(f"mimicry with normalise: true needs the statistics of {layer!r}.")
+        mean, std = (values.to(features.device) for values in self.statistics[layer])
+        return standardise(features, mean, std, centre=self.options.centre)
 
-        Returns:
-            Mean and population standard deviation per channel, (C,) float64 each on the CPU;
-            the latter clamped from below.
 
-        Raises:
-            DataError: no features came, or some were not finite.
-        """
-        if self.count == 0:
-            raise DataError("channel statistics: no features came; update() with some first.")
-        if not bool((self._mean.isfinite() & self._squares.isfinite()).all()):
-            raise DataError(
-                "channel statistics: the teacher's features are not finite. Check its weights "
-                "and the range of the images (RGB in [0, 1])."
-            )
-        std = (self._squares / self.count).sqrt()
-        varying = std[std > 0]
-        if len(varying) == 0:  # constant features: nothing to scale by
-            return self._mean, torch.ones_like(std)
-        return self._mean, std.clamp(min=self.floor * float(varying.median()))
+def _term(options: Mimicry, context: Context) -> Term:
+    return _Term(options, context)
+
+
+def _problems(options: Mimicry, classes: Sequence[str] | None) -> Iterator[str]:
+    if options.centre and not options.normalise:
+        yield "centre: it needs normalise: true"
+
+
+def _teacher(options: Mimicry) -> frozenset[str]:
+    return frozenset(layer_pairs(options.layers).values())
+
+
+LOSS = Loss(
+    Mimicry,
+    _term,
+    student=lambda options: frozenset(layer_pairs(options.layers)),
+    teacher=_teacher,
+    statistics=lambda options: _teacher(options) if options.normalise else frozenset(),
+    problems=_problems,
+)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from functools import lru_cache
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt
+from pydantic import AfterValidator
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from spiritseg.errors import ConfigError, unknown
+from spiritseg.errors import ConfigError
 from spiritseg.geometry import resize, size_of
 from spiritseg.losses.grid import at_least_float32, check_pair, never_negative, valid_on
+from spiritseg.losses.loss import Context, Loss, Outputs, Term, layer_pairs
+from spiritseg.options import STRICT, Mapping_, check_options
 
-__all__ = ["cheaper_form", "node_kernel", "pairwise"]
+__all__ = ["LOSS", "Pairwise", "cheaper_form", "node_kernel", "pairwise"]
 
 Form = Literal["auto", "direct", "linear"]
 Pooling = Literal["average", "max"]
@@ -22,6 +28,37 @@ SMALLEST_NORM = 1e-8  # a node below it has no direction: similarity 0, no gradi
 DIRECT_NODES = 8192  # above it an N x N matrix of float32 takes more than 256 MiB
 BLOCK_CHANNELS = 256  # of the symmetric products: small enough to save, large enough to be fast
 CHUNK_ENTRIES = 2**24  # similarities held at once with a connection range
+
+
+def _whole_or_share(side: float) -> float:
+    if side > 1 and side != int(side):
+        raise ValueError("a whole number of positions, or a share of the sides below 1")
+    return side
+
+
+@dataclass(frozen=True, config=STRICT)
+class Pairwise:
+    """Difference between the similarities of nodes (SKD, eqs. 2 and 3).
+
+    Args:
+        weight: Factor of the loss in the stage's sum.
+        node_size: Side of a node in positions of the teacher's grid; below 1, its share of
+            the grid's sides.
+        connection_range: Number of nearest nodes that each node is compared with; 0 for all.
+        form: direct, linear, or auto: the cheaper one.
+        pooling: average (the paper) or max (the released code) over a node's positions.
+        detach_norms: Whether the norms are constants for the gradient (the released code).
+        layers: Which layer of the student is compared with which of the teacher, as
+            module paths; features, the default, is the extractor's output.
+    """
+
+    weight: Annotated[float, Ge(0)] = 1.0
+    node_size: Annotated[float, Gt(0), AfterValidator(_whole_or_share)] = 1.0
+    connection_range: Annotated[int, Ge(0)] = 0
+    form: Form = "auto"
+    pooling: Pooling = "average"
+    detach_norms: bool = False
+    layers: Annotated[dict[str, str], Mapping_] = field(default_factory=dict)
 
 
 def pairwise(
@@ -59,7 +96,7 @@ def pairwise(
         node_size: side of a node in positions of the teacher's grid; below 1, its share of
             the grid's sides. Nodes at the lower and right edge may be smaller.
         connection_range: alpha, how many nearest nodes (itself among them; ties by row, then
-            column) each is compared with; None or N and more for all.
+            column) each is compared with; None, 0, or N and more for all.
         form: ``"direct"`` (N x N), ``"linear"``, or ``"auto"``: the cheaper one. A connection
             range needs the direct form.
         valid: (B, H, W) bool, False on padding. Padding is left out of each node's pool, and
@@ -74,7 +111,9 @@ def pairwise(
         ConfigError: shapes that cannot be compared, or a value out of its range.
     """
     check_pair(student_features, teacher_features, "pairwise", channels=False)
-    _check_options(node_size, connection_range, form, pooling)
+    connection_range = connection_range or None
+    options = {"connection_range": connection_range or 0, "form": form, "pooling": pooling}
+    check_options(Pairwise, "pairwise", node_size=node_size, **options)
     with torch.autocast(student_features.device.type, enabled=False):
         teacher = at_least_float32(teacher_features.detach())
         grid = size_of(teacher)
@@ -91,20 +130,6 @@ def pairwise(
             if (kept := None if nodes is None else nodes[b]) is None or bool(kept.any())
         ]
         return torch.stack(losses).mean() if losses else student.sum() * 0
-
-
-def _check_options(node_size: float, connection_range: int | None, form: str, pooling: str) -> None:
-    if node_size <= 0 or (node_size > 1 and node_size != int(node_size)):
-        raise ConfigError(
-            f"pairwise: node_size must be a whole number of positions, or a share of the map's "
-            f"sides between 0 and 1, got {node_size}."
-        )
-    if connection_range is not None and connection_range < 1:
-        raise ConfigError(f"pairwise: connection_range must be 1 or more, got {connection_range}.")
-    if form not in ("auto", "direct", "linear"):
-        raise ConfigError(unknown("form of pairwise", form, ("auto", "direct", "linear")))
-    if pooling not in ("average", "max"):
-        raise ConfigError(unknown("pooling of pairwise", pooling, ("average", "max")))
 
 
 def node_kernel(node_size: float, grid: tuple[int, int]) -> tuple[int, int]:
@@ -223,3 +248,32 @@ def _nearest(places: Tensor, alpha: int) -> Tensor:
         key = squared * n + torch.arange(n)
         near.append(key.topk(alpha, largest=False).values % n)
     return torch.cat(near)
+
+
+def _term(options: Pairwise, context: Context) -> Term:
+    pairs = layer_pairs(options.layers)
+
+    def compare(outputs: Outputs, student: str, teacher: str) -> Tensor:
+        return pairwise(
+            outputs.student[student],
+            outputs.teacher[teacher],
+            node_size=options.node_size,
+            connection_range=options.connection_range,
+            form=options.form,
+            valid=outputs.valid,
+            pooling=options.pooling,
+            detach_norms=options.detach_norms,
+        )
+
+    def compute(outputs: Outputs) -> Tensor:
+        return torch.stack([compare(outputs, *pair) for pair in pairs.items()]).mean()
+
+    return compute
+
+
+LOSS = Loss(
+    Pairwise,
+    _term,
+    student=lambda options: frozenset(layer_pairs(options.layers)),
+    teacher=lambda options: frozenset(layer_pairs(options.layers).values()),
+)

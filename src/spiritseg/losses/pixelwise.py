@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch.nn.functional as F
+from annotated_types import Ge, Gt
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from spiritseg.errors import ConfigError, unknown
 from spiritseg.geometry import resize, size_of
 from spiritseg.losses.grid import at_least_float32, check_pair, never_negative, valid_on
+from spiritseg.losses.loss import LOGITS, Context, Loss, Outputs, Term
+from spiritseg.options import STRICT, Share, check_options
 
-__all__ = ["pixelwise"]
+__all__ = ["LOSS", "Pixelwise", "pixelwise"]
 
 Direction = Literal["teacher_student", "student_teacher"]
 Reduction = Literal["mean", "batch_sum"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Pixelwise:
+    """Divergence between the class distributions of each pixel (SKD, eq. 1).
+
+    Args:
+        weight: Factor of the loss in the stage's sum.
+        temperature: Divisor of both networks' logits.
+        direction: teacher_student for KL(teacher || student), or student_teacher, as the paper
+            writes it.
+        reduction: mean over pixels and images, or batch_sum: summed over the batch and
+            divided by the pixels of one image (the released code).
+        confidence: Pixels where the teacher's highest probability is lower are left out; each
+            of several devices divides by its own number of pixels.
+    """
+
+    weight: Annotated[float, Ge(0)] = 1.0
+    temperature: Annotated[float, Gt(0)] = 1.0
+    direction: Direction = "teacher_student"
+    reduction: Reduction = "mean"
+    confidence: Share = 0.0
 
 
 def pixelwise(
@@ -58,10 +83,8 @@ def pixelwise(
             confidence outside [0, 1], or an unknown direction or reduction.
     """
     check_pair(student_logits, teacher_logits, "pixelwise", channels=True)
-    if not temperature > 0:
-        raise ConfigError(f"pixelwise: temperature must be above 0, got {temperature}.")
-    if not 0 <= confidence <= 1:
-        raise ConfigError(f"pixelwise: confidence must be in [0, 1], got {confidence}.")
+    options = {"direction": direction, "reduction": reduction, "confidence": confidence}
+    check_options(Pixelwise, "pixelwise", temperature=temperature, **options)
     teacher = at_least_float32(teacher_logits.detach())
     grid = size_of(teacher)
     student = resize(at_least_float32(student_logits), grid)
@@ -74,22 +97,39 @@ def pixelwise(
         divergence = divergence.masked_fill(~mask & ~divergence.isnan(), 0)  # NaN is not hidden
     if reduction == "mean":
         pixels: int | Tensor = divergence.numel() if mask is None else mask.sum().clamp(min=1)
-    elif reduction == "batch_sum":
-        pixels = grid[0] * grid[1]
     else:
-        raise ConfigError(unknown("reduction of pixelwise", reduction, ("mean", "batch_sum")))
+        pixels = grid[0] * grid[1]
     return divergence.sum() * temperature**2 / pixels
 
 
-def _divergence(student: Tensor, teacher: Tensor, direction: str) -> Tensor:
+def _divergence(student: Tensor, teacher: Tensor, direction: Direction) -> Tensor:
     """KL of each pixel, (B, h, w)."""
     log_s, log_t = F.log_softmax(student, dim=1), F.log_softmax(teacher, dim=1)
     if direction == "teacher_student":
         p, log_p, log_q = log_t.exp(), log_t, log_s
-    elif direction == "student_teacher":
-        p, log_p, log_q = log_s.exp(), log_s, log_t
     else:
-        choices = ("teacher_student", "student_teacher")
-        raise ConfigError(unknown("direction of pixelwise", direction, choices))
+        p, log_p, log_q = log_s.exp(), log_s, log_t
     # 0 log 0 = 0, also for logits of -inf, with a finite gradient; NaN is none of these.
     return never_negative((p * (log_p - log_q).masked_fill(p == 0, 0)).sum(dim=1))
+
+
+def _term(options: Pixelwise, context: Context) -> Term:
+    def compute(outputs: Outputs) -> Tensor:
+        return pixelwise(
+            outputs.student[LOGITS],
+            outputs.teacher[LOGITS],
+            temperature=options.temperature,
+            direction=options.direction,
+            valid=outputs.valid,
+            reduction=options.reduction,
+            confidence=options.confidence,
+        )
+
+    return compute
+
+
+def _logits(options: Pixelwise) -> frozenset[str]:
+    return frozenset({LOGITS})
+
+
+LOSS = Loss(Pixelwise, _term, student=_logits, teacher=_logits)

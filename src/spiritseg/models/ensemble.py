@@ -89,6 +89,6 @@ def stage_teacher(stage: Stage, networks: Mapping[str, Segmenter]) -> Segmenter 
     first = networks[stage.teacher]
     if not stage.co_teachers:
         return first
-    pixelwise = stage.losses.pixelwise
+    temperatures = [getattr(options, "temperature", 1.0) for options in stage.losses.values()]
     members = [first, *(networks[name] for name in stage.co_teachers)]
-    return Ensemble(members, pixelwise.temperature if pixelwise is not None else 1.0)
+    return Ensemble(members, max(temperatures, default=1.0))

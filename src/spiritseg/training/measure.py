@@ -12,12 +12,12 @@ from torch.utils.data import DataLoader, Dataset
 from spiritseg.config import Experiment
 from spiritseg.evaluation.evaluate import EvaluationModule, Scores
 from spiritseg.evaluation.explained_variance import ExplainedVariance
-from spiritseg.losses.mimicry import ChannelStatistics
+from spiritseg.losses.channel_statistics import ChannelStatistics
+from spiritseg.losses.loss import Outputs, Statistics
 from spiritseg.models import Segmenter
 from spiritseg.training.fit import interruptible, lightning_trainer, quiet
 from spiritseg.training.progress import MeasuringProgress
 from spiritseg.training.stage import StageModule
-from spiritseg.training.terms import Statistics
 
 __all__ = ["explained_variance", "layer_statistics", "score"]
 
@@ -90,29 +90,31 @@ def _sample(data: Dataset[Any]) -> Dataset[Any]:
 
 @torch.no_grad()  # what inference mode moves to a device can never train again
 def explained_variance(module: StageModule, data: Dataset[Any], device: torch.device) -> float:
-    """Say how much of the variance of a teacher's layers a mimic explains, R^2.
+    """Measure how much of the variance of a teacher's layers a mimic explains, R^2.
 
     Args:
-        module: a stage with mimicry; its adapters and statistics are used as in training.
-        data: prepared held-out images of one domain; the first 32 are used.
-        device: where to compute.
+        module: A stage with mimicry, or another loss that compares maps; adapters and statistics
+            are used as in training.
+        data: Prepared held-out images of one domain; the first 32 are used.
+        device: Where to compute.
 
     Returns:
         1 for a perfect mimic, 0 for one as good as the held-out images' mean features; the
         mean over the pairs of layers, where there are several.
     """
     assert module.teacher is not None, "mimicry needs a teacher"
-    pairs = module.mimicked()
-    metrics = {ours: ExplainedVariance().to(device) for ours in pairs}
+    metrics: dict[tuple[str, str], ExplainedVariance] = {}
     count = min(len(data), _HELD_OUT)  # type: ignore[arg-type]  # a map-style data set
     kept = torch.utils.data.Subset(data, range(count))
     module.to(device).eval()
-    students = _outputs(module.network, pairs.keys(), [kept], device)
-    teachers = _outputs(module.teacher, set(pairs.values()), [kept], device)
-    for found, wanted in zip(students, teachers, strict=True):
-        for ours, theirs in pairs.items():
-            adapted = module.adapter(ours)(found[ours])
-            metrics[ours].update(adapted, module.standardised(theirs, wanted[theirs]))
+    students = _outputs(module.network, module.needs, [kept], device)
+    teachers = _outputs(module.teacher, module.teacher_needs, [kept], device)
+    nothing = torch.empty(0, device=device)
+    for student, teacher in zip(students, teachers, strict=True):
+        outputs = Outputs(nothing, nothing, nothing, student, teacher)
+        for loss, term in module.comparing():
+            for layer, pair in term.compared(outputs).items():
+                metrics.setdefault((loss, layer), ExplainedVariance().to(device)).update(*pair)
     return sum(float(metric.compute()) for metric in metrics.values()) / len(metrics)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from spiritseg.config import Experiment, Mimicry, Network, Pairwise, Stage
+from spiritseg.config import Experiment, Network, Stage
 from spiritseg.data.datasets import Domains, Split, open_domains, open_target
 from spiritseg.data.image_sets import EvalData
 from spiritseg.data.mixing import StageData
@@ -21,6 +21,8 @@ from spiritseg.evaluation.evaluate import Scores
 from spiritseg.evaluation.pictures import draw_predictions
 from spiritseg.files import without_folders, write_atomically
 from spiritseg.inference import Student, load
+from spiritseg.losses import used_losses
+from spiritseg.losses.loss import FEATURES, LOGITS
 from spiritseg.models import Segmenter
 from spiritseg.models.adapters import layer_channels
 from spiritseg.models.bundle import (
@@ -40,7 +42,6 @@ from spiritseg.training.measure import explained_variance, layer_statistics, sco
 from spiritseg.training.record import refuse_other_files, refuse_other_weights, run_record
 from spiritseg.training.rundir import RunDir, is_first_process
 from spiritseg.training.stage import StageModule
-from spiritseg.training.terms import LOGITS, class_factors, layer_pairs
 
 __all__ = ["Result", "distill", "evaluate"]
 
@@ -175,9 +176,10 @@ class _Run:
         teacher = stage_teacher(stage, self.networks)
         images, styles = self.domains.train(stage), self.domains.styles(stage)
         data = StageData(images, stage, self.experiment, name, styles)
-        mimicry, statistics = stage.losses.mimicry, None
-        if mimicry is not None and mimicry.normalise and teacher is not None:
-            layers = set(layer_pairs(mimicry).values())
+        statistics = None
+        used = list(used_losses(stage.losses))
+        layers = frozenset[str]().union(*(loss.statistics(options) for _, loss, options in used))
+        if layers and teacher is not None:
             statistics = layer_statistics(teacher, layers, data.prepared(), self.device)
         trainer = self.experiment.trainer
         module = StageModule(
@@ -200,7 +202,7 @@ class _Run:
             "converged": bool(lightning.should_stop),
             "loss": module.loss,
         }
-        if mimicry is not None:
+        if any(module.comparing()):
             report["explained variance"] = {
                 domain: explained_variance(module, held_out, self.device)
                 for domain, held_out in self.domains.held_out().items()
@@ -306,19 +308,20 @@ def evaluate(
 
 
 def _check_names(stage: Stage, networks: dict[str, Segmenter], classes: list[str]) -> None:
-    """Find the classes and layers that the losses of a stage name."""
-    if stage.losses.cross_entropy is not None:
-        class_factors(stage.losses.cross_entropy, classes)
-    for kind in ("mimicry", "pairwise"):
-        loss: Mimicry | Pairwise | None = getattr(stage.losses, kind)
-        layers = loss.layers if loss is not None else {}
-        for network, wanted in ((stage.network, layers), (stage.teacher, layers.values())):
-            if network is None or not wanted:
+    """Check the classes and layers that the losses of a stage name."""
+    for name, loss, options in used_losses(stage.losses):
+        problems = list(loss.problems(options, classes))
+        if problems:
+            raise ConfigError(f"{name}.{problems[0]}")
+        read = ((stage.network, loss.student(options)), (stage.teacher, loss.teacher(options)))
+        for network, layers in read:
+            inner = layers - {FEATURES, LOGITS}
+            if network is None or not inner:
                 continue
             try:
-                layer_channels(networks[network], set(wanted))
+                layer_channels(networks[network], inner)
             except ConfigError as error:
-                raise ConfigError(f"{kind}.layers, of {network}: {error}") from error
+                raise ConfigError(f"{name}.layers, of {network}: {error}") from error
 
 
 def _made_from(networks: dict[str, Network], name: str) -> dict[str, Network]:

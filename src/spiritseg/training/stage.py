@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -14,24 +15,25 @@ from torch.optim.swa_utils import AveragedModel
 from spiritseg.config import Stage
 from spiritseg.data.images import Budget
 from spiritseg.errors import ConfigError, DivergedError, RunError
-from spiritseg.losses.mimicry import standardise
-from spiritseg.models import Segmenter
-from spiritseg.models.adapters import adapter, layer_channels
-from spiritseg.models.graph import used_parameters
-from spiritseg.models.segmenter import recorded
-from spiritseg.randomness import derive_seed
-from spiritseg.training.cache import FrozenOutputs, Key
-from spiritseg.training.critic import CriticTraining
-from spiritseg.training.optim import build_optimizer, build_schedule
-from spiritseg.training.terms import (
+from spiritseg.losses import used_losses
+from spiritseg.losses.loss import (
     FEATURES,
     LOGITS,
+    Adversary,
+    Comparing,
+    Context,
     Outputs,
     Statistics,
     Term,
-    layer_pairs,
-    terms,
 )
+from spiritseg.models import Segmenter
+from spiritseg.models.adapters import layer_channels
+from spiritseg.models.graph import used_parameters
+from spiritseg.models.segmenter import recorded
+from spiritseg.randomness import derive_seed
+from spiritseg.training.adversary import AdversaryTraining
+from spiritseg.training.cache import FrozenOutputs, Key
+from spiritseg.training.optim import build_optimizer, build_schedule
 
 __all__ = ["StageModule"]
 
@@ -85,13 +87,20 @@ class StageModule(L.LightningModule):
         self.network = network
         # In a tuple, so that it is no submodule: neither trained, saved nor put in train mode.
         self._teacher = (teacher,)
-        self.adapters = self._make_adapters()
-        self._statistics = dict(statistics or {})
-        adapters = {ours: self.adapter(ours) for ours in self.mimicked()}
-        self.terms: dict[str, Term] = terms(stage.losses, self.standardised, adapters, classes)
-        self.critic = self._make_critic()
-        self.needs = _needs(self.terms, "student", self.critic)
-        self.teacher_needs = _needs(self.terms, "teacher", self.critic)
+        self.needs: frozenset[str] = frozenset()
+        self.teacher_needs: frozenset[str] = frozenset()
+        for _, loss, options in used_losses(stage.losses):
+            self.needs |= loss.student(options)
+            self.teacher_needs |= loss.teacher(options)
+        self.terms = self._make_terms(statistics or {}, classes)
+        modules = {name: term for name, term in self.terms.items() if isinstance(term, nn.Module)}
+        # By place: a user's own loss is named by a path, which has dots.
+        self.learnt_terms = nn.ModuleList(modules.values())
+        self._adversaries = {
+            name: AdversaryTraining(term)
+            for name, term in modules.items()
+            if isinstance(term, Adversary)
+        }
         self._unreached = self._find_unreached()
         self.average = _averaged(self._learnt(), stage.average) if stage.average else None
         self.seconds = 0.0
@@ -132,7 +141,7 @@ class StageModule(L.LightningModule):
             id(p) for part in self.frozen_parts() for p in part.parameters()
         } | self._unreached
         yield from (p for p in self.network.parameters() if id(p) not in frozen)
-        yield from self.adapters.parameters()
+        yield from self._trained_with_it().parameters()
 
     def train(self, mode: bool = True) -> StageModule:
         """Set the mode; frozen parts stay in eval mode."""
@@ -166,14 +175,9 @@ class StageModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the weighted sum of the stage's losses on a batch."""
         outputs = self.outputs(batch)
-        values = {name: term.compute(outputs) for name, term in self.terms.items()}
-        weights = {name: term.weight for name, term in self.terms.items()}
         size = len(batch["index"])
-        if self.critic is not None:
-            self._train_critic(self.critic, outputs)
-            values["holistic"] = self.critic(outputs.student[LOGITS], outputs.images, outputs.valid)
-            weights["holistic"] = self.critic.config.weight
-        total = torch.stack([weights[name] * value for name, value in values.items()]).sum()
+        self._train_adversaries(outputs)
+        total, values = self.total(outputs)
         if not torch.isfinite(total):
             parts = ", ".join(f"{name} {float(value.detach()):g}" for name, value in values.items())
             raise DivergedError(
@@ -195,11 +199,21 @@ class StageModule(L.LightningModule):
             self.log_dict({f"loss/{k}": v for k, v in values.items()}, batch_size=size)
         return total
 
-    def _train_critic(self, critic: CriticTraining, outputs: Outputs) -> None:
+    def total(self, outputs: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the weighted sum of the stage's losses, and each of them by name.
+
+        Args:
+            outputs: Of a batch.
+        """
+        values = {name: term(outputs) for name, term in self.terms.items()}
+        losses = self.stage.losses
+        return torch.stack([losses[name].weight * values[name] for name in values]).sum(), values
+
+    def _train_adversaries(self, outputs: Outputs) -> None:
         seed = derive_seed(self.seed, self.name, "slope", self.global_step, self.global_rank)
-        student, teacher = outputs.student[LOGITS], outputs.teacher[LOGITS]
-        loss = critic.step(student, teacher, outputs.images, outputs.valid, seed)
-        self.log("loss/critic", loss, batch_size=len(student))
+        for name, training in self._adversaries.items():
+            loss = training.step(outputs, seed)
+            self.log(f"loss/{name}/adversary", loss, batch_size=len(outputs.images))
 
     def outputs(self, batch: Batch) -> Outputs:
         """Compute what the losses need from a batch, and nothing else.
@@ -269,41 +283,36 @@ class StageModule(L.LightningModule):
                 )
         self._teacher_checked = True
 
-    def mimicked(self) -> dict[str, str]:
-        """Return which layer of the network mimics which of the teacher."""
-        mimicry = self.stage.losses.mimicry
-        return layer_pairs(mimicry) if mimicry is not None else {}
+    def comparing(self) -> Iterator[tuple[str, Comparing]]:
+        """Yield the terms that compare maps, whose explained variance can be measured."""
+        for name, term in self.terms.items():
+            if isinstance(term, Comparing):
+                yield name, term
 
-    def adapter(self, layer: str) -> nn.Module:
-        """Return what brings a mimicking layer of the network to its teacher's channels."""
-        return self.adapters[str(list(self.mimicked()).index(layer))]
+    def _make_terms(
+        self, statistics: Mapping[str, Statistics], classes: Sequence[str]
+    ) -> dict[str, Term]:
+        context = Context(
+            classes=classes,
+            channels=self._channels,
+            statistics=statistics,
+            seed=partial(derive_seed, self.seed, self.name),
+        )
+        terms: dict[str, Term] = {}
+        for name, loss, options in used_losses(self.stage.losses):
+            problems = list(loss.problems(options, classes or None))
+            if problems:
+                raise ConfigError(f"stages.{self.name}.losses.{name}.{problems[0]}")
+            terms[name] = loss.make(options, context)
+        return terms
 
-    def standardised(self, layer: str, wanted: Tensor) -> Tensor:
-        """Standardise an output (B, C, h, w) of the teacher's layer, if mimicry asks for it.
-
-        Raises:
-            RunError: the layer's statistics are missing.
-        """
-        mimicry = self.stage.losses.mimicry
-        if mimicry is None or not mimicry.normalise:
-            return wanted
-        if layer not in self._statistics:
-            raise RunError(f"mimicry with normalise: true needs the statistics of {layer!r}.")
-        mean, std = (s.to(wanted.device) for s in self._statistics[layer])
-        return standardise(wanted, mean, std, centre=mimicry.centre)
-
-    def _make_adapters(self) -> nn.ModuleDict:
-        """Make an adapter for each pair of layers, named by its number: paths have dots."""
-        pairs = self.mimicked()
-        if not pairs or self.teacher is None:
-            return nn.ModuleDict()
-        ours = layer_channels(self.network, pairs.keys())
-        theirs = layer_channels(self.teacher, set(pairs.values()))
-        found = nn.ModuleDict()
-        for number, (one, other) in enumerate(pairs.items()):
-            seed = derive_seed(self.seed, self.name, "adapter", number)
-            found[str(number)] = adapter(ours[one], theirs[other], seed)
-        return found
+    def _channels(
+        self, of: Literal["student", "teacher"], layers: Collection[str]
+    ) -> Mapping[str, int]:
+        network = self.network if of == "student" else self.teacher
+        if network is None:
+            raise RunError(f"stage {self.name!r}: a loss needs a teacher, got none.")
+        return layer_channels(network, layers)
 
     def _find_unreached(self) -> set[int]:
         """Return the ids of the network's parameters that no loss depends on."""
@@ -315,19 +324,12 @@ class StageModule(L.LightningModule):
         reached = used_parameters(_Outputs(self.network, self.needs), (images,))
         return {id(p) for p in self.network.parameters()} - reached
 
-    def _make_critic(self) -> CriticTraining | None:
-        config = self.stage.losses.holistic
-        if config is None:
-            return None
-        num_classes = layer_channels(self.network, {LOGITS})[LOGITS]
-        return CriticTraining(config, num_classes, derive_seed(self.seed, self.name, "critic"))
-
     def configure_optimizers(self) -> Any:
         """Make the optimizer over what trains, and its schedule."""
         optimizer = build_optimizer(self.stage.optimizer, self.trained_parameters())
         steps = int(self.trainer.estimated_stepping_batches)
-        if self.critic is not None:
-            self.critic.start(steps)
+        for training in self._adversaries.values():
+            training.start(steps)
         schedule = build_schedule(self.stage.optimizer, optimizer, steps)
         if schedule is None:
             return optimizer
@@ -342,7 +344,7 @@ class StageModule(L.LightningModule):
             self.average.update_parameters(self._learnt())
 
     def settle(self) -> None:
-        """Give network and adapters the averaged weights, if the stage keeps an average.
+        """Give network and terms the averaged weights, if the stage keeps an average.
 
         Its decay grows with the steps up to ``stage.average``, so that the first steps' weights
         are forgotten in a short stage too (`_averaged`).
@@ -352,7 +354,12 @@ class StageModule(L.LightningModule):
 
     def _learnt(self) -> nn.ModuleDict:
         """Return what belongs together: an adapter fits the weights that it was trained with."""
-        return nn.ModuleDict({"network": self.network, "adapters": self.adapters})
+        return nn.ModuleDict({"network": self.network, "terms": self._trained_with_it()})
+
+    def _trained_with_it(self) -> nn.ModuleList:
+        """Return the terms whose parameters are trained by the student's optimizer."""
+        terms = self.learnt_terms
+        return nn.ModuleList(term for term in terms if not isinstance(term, Adversary))
 
     def on_train_epoch_start(self) -> None:
         """Start the epoch's clock."""
@@ -372,7 +379,7 @@ class StageModule(L.LightningModule):
                 torch.distributed.broadcast(buffer, src=0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what a stage reports, whether it stops, and the state of the critic's optimizer.
+        """Keep what a stage reports, whether it stops, and the adversaries' optimizers.
 
         From the checkpoint of its last epoch a stage resumes with nothing left to train, and
         Lightning then knows neither a loss nor that early stopping had its say.
@@ -381,8 +388,9 @@ class StageModule(L.LightningModule):
         checkpoint["epochs"] = self.epochs
         checkpoint["loss"] = self.loss
         checkpoint["should_stop"] = self.trainer.should_stop
-        if self.critic is not None:
-            checkpoint["critic"] = self.critic.training_state()
+        checkpoint["adversaries"] = {
+            name: training.training_state() for name, training in self._adversaries.items()
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up what was reached before, and start at the beginning of an epoch."""
@@ -390,8 +398,8 @@ class StageModule(L.LightningModule):
         self.epochs = checkpoint["epochs"]
         self.loss = checkpoint["loss"]
         self.trainer.should_stop = checkpoint["should_stop"]
-        if self.critic is not None:
-            self.critic.restore(checkpoint["critic"])
+        for name, training in self._adversaries.items():
+            training.restore(checkpoint["adversaries"][name])
         # Checkpoints are written between two epochs, while Lightning still counts the batches
         # of the one that ended; left as they are, the next epoch would stop after one batch.
         batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
@@ -427,8 +435,3 @@ def _averaged(learnt: nn.Module, decay: float) -> AveragedModel:
 
     average = AveragedModel(learnt, multi_avg_fn=move, use_buffers=True)
     return average.requires_grad_(False)
-
-
-def _needs(found: Mapping[str, Term], side: str, critic: CriticTraining | None) -> frozenset[str]:
-    names: set[str] = set().union(*(getattr(term, side) for term in found.values()))
-    return frozenset(names | ({LOGITS} if critic is not None else set()))

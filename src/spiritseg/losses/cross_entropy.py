@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import field
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from spiritseg.errors import ConfigError, DataError
+from spiritseg.errors import ConfigError, DataError, unknown
 from spiritseg.geometry import nearest, size_of
 from spiritseg.losses.grid import at_least_float32
+from spiritseg.losses.loss import LOGITS, Context, Loss, Outputs, Term
+from spiritseg.options import STRICT, Mapping_, check_options
 
-__all__ = ["cross_entropy", "near_boundary"]
+__all__ = ["LOSS", "CrossEntropy", "cross_entropy", "near_boundary"]
+
+Factor = Annotated[float, Ge(0)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class CrossEntropy:
+    """Supervised cross-entropy (SD, eq. 3).
+
+    Args:
+        weight: Factor of the loss in the stage's sum.
+        class_weights: Factor of the pixels of a class, by its name, such as {road: 2}; 1 for
+            classes that are left out. Only the ratios between pixels count.
+        boundary: Added to the factor 1 of pixels near another class; 0 for nothing.
+        boundary_width: Distance that counts as near, in pixels of the labels.
+    """
+
+    weight: Factor = 1.0
+    class_weights: Annotated[dict[str, Factor], Mapping_] = field(default_factory=dict)
+    boundary: Factor = 0.0
+    boundary_width: Annotated[int, Ge(1)] = 2
 
 
 def cross_entropy(
@@ -53,6 +79,7 @@ def cross_entropy(
             CPU; CUDA asserts by itself).
         ConfigError: other than K class weights, or a weight, boundary or width below its bound.
     """
+    check_options(CrossEntropy, "cross_entropy", boundary=boundary, boundary_width=boundary_width)
     if logits.ndim != 4 or labels.ndim != 3 or len(logits) != len(labels):
         raise DataError(
             "cross_entropy: expected logits (B, K, h, w) and labels (B, H, W), got "
@@ -90,8 +117,6 @@ def _weights(
         factors = _class_factors(class_weights, logits)
         weights = factors[labels.masked_fill(labels == ignore_index, 0)]
     if boundary:
-        if boundary < 0:
-            raise ConfigError(f"cross_entropy: boundary must be 0 or more, got {boundary}.")
         weights = weights * (1 + boundary * near_boundary(labels, boundary_width, ignore_index))
     return weights
 
@@ -125,12 +150,7 @@ def near_boundary(labels: Tensor, width: int, ignore_index: int = 255) -> Tensor
 
     Returns:
         (B, H, W) bool.
-
-    Raises:
-        ConfigError: a width below 1.
     """
-    if width < 1:
-        raise ConfigError(f"cross_entropy: boundary_width must be 1 or more, got {width}.")
     ignored = labels == ignore_index
     classes = labels.float()  # exact up to 2^24
 
@@ -158,3 +178,34 @@ def _check_classes(labels: Tensor, num_classes: int, ignore_index: int) -> None:
             f"(ignored), got {torch.unique(labels[foreign]).tolist()[:10]}. "
             "Map them with a class map first."
         )
+
+
+def _term(options: CrossEntropy, context: Context) -> Term:
+    given = options.class_weights
+    factors = [given.get(name, 1.0) for name in context.classes] if given else None
+
+    def compute(outputs: Outputs) -> Tensor:
+        return cross_entropy(
+            outputs.student[LOGITS],
+            outputs.labels,
+            class_weights=factors,
+            boundary=options.boundary,
+            boundary_width=options.boundary_width,
+        )
+
+    return compute
+
+
+def _problems(options: CrossEntropy, classes: Sequence[str] | None) -> Iterator[str]:
+    for name in options.class_weights:
+        if classes is not None and name not in classes:
+            yield f"class_weights: {unknown('class', name, classes)}"
+
+
+LOSS = Loss(
+    CrossEntropy,
+    _term,
+    student=lambda options: frozenset({LOGITS}),
+    labels=True,
+    problems=_problems,
+)

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from reference import naive_losses
 from spiritseg.errors import ConfigError, DataError
 from spiritseg.losses import cross_entropy
-from spiritseg.losses.supervised import near_boundary
+from spiritseg.losses.cross_entropy import near_boundary
 
 
 def drawn(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -170,8 +170,8 @@ def test_no_weight_at_all_gives_zero_with_zero_gradient(class_weights: Any) -> N
         ({"class_weights": (1.0, 2.0)}, r"expected 3 class weights .* got \[1\.0, 2\.0\]"),
         ({"class_weights": (1.0, 2.0, -1.0)}, "0 or more"),
         ({"class_weights": (1.0, 2.0, math.nan)}, "0 or more"),
-        ({"boundary": -1.0}, "boundary must be 0 or more, got -1"),
-        ({"boundary": 1.0, "boundary_width": 0}, "boundary_width must be 1 or more, got 0"),
+        ({"boundary": -1.0}, "boundary: expected 0 or more, got -1"),
+        ({"boundary": 1.0, "boundary_width": 0}, "boundary_width: expected 1 or more, got 0"),
     ],
 )
 def test_weights_that_make_no_sense_are_named(options: Any, said: str) -> None:
