@@ -22,10 +22,11 @@ import spiritseg
 from spiritseg.cli.words import read_fields
 from spiritseg.tables import Table, markdown
 
+SKD = Path(__file__).parent / "skd"  # recipes
 ROWS = {
-    "alone": "skd-alone",
-    "+ pixel": "skd-pixel",
-    "+ pixel + pair": "skd-pixel-pair",
+    "alone": f"{SKD}/skd-alone.yaml",
+    "+ pixel": f"{SKD}/skd-pixel.yaml",
+    "+ pixel + pair": f"{SKD}/skd-pixel-pair.yaml",
     "+ pixel + pair + holistic": "skd",
 }
 FIGURES = ("dataset mIoU", "mIOU", "HP-Acc")
