@@ -1,7 +1,8 @@
 """What pixel-wise and pair-wise losses add to the student's step and the teacher's forward pass.
 
     python benchmarks/skd_step.py                                    # skd-pixel-pair, 128x128
-    python benchmarks/skd_step.py --recipes benchmarks/skd/skd-paper-pixel-pair.yaml --size 256 256 --batch 2
+    python benchmarks/skd_step.py --size 256 256 --batch 2 \
+        --recipes benchmarks/skd/skd-paper-pixel-pair.yaml
 
 In one run, in turn, by the process's clock on one thread: (a) the student's step under
 cross-entropy alone, (b) the teacher's forward pass, (c) the step with the distillation losses;
@@ -30,9 +31,8 @@ SKD = Path(__file__).parent / "skd"
 @freed_memory_kept()  # as in a run
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--recipes", nargs="+", default=[f"{SKD}/skd-pixel.yaml", f"{SKD}/skd-pixel-pair.yaml"]
-    )
+    recipes = [f"{SKD}/skd-pixel.yaml", f"{SKD}/skd-pixel-pair.yaml"]
+    parser.add_argument("--recipes", nargs="+", default=recipes)
     parser.add_argument("--size", type=int, nargs=2, default=(128, 128), help="network input, H W")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--classes", type=int, default=11)

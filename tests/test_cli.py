@@ -164,7 +164,7 @@ def test_bad_images_are_one_clear_error(
 @pytest.mark.parametrize(
     ("further", "said"),
     [
-        (["--stages.mimicry.ratio", "-1"], "r = |Dt| : |Dp| is 0 or more"),
+        (["--stages.mimicry.ratio", "-1"], "ratio: expected 0 or more, got"),
         (["--input.crop", "64"], "does not fit"),
         (["--networks.teacher.extractor.name", "vg16"], "vgg16"),
         (["--networks.student.extractor.policy", "spatail"], "spatial"),
@@ -345,9 +345,18 @@ def test_help_after_an_option_is_shown(capsys: pytest.CaptureFixture[str]) -> No
     assert "--run-dir" in out
 
 
-def test_help_of_a_recipe_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_a_recipe_shows_its_own_fields(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = _call(["distill", "esd", "--help"], capsys)
+    for field in ("--target.root null", "--stages.mimicry.optimizer.lr 0.04", "head.views 8"):
+        assert field in out
+    assert "--trainer.precision" not in out
+    assert len(out.splitlines()) < 120
+
+
+def test_all_help_of_a_recipe_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = _call(["distill", "esd", "--help-all"], capsys)
     for field in (
+        "--stages.head.losses.pairwise.node_size",
         "--seed",
         "--target.root",
         "--input.crop",

@@ -10,9 +10,9 @@ import dataclasses
 import reprlib
 import types
 import typing
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import yaml
 from annotated_types import Ge, Gt, Interval, Lt
@@ -114,7 +114,7 @@ def build(kind: type[T], fields: Any, path: str = "") -> tuple[T | None, list[st
         The dataclass, or None with one line for each problem: field, what was expected, what came.
     """
     try:
-        return _adapter(kind).validate_python(fields), []
+        return _adapter(cast(Any, kind)).validate_python(fields), []
     except ValidationError as error:
         return None, [line for one in error.errors() for line in _lines(kind, one, path)]
 
@@ -131,7 +131,7 @@ def check_options(kind: type, name: str, /, **options: Any) -> None:
 
 
 @cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 

@@ -17,7 +17,7 @@ from spiritseg.recipes import (
     fingerprint,
     load_experiment,
     recipe_names,
-    recipe_summary,
+    recipes,
     to_yaml,
 )
 
@@ -42,7 +42,6 @@ def test_every_recipe_survives_a_round_trip(name: str, tmp_path: Path) -> None:
     again = load_experiment(path)
     assert again == experiment
     assert fingerprint(again) == fingerprint(experiment)
-    assert len(recipe_summary(name)) > 20
 
 
 @pytest.mark.parametrize("folder", ["skd", "opponent"])
@@ -59,6 +58,25 @@ def test_the_recipes_of_the_design_are_there() -> None:
     wanted |= {"paper-baseline", "paper-ct", "paper-sd", "paper-esd"}
     wanted |= {"teacher", "skd-paper", "skd-released", "sd-skd"}
     assert wanted <= set(recipe_names())
+
+
+def test_the_list_says_what_each_recipe_needs() -> None:
+    found = {one.name: one for one in recipes()}
+    assert sorted(found) == recipe_names()
+    for name, one in found.items():
+        experiment = _whole(name)
+        stages = experiment.stages.values()
+        unlabelled = any(stage.images != "target" for stage in stages)
+        assert len(one.summary) > 20
+        assert ("unlabelled images" in one.needs) == (unlabelled and name != "demo")
+        assert ("bundle" in one.needs) == (
+            experiment.networks["teacher"].bundle is not None
+            if "teacher" in experiment.networks
+            else False
+        )
+        assert ("paper's" in one.needs) == name.startswith("paper")
+    lines = str(recipes()).splitlines()
+    assert lines.index("nothing: the scenes are embedded:") < lines.index("labelled images:")
 
 
 def test_best_scratch_pretrains_its_teachers_only() -> None:

@@ -18,13 +18,16 @@ def run(words: list[str]) -> None:
     parser.add_argument("--run-dir", help="default: runs/RECIPE-HASH_OF_THE_CONFIG")
     parser.add_argument("--skip-bad", action="store_true", help="leave unreadable images out")
     parser.add_argument("--print_config", action="store_true", help="print the recipe and stop")
-    if "-h" in words or "--help" in words:
+    parser.add_argument("--help-all", action="store_true", help="every field of the recipe")
+    asked = {"-h", "--help", "--help-all"} & set(words)
+    if asked:
         parser.print_help()
         if not words[0].startswith("-"):
             from spiritseg.recipes import load_experiment
             from spiritseg.recipes.describe import describe
 
-            print(describe(load_experiment(words[0], complete=False)))
+            experiment = load_experiment(words[0], complete=False)
+            print("\n" + describe(experiment, everything="--help-all" in asked))
         return
     options, overrides = read_words(parser, words)
     if options.skip_bad:

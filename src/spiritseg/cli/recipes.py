@@ -6,9 +6,8 @@ from spiritseg.cli.words import make_parser
 
 
 def run(words: list[str]) -> None:
-    """List the shipped recipes."""
+    """List the shipped recipes, grouped by what they need."""
     make_parser("recipes", run).parse_args(words)
-    from spiritseg.recipes import recipe_names, recipe_summary
+    from spiritseg.recipes import recipes
 
-    for name in recipe_names():
-        print(f"{name:30} {recipe_summary(name)}")
+    print(recipes())

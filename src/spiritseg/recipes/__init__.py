@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from spiritseg.recipes.identity import differences, fingerprint, to_yaml
 from spiritseg.recipes.load import (
+    Recipe,
+    Recipes,
     experiment_from_dict,
     load_experiment,
     recipe_names,
-    recipe_summary,
+    recipes,
 )
 
 __all__ = [
+    "Recipe",
+    "Recipes",
     "differences",
     "experiment_from_dict",
     "fingerprint",
     "load_experiment",
     "recipe_names",
-    "recipe_summary",
+    "recipes",
     "to_yaml",
 ]

@@ -7,7 +7,7 @@ import inspect
 import re
 import textwrap
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -16,45 +16,78 @@ from spiritseg.config import Experiment
 __all__ = ["describe"]
 
 
-def describe(experiment: Experiment) -> str:
-    """List every field of an experiment: dotted name, value and meaning.
+# Fields that depend on the user's images and machine: shown whether a recipe sets them or not.
+_ALWAYS = ("seed", "target.root", "target.classes", "target.subset", "proximity.root", "input.crop")
+
+
+def describe(experiment: Experiment, everything: bool = False) -> str:
+    """List the fields of an experiment: dotted name, value and meaning.
 
     Args:
-        experiment: whose networks, stages and losses are spelled out.
+        experiment: Experiment whose networks, stages and losses are listed.
+        everything: Whether to list all fields, those of losses that a stage does not use
+            included; by default those that the recipe sets, and the most common ones.
 
     Returns:
-        Lines for a terminal. A loss that a stage does not use is shown with its defaults.
+        Lines for a terminal.
     """
-    lines = ["fields, with the values of this recipe:"]
-    lines += _lines(experiment, "")
+    if everything:
+        return "\n".join(["all fields, with the values of this recipe:", *_lines(experiment, "")])
+    lines = ["fields that this recipe sets, and the most common others (--help-all: all of them):"]
+    lines += _own_lines(experiment, Experiment(), "")
     return "\n".join(lines)
+
+
+def _own_lines(value: Any, default: Any, path: str) -> Iterator[str]:
+    """Yield the lines of fields whose value is not that of `default`."""
+    hints = typing.get_type_hints(type(value))
+    for field in dataclasses.fields(value):
+        inner, usual = getattr(value, field.name), getattr(default, field.name)
+        name = f"{path}{field.name}"
+        if dataclasses.is_dataclass(inner):
+            yield from _own_lines(inner, usual, f"{name}.")
+        elif _named_parts(inner):
+            for key, member in inner.items():
+                yield f"\n  {name}.{key}"
+                yield from _own_lines(member, type(member)(), f"{name}.{key}.")
+        elif name in _ALWAYS or inner != usual:
+            yield from _line(name, inner, hints[field.name], _meanings(value.__class__)[field.name])
+
+
+def _named_parts(value: Any) -> bool:
+    """Return whether a value holds networks, stages or losses by name."""
+    return isinstance(value, dict) and any(map(dataclasses.is_dataclass, value.values()))
 
 
 def _lines(value: Any, path: str) -> Iterator[str]:
     hints = typing.get_type_hints(type(value))
     for field in dataclasses.fields(value):
         inner, name = getattr(value, field.name), f"{path}{field.name}"
-        meaning = _meanings(value.__class__).get(field.name, "")
-        unused = _dataclass_of(hints[field.name]) if inner is None else None
-        if unused is not None:
-            inner, meaning = unused(), f"{meaning} Not used; any field set below uses it."
+        meaning = _meanings(value.__class__)[field.name]
+        if field.name == "losses":
+            inner = {**_unused_losses(inner), **inner}
         if dataclasses.is_dataclass(inner):
             yield f"\n  {name}: {meaning}"
             yield from _lines(inner, f"{name}.")
-        elif isinstance(inner, dict) and any(map(dataclasses.is_dataclass, inner.values())):
+        elif _named_parts(inner):
             yield f"\n  {name}: {meaning}"
             for key, member in inner.items():
-                yield f"\n  {name}.{key}"
+                unused = field.name == "losses" and key not in getattr(value, field.name)
+                yield f"\n  {name}.{key}{': not used; any field set below uses it' * unused}"
                 yield from _lines(member, f"{name}.{key}.")
         else:
-            kind = _kind(hints[field.name])
-            yield f"  --{name} {_shown(inner)}  ({kind})"
-            yield textwrap.indent(textwrap.fill(meaning, 88), " " * 8)
+            yield from _line(name, inner, hints[field.name], meaning)
 
 
-def _dataclass_of(hint: Any) -> Any:
-    """Return D of an optional ``D | None``, where D is a dataclass."""
-    return next((t for t in typing.get_args(hint) if dataclasses.is_dataclass(t)), None)
+def _unused_losses(used: Mapping[str, Any]) -> dict[str, Any]:
+    from spiritseg.losses import LOSSES
+
+    return {name: loss.options() for name, loss in LOSSES.items() if name not in used}
+
+
+def _line(name: str, value: Any, hint: Any, meaning: str) -> Iterator[str]:
+    yield f"  --{name} {_shown(value)}  ({_kind(hint)})"
+    yield textwrap.indent(textwrap.fill(meaning, 88), " " * 8)
 
 
 @cache

@@ -6,7 +6,7 @@ import copy
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -14,7 +14,14 @@ from spiritseg.config import Experiment
 from spiritseg.errors import ConfigError, listed, unknown
 from spiritseg.options import build, shown, without_nulls
 
-__all__ = ["experiment_from_dict", "load_experiment", "recipe_names", "recipe_summary"]
+__all__ = [
+    "Recipe",
+    "Recipes",
+    "experiment_from_dict",
+    "load_experiment",
+    "recipe_names",
+    "recipes",
+]
 
 _HERE = Path(__file__).parent
 
@@ -23,14 +30,46 @@ _DEEPEST, _MOST = 40, 100_000
 _DOTS = re.compile(r"\.(?!py:)")  # of a dotted name; not those of losses/mine.py:NAME
 
 
+class Recipe(NamedTuple):
+    """A shipped recipe.
+
+    Args:
+        name: Name for `load_experiment` and ``spiritseg distill``.
+        summary: What it does, in one sentence.
+        needs: What the user must have.
+    """
+
+    name: str
+    summary: str
+    needs: str
+
+
+class Recipes(list[Recipe]):
+    """The shipped recipes; printed, they are grouped by what the user must have."""
+
+    def __str__(self) -> str:
+        lines = []
+        for needs in dict.fromkeys(one.needs for one in self):
+            lines.append(f"\n{needs}:")
+            group = [one for one in self if one.needs == needs]
+            lines += [f"  {one.name:20} {one.summary}" for one in group]
+        return "\n".join(lines).lstrip("\n")
+
+    __repr__ = __str__
+
+
+def recipes() -> Recipes:
+    """List the shipped recipes: name, summary, and what the user must have."""
+    found = []
+    for path in _HERE.glob("*.yaml"):
+        summary, needs = path.read_text().splitlines()[:2]
+        found.append(Recipe(path.stem, summary.lstrip("# "), needs.removeprefix("# Needs: ")[:-1]))
+    return Recipes(sorted(found, key=lambda one: (len(one.needs), one.needs, one.name)))
+
+
 def recipe_names() -> list[str]:
     """Return the names of the shipped recipes, sorted."""
     return sorted(path.stem for path in _HERE.glob("*.yaml"))
-
-
-def recipe_summary(name: str) -> str:
-    """Return what a shipped recipe is for: the comment in its first line."""
-    return (_HERE / f"{name}.yaml").read_text().splitlines()[0].lstrip("# ")
 
 
 def load_experiment(
