@@ -328,7 +328,7 @@ class Trainer:
         num_nodes: machines of a distributed run.
         strategy: auto, ddp or any other of Lightning's.
         precision: 32-true, 16-mixed, bf16-mixed ...
-        sync_batchnorm: whether batch norms of several GPUs take the statistics of all their images;
+        sync_batchnorm: Whether batch norms take their statistics over the images of all devices;
             without it each device normalises by its own, so that two devices differ from one.
         channels_last: memory format of images and weights; faster on most machines.
         compile: compile the network that is trained with torch.compile.

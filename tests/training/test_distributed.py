@@ -31,6 +31,7 @@ pytestmark = [
 NETWORKS = """
 import os
 from pathlib import Path
+from timm.layers import BatchNormAct2d
 from torch import nn, distributed, is_grad_enabled
 from spiritseg import Segmenter
 from spiritseg.models.heads import ResizedHead
@@ -48,6 +49,31 @@ class Plain(Segmenter):
             Witness(), nn.Conv2d(3, width, 3, 2, 1), nn.ReLU(), nn.Conv2d(width, 12, 3, 2, 1)
         )
         super().__init__(trunk, ResizedHead(nn.Conv2d(12, num_classes, 3, 1, 1)))
+
+class Normed(Segmenter):
+    # One of the batch norms has an activation of its own, as timm's do.
+    def __init__(self, num_classes: int = 11) -> None:
+        trunk = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1),
+            BatchNormAct2d(8),
+            nn.Conv2d(8, 12, 3, 2, 1),
+            nn.BatchNorm2d(12),
+        )
+        super().__init__(trunk, ResizedHead(nn.Conv2d(12, num_classes, 3, 1, 1)))
+"""
+NORMED = """
+extends: exact.yaml
+networks:
+  teacher: null
+  student: {extractor: {name: plain_networks.Normed}, head: {name: own}}
+stages:
+  teach: null
+  mimicry: null
+  inner: null
+  distil:
+    teacher: null
+    losses: {pixelwise: null, pairwise: null, holistic: null}
+    optimizer: {lr: 1.0e-1}
 """
 EXACT = """
 target: {dataset: scenes, classes: all, scenes: {train: 6, val: 3, test: 5, size: [72, 96]}}
@@ -96,6 +122,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "plain_networks.py").write_text(NETWORKS)
     (tmp_path / "exact.yaml").write_text(EXACT)
+    (tmp_path / "normed.yaml").write_text(NORMED)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -103,12 +130,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def on_two_processes(
-    folder: Path, name: str, launcher: list[str], further: list[str]
+    folder: Path, name: str, launcher: list[str], further: list[str], recipe: str = "exact.yaml"
 ) -> tuple[Path, list[str]]:
     """Distil by the command line; return the run's folder, and what the processes trained on."""
     witness = folder / f"{name}-witness"
     witness.mkdir()
-    words = ["distill", "exact.yaml", "--run-dir", name, *further]
+    words = ["distill", recipe, "--run-dir", name, *further]
     done = subprocess.run(
         [sys.executable, *launcher, "-m", "spiritseg", *words],
         cwd=folder,
@@ -173,3 +200,14 @@ def test_two_processes_train_and_measure_as_one_does(here: Path) -> None:
         with (run / "per_image.csv").open() as file:
             images = [row["image"] for row in csv.DictReader(file)]
         assert images == [f"test/{i:05d}" for i in range(5)]
+
+
+def test_synced_norms_make_two_processes_one(here: Path) -> None:
+    torch.set_num_threads(1)
+    alone = distill(load_experiment(here / "normed.yaml"), here / "alone").run_dir
+    synced = ["--trainer.sync_batchnorm", "true"]
+    two, _ = on_two_processes(here, "synced", TORCHRUN, synced, "normed.yaml")
+    apart, _ = on_two_processes(here, "apart", TORCHRUN, [], "normed.yaml")
+    assert any(name.endswith("running_var") for name in weights(alone))
+    assert farthest(weights(two), weights(alone)) < 1e-5  # running statistics included
+    assert farthest(weights(apart), weights(alone)) > 1e-3

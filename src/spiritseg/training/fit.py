@@ -62,7 +62,6 @@ def lightning_trainer(config: Trainer, **further: Any) -> L.Trainer:
                 **_machines(config),
                 strategy=config.strategy,
                 precision=config.precision,  # type: ignore[arg-type]  # checked by Lightning
-                sync_batchnorm=config.sync_batchnorm,
                 enable_model_summary=False,
                 enable_progress_bar=config.progress,
                 **further,
@@ -71,10 +70,10 @@ def lightning_trainer(config: Trainer, **further: Any) -> L.Trainer:
         names = ("accelerator", "devices", "num_nodes", "strategy", "precision")
         given = ", ".join(f"trainer.{name} {getattr(config, name)}" for name in names)
         raise ConfigError(f"this machine cannot train with {given}: {error}") from error
-    if config.sync_batchnorm and trainer.strategy.root_device.type == "cpu":
+    if config.sync_batchnorm and config.compile:
         raise ConfigError(
-            "trainer.sync_batchnorm: torch synchronises batch norms on GPUs only, and this run is "
-            "on the CPU. Leave it false; one process with the whole batch is the same."
+            "trainer.sync_batchnorm and trainer.compile: compiled networks keep batch norms to "
+            "themselves; expected one of them to be false."
         )
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise ConfigError(

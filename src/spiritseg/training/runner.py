@@ -192,6 +192,7 @@ class _Run:
             channels_last=trainer.channels_last,
             compile=trainer.compile,
             classes=self.classes,
+            sync_norms=trainer.sync_batchnorm,
         )
         lightning = fit(module, data, path, trainer)
         module.settle()

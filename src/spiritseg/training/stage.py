@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal
 
@@ -34,6 +35,7 @@ from spiritseg.randomness import derive_seed
 from spiritseg.training.adversary import AdversaryTraining
 from spiritseg.training.cache import FrozenOutputs, Key
 from spiritseg.training.optim import build_optimizer, build_schedule
+from spiritseg.training.synced_norms import SyncedNorms
 
 __all__ = ["StageModule"]
 
@@ -60,6 +62,7 @@ class StageModule(L.LightningModule):
         seed: the experiment's seed.
         channels_last: memory format of images and weights.
         compile: compile the parts that run.
+        sync_norms: Whether batch norms take their statistics over all processes.
         classes: their names in the order of the logits; needed for weights of classes.
     """
 
@@ -74,6 +77,7 @@ class StageModule(L.LightningModule):
         channels_last: bool = True,
         compile: bool = False,
         classes: Sequence[str] = (),
+        sync_norms: bool = False,
     ) -> None:
         super().__init__()
         if stage.trains == "head" and network.head is None:
@@ -83,6 +87,7 @@ class StageModule(L.LightningModule):
             )
         self.name = name
         self.stage = stage
+        self.sync_norms = sync_norms
         self.seed = seed
         self.network = network
         # In a tuple, so that it is no submodule: neither trained, saved nor put in train mode.
@@ -174,7 +179,9 @@ class StageModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the weighted sum of the stage's losses on a batch."""
-        outputs = self.outputs(batch)
+        synced = self.sync_norms and self.trainer.world_size > 1
+        with SyncedNorms() if synced else nullcontext():
+            outputs = self.outputs(batch)
         size = len(batch["index"])
         self._train_adversaries(outputs)
         total, values = self.total(outputs)
