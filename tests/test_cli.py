@@ -227,6 +227,8 @@ def test_no_disk_space_is_said_before_anything_is_written(
         (["distil"], "Did you mean distill?"),
         (["distill", "sdd"], "Did you mean sd"),
         (["distill"], "recipe"),
+        (["distill", "demo", "--run-dir", "a" * 300], "names of at most 255 bytes"),
+        (["evaluate", "a" * 300], "names of at most 255 bytes"),
         (["evaluate", "nowhere"], "nowhere"),
         (["demo", "--sed", "1"], "--sed"),
         (["distill", "sd-skd", "--print_config", "--stages.ct_head.views", "1"], "mean ct-head"),

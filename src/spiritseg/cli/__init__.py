@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import sys
@@ -54,6 +55,16 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         sys.exit(141)
     except SpiritsegError as error:
         print(f"spiritseg: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        path = os.fsdecode(error.filename) if error.filename else ""
+        print(
+            f"spiritseg: error: {path[:60]}...: expected a path of names of at most 255 bytes, got "
+            f"a longer one. Choose a shorter one.",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except (KeyboardInterrupt, Terminated) as stop:
         word, code = (
