@@ -1,10 +1,10 @@
-"""What an experiment is made of: frozen, typed, one dataclass a concept.
+"""The fields of an experiment: frozen dataclasses, typed and validated by pydantic.
 
 An `Experiment` names its networks, its images and its stages. A recipe is an
 experiment on disk: a YAML file of these fields. `load_experiment` (in
-`spiritseg.recipes`) reads one, lays overrides over it and checks it.
+`spiritseg.recipes`) reads one, applies overrides and checks it.
 
-The field descriptions below are the help of the command line.
+The descriptions below are the help of the command line.
 """
 
 from __future__ import annotations
@@ -75,16 +75,16 @@ Scale = Annotated[Pair, AfterValidator(_rising)]
 
 @dataclass(frozen=True, config=STRICT)
 class Scenes:
-    """The embedded data set: procedural road scenes, nothing to download.
+    """Embedded data set: procedural road scenes, nothing to download.
 
     Args:
-        train: number of labelled training scenes.
-        val: number of validation scenes.
-        test: number of test scenes.
-        size: height and width of a scene in pixels.
-        train_shadows: whether cast shadows lie on the training scenes.
-        test_shadows: whether cast shadows lie on the validation and test scenes.
-        seed: which world; scenes are a function of (seed, split, index).
+        train: Number of labelled training scenes.
+        val: Number of validation scenes.
+        test: Number of test scenes.
+        size: Height and width of a scene in pixels.
+        train_shadows: Whether the training scenes have cast shadows.
+        test_shadows: Whether the validation and test scenes have cast shadows.
+        seed: Random seed; a scene is a function of (seed, split, index).
     """
 
     train: Positive = 64
@@ -98,23 +98,23 @@ class Scenes:
 
 @dataclass(frozen=True, config=STRICT)
 class Target:
-    """The labelled images, and the images that the student is measured on.
+    """Labelled images: those that train, and those that the student is measured on.
 
     Args:
-        dataset: camvid, cityscapes, ade20k, folder (images/ and masks/), scenes
-            (embedded, needs no root), or auto: whichever layout the root has.
-        root: folder of the data set.
+        dataset: Layout of the folder, such as camvid, cityscapes, ade20k or folder (images/ and
+            masks/); scenes (embedded, without a root); or auto: the layout that the root has.
+        root: Folder of the data set.
         classes: road (road against background), all (the data set's classes), or
             the path of a class-map YAML.
-        subset: training images that are used: all, first:N by sorted name, even:N
-            evenly spaced by sorted name, or list:FILE with one name a line.
-        val: where validation images come from in a folder data set: auto (folder val/,
+        subset: Training images used: all, first:N by sorted name, even:N
+            evenly spaced by sorted name, or list:FILE with one name per line.
+        val: Validation images of a folder data set: auto (folder val/,
             or val/ within images/ and masks/, if there is one, else fraction:0.1),
             folder:DIR, list:FILE, or fraction:F of the images, drawn by split_seed.
-        test: the same for test images.
-        split_seed: seed of the fraction draws; it is apart from the experiment's
+        test: Test images of a folder data set, in the same form.
+        split_seed: Random seed of the fractions, independent of the experiment's
             seed, so that all seeds are measured on the same images.
-        scenes: the embedded data set, where dataset is scenes.
+        scenes: Settings of the embedded data set, for dataset scenes.
     """
 
     dataset: Literal["auto", "camvid", "cityscapes", "ade20k", "folder", "scenes"] = "auto"
@@ -133,12 +133,12 @@ class Proximity:
 
     Args:
         dataset: folder (any folders of images, nested ones too), scenes (embedded), or
-            auto: folder where a root is given, none otherwise.
-        root: folder of images, or a list of folders.
-        subset: images that are used: all, first:N, even:N or list:FILE.
-        held_out: share of the images that is kept out of training, for the explained
+            auto: folder if a root is given, else none.
+        root: Folder of images, or a list of folders.
+        subset: Images used: all, first:N, even:N or list:FILE.
+        held_out: Share of the images kept out of training, for the explained
             variance of mimicry.
-        scenes: the embedded data set; its training scenes serve, without labels.
+        scenes: Settings of the embedded data set; its training scenes are used without labels.
     """
 
     dataset: Literal["auto", "folder", "scenes"] = "auto"
@@ -152,18 +152,17 @@ class Proximity:
 
 @dataclass(frozen=True, config=STRICT)
 class Input:
-    """From a decoded image to what a network sees.
+    """From a decoded image to the input of a network.
 
     Args:
-        crop: side of the random square crop of training, in pixels, before the pool.
-        flip: probability of a horizontal flip.
-        scale: range of a random resize before the crop; 1 1 leaves it out.
-        jitter: strength of random brightness, contrast and saturation, 0 to 1; 0 leaves
-            it out.
-        pool: side of the max-pool between the image and the network (the paper: 2).
-        cache_mib: memory for decoded images; what does not fit is decoded again.
-        skip_bad: leave unreadable images out and report them at the end, rather than
-            stop at the first.
+        crop: Side of the random square crop in training, in pixels, before the max-pool.
+        flip: Probability of a horizontal flip.
+        scale: Range of a random resize before the crop; 1 1 for none.
+        jitter: Strength of random brightness, contrast and saturation, 0 to 1; 0 for none.
+        pool: Side of the max-pool between the image and the network (the paper: 2).
+        cache_mib: Memory for decoded images, in MiB; what does not fit is decoded again.
+        skip_bad: Whether unreadable images are left out and reported at the end, rather than
+            stopping the run at the first.
     """
 
     crop: Positive = 256
@@ -177,25 +176,25 @@ class Input:
 
 @dataclass(frozen=True, config=STRICT)
 class Extractor:
-    """Where a network's features come from.
+    """Source of a network's features.
 
     Args:
-        name: a pretrained network (efficientnet_lite0, vgg16, deeplabv3_resnet50,
-            timm:MODEL), a small one (separable), copy or compact (of another network of
-            the experiment), or the class path of your own module or of any network
+        name: Pretrained network (efficientnet_lite0, vgg16, deeplabv3_resnet50,
+            timm:MODEL), small one (separable), copy or compact (of another network of
+            the experiment), or class path of your own module or of any network
             of torchvision, timm or segmentation-models-pytorch (with head own, its own
-            logits are taken; arguments go into args).
-        of: for copy, compact and separable: the network whose extractor is copied, made
+            logits are used; arguments go into args).
+        of: For copy, compact and separable: the network whose extractor is copied or made
             compact, or whose feature map is matched.
-        weights: pretrained, random, a name of the library's own (such as
+        weights: pretrained, random, a name that the library knows (such as
             COCO_WITH_VOC_LABELS_V1), or the path of a .pth or .safetensors file.
-        split: where the network is cut; empty for its usual place. For a class path with
+        split: Layer at which the network is cut; empty for the usual one. For a class path with
             head own: the layer whose output counts as the features.
-        strides: strides of the feature maps that are joined; empty for the usual ones.
-        policy: for compact: spatial, all or separable.
-        project: channels of a final 1x1 projection, at most 16384; 0 for none. Small
+        strides: Strides of the feature maps that are joined; empty for the usual ones.
+        policy: For compact: spatial, all or separable.
+        project: Channels of a final 1x1 projection; 0 for none. Small
             extractors take the channels of the network they match.
-        args: further arguments of the constructor.
+        args: Further arguments of the constructor.
     """
 
     name: str = "efficientnet_lite0"
@@ -210,13 +209,13 @@ class Extractor:
 
 @dataclass(frozen=True, config=STRICT)
 class Head:
-    """Where a network's logits come from.
+    """Source of a network's logits.
 
     Args:
-        name: student (Table V), pyramid (PSPNet's pooling at 1, 2, 3 and 6 bins, then a
+        name: student (SD, Table V), pyramid (PSPNet's pooling at 1, 2, 3 and 6 bins, then a
             classifier), own (the network's own), or none.
-        channels: width of the head, 1 to 16384.
-        convolution: of the student head: grouped (Table V, groups = gcd), separable or
+        channels: Width of the head.
+        convolution: Of the student head: grouped (Table V, groups = gcd), separable or
             dense.
     """
 
@@ -230,10 +229,10 @@ class Network:
     """One network of an experiment: an extractor and a head, or a saved student.
 
     Args:
-        extractor: where its features come from.
-        head: where its logits come from.
-        bundle: folder of a saved network, taken instead of both.
-        trust: import your own classes that the bundle names, which runs their code.
+        extractor: Source of its features.
+        head: Source of its logits.
+        bundle: Folder of a saved network, used instead of both.
+        trust: Whether your own classes that the bundle names are imported, which runs their code.
     """
 
     extractor: Extractor = field(default_factory=Extractor)
@@ -247,36 +246,34 @@ class Stage:
     """What trains, from which teacher, on which images, under which losses, until when.
 
     Args:
-        network: name of the network that trains.
-        trains: all, or only its extractor or its head; the rest is frozen.
-        teacher: name of the network that is distilled from, if any.
-        co_teachers: further networks; their class distributions are averaged with the
-            teacher's. Features and inner layers stay the teacher's.
-        teacher_view: what the teacher sees: same (the student's view), or plain: the same
-            crop before fourier and without colour jitter, so that its answer is surer than
-            the student's image makes it (weak-to-strong consistency).
+        network: Name of the network that trains.
+        trains: Part that trains: all, extractor or head; the rest is frozen.
+        teacher: Name of the network that is distilled from, if any.
+        co_teachers: Further networks whose class distributions are averaged with the
+            teacher's. Features and inner layers are the teacher's.
+        teacher_view: Input of the teacher: same (the student's view), or plain: the same
+            crop before fourier and without colour jitter (weak-to-strong consistency).
         images: target, target+proximity (mixed at the ratio), or proximity.
-        ratio: target images to proximity images, r = |Dt| : |Dp|; 0 for proximity only.
-        jitter: strength of the random colours in this stage; null for input.jitter.
-        scale: range of the random resize in this stage; null for input.scale.
-        fourier: share of the views of target images that take the light and colours of a
-            random proximity image, by its low-frequency amplitudes (FDA); 0 for none. The
-            band is fixed at 0.01 of the crop's side: below 100 pixels the means alone are
-            exchanged.
-        losses: the losses.
-        optimizer: how it steps.
-        batch_size: images a step, over all devices.
-        max_steps: steps at the most; 0 for no bound.
-        max_epochs: epochs at the most; 0 for no bound.
-        patience: epochs without an improvement of the training loss after which the
+        ratio: Target images to proximity images, r = |Dt| : |Dp|; 0 for proximity only.
+        jitter: Strength of the random colours in this stage; null for input.jitter.
+        scale: Range of the random resize in this stage; null for input.scale.
+        fourier: Probability that a view of a target image takes the low-frequency amplitudes of a
+            random proximity image (FDA); 0 for none. The band is 0.01 of the crop's side:
+            below 100 pixels only the means are exchanged.
+        losses: Losses by name, with their options.
+        optimizer: Optimizer and learning-rate schedule.
+        batch_size: Images per step, over all devices.
+        max_steps: Largest number of steps; 0 for no bound.
+        max_epochs: Largest number of epochs; 0 for no bound.
+        patience: Epochs without an improvement of the training loss after which the
             stage has converged; 0 to run to the bound.
-        min_delta: the least change of the loss that counts as an improvement.
-        views: augmented views of each image: epoch e shows view e modulo views, so that
-            the features of frozen parts can be kept. 0 for a new view every epoch.
-        cache_mib: memory for the kept features of frozen parts; 0 keeps none.
-        average: decay of the moving average of the weights over the steps, which becomes the
-            stage's result; 0 for the last step's weights. The decay rises to it over the first
-            steps: min(average, (1 + n) / (10 + n)).
+        min_delta: Smallest decrease of the loss that counts as an improvement.
+        views: Number of augmented views per image: epoch e uses view e modulo views, so that
+            the outputs of frozen parts can be kept. 0 for a new view every epoch.
+        cache_mib: Memory for the kept outputs of frozen parts, in MiB; 0 keeps none.
+        average: Decay of the EMA of the weights, which becomes the
+            stage's result; 0 for the last step's weights. After n steps the decay is
+            min(average, (1 + n) / (10 + n)).
     """
 
     network: str = "student"
@@ -307,9 +304,9 @@ class Evaluation:
 
     Args:
         threshold: mIOU above which an image counts for HP-Acc.
-        batch_size: images at once; of these, images of one size go together.
-        latency: whether latency is measured.
-        pictures: test images drawn in predictions.png; 0 for none.
+        batch_size: Images per batch; only images of one size share a forward pass.
+        latency: Whether latency is measured.
+        pictures: Number of test images drawn in predictions.png; 0 for none.
     """
 
     threshold: Share = 0.75
@@ -320,22 +317,23 @@ class Evaluation:
 
 @dataclass(frozen=True, config=STRICT)
 class Trainer:
-    """On what machine, and how exactly; handed on to the Lightning Trainer.
+    """Machine and numerics; passed on to the Lightning Trainer.
 
     Args:
         accelerator: auto, cpu, gpu or any other of Lightning's.
-        devices: how many devices, or auto.
-        num_nodes: machines of a distributed run.
+        devices: Number of devices, or auto.
+        num_nodes: Number of machines of a distributed run.
         strategy: auto, ddp or any other of Lightning's.
         precision: 32-true, 16-mixed, bf16-mixed ...
         sync_batchnorm: Whether batch norms take their statistics over the images of all devices;
             without it each device normalises by its own, so that two devices differ from one.
-        channels_last: memory format of images and weights; faster on most machines.
-        compile: compile the network that is trained with torch.compile.
-        workers: processes that load images; 0 loads them in the training process.
-        checkpoint_every_s: least seconds between two checkpoints within a stage.
-        log_every_steps: steps between two lines of the logs.
-        progress: whether progress bars are drawn.
+        channels_last: Whether images and weights are in channels-last format, which is faster
+            on most machines.
+        compile: Whether the network that trains is compiled with torch.compile.
+        workers: Processes that load images; 0 loads them in the training process.
+        checkpoint_every_s: Shortest time between two checkpoints within a stage, in seconds.
+        log_every_steps: Steps between two lines of the logs.
+        progress: Whether progress bars are drawn.
     """
 
     accelerator: str = "auto"
@@ -357,15 +355,15 @@ class Experiment:
     """Networks, images and stages: everything that decides a result, and the machine.
 
     Args:
-        seed: seed of every draw: weights, order, augmentation, dropout.
-        target: the labelled images.
-        proximity: the unlabelled images of a similar domain.
-        input: from a decoded image to what a network sees.
-        networks: the networks by name.
-        stages: the stages by name, in the order in which they run.
-        result: name of the network that is measured and saved.
-        evaluation: how it is measured.
-        trainer: on what machine.
+        seed: Random seed of every draw: initialisation, order, augmentation, dropout.
+        target: Labelled images.
+        proximity: Unlabelled images of a similar domain.
+        input: From a decoded image to the input of a network.
+        networks: Networks by name.
+        stages: Stages by name, in the order in which they run.
+        result: Name of the network that is measured and saved.
+        evaluation: How it is measured.
+        trainer: Machine and numerics.
     """
 
     seed: int = 0
