@@ -11,7 +11,7 @@ SCENES = {"train": 4, "val": 3, "test": 2, "size": [96, 128]}
 
 
 def test_the_validation_figures_are_those_after_the_results_last_stage(tmp_path: Path) -> None:
-    stage = {"losses": {"cross_entropy": {}}, "max_steps": 3, "optimizer": {"lr": 5e-2}}
+    stage = {"losses": {"cross_entropy": {}}, "max_steps": 12, "optimizer": {"lr": 3e-2}}
     small = {"extractor": {"name": "vgg16", "split": "pool2"}, "head": {"channels": 4}}
     fields: dict[str, Any] = {
         "target.dataset": "scenes",
