@@ -1,149 +1,170 @@
-"""The README.md beside a bundle: what its student is, and how to load it."""
+"""The model card of a student on the Hub: README.md, with its metadata."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from spiritseg.models.bundle import bundle_info, foreign_class
+from spiritseg.config import Experiment
+from spiritseg.errors import SpiritsegError
+from spiritseg.models.bundle import BundleInfo
+from spiritseg.tables import markdown
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCard
 
 __all__ = ["model_card"]
 
+_BODY = """
+# {name}
 
-def model_card(folder: Path, name: str, on_hub: bool) -> str:
-    """Describe a bundle: classes, metrics, training, and how to load it.
+A compact semantic segmentation network, distilled with spiritseg.
+
+## Use
+
+```bash
+pip install spiritseg
+spiritseg pull {name} student{flag}
+spiritseg predict student image.jpg --out masks{flag}
+```
+
+```python
+import spiritseg
+
+student = spiritseg.load("student"{trust})
+mask = student("image.jpg")  # (H, W) uint8 class indices
+```
+
+{code}
+
+## Classes
+
+{classes}
+{scores}{training}## Licence
+
+The owner of this repository has not stated a licence for these weights.
+"""
+
+_SAFE = "The weights are safetensors; loading them runs no code."
+_FOREIGN = (
+    "Loading it runs code that is not part of spiritseg, which must be importable: {}. Pass "
+    "`--trust` (in Python `trust=True`) only if you trust it."
+)
+_OLD_SCORES = """
+These scores were measured by spiritseg before version 0.2, which was inaccurate where the sides of
+the images are not multiples of the network's stride: there the same weights score higher now.
+`spiritseg evaluate` measures them again.
+"""
+
+
+def model_card(info: BundleInfo, name: str) -> ModelCard:
+    """Describe a student: classes, scores, training, and how to load it.
 
     Args:
-        folder: with the bundle.
-        name: of the student, or of its repository.
-        on_hub: whether the name is one to pull.
+        info: Description of the student's bundle.
+        name: Its repository, ``owner/name``.
 
     Returns:
-        A README.md with the Hub's front matter. The licence is left to its owner.
+        The card, without a licence: the owner of the weights states it.
     """
-    info = bundle_info(folder)
-    foreign = sorted({_cell(path) for path in map(foreign_class, info.networks.values()) if path})
-    lines = [
-        "---",
-        "# license: which licence holds for these weights is yours to say",
-        "library_name: spiritseg",
-        "pipeline_tag: image-segmentation",
-        "tags: [semantic-segmentation, knowledge-distillation, spiritseg]",
-        "---",
-        "",
-        f"# {name}",
-        "",
-        "A compact semantic segmentation network, made with spiritseg.",
-        "",
-        *_use(name, on_hub, bool(foreign)),
-        "## Classes",
-        "",
-        "| index | class | colour |",
-        "|---|---|---|",
-        *(
-            f"| {number} | {_cell(kind)} | rgb({', '.join(map(str, colour))}) |"
-            for number, (kind, colour) in enumerate(zip(info.classes, info.colours, strict=True))
-        ),
-        "",
-        *_metrics(info.metrics),
-        *(_BENT if info.measured_before_one_geometry else ()),
-        *_training(info.training),
-        "## Files",
-        "",
-        "`student.safetensors` holds the weights, `student.json` what they are and their "
-        f"SHA-256. {_code(foreign)}",
-        "",
-    ]
-    return "\n".join(lines)
+    from huggingface_hub import ModelCard, ModelCardData
 
-
-_BENT = (
-    "These figures were measured by spiritseg before version 0.2, which was inaccurate where the "
-    "sides of the images are no multiples of the network's stride: there the same weights do "
-    "better now. `spiritseg evaluate` measures them again.",
-    "",
-)
-
-
-def _use(name: str, on_hub: bool, trust: bool) -> list[str]:
-    """Show how the student is loaded; `trust` where that imports classes of its own."""
-    folder = "student" if on_hub else "."
-    load = f'spiritseg.load("{folder}"{", trust=True" if trust else ""})'
-    flag = " --trust" if trust else ""
-    pull = [f"spiritseg pull {name} student{flag}        # or: {load}"] if on_hub else []
-    return [
-        "## Use",
-        "",
-        "```bash",
-        "pip install spiritseg",
-        *pull,
-        f"spiritseg predict {folder} image.jpg --out masks{flag}",
-        "```",
-        "",
-        "```python",
-        "import spiritseg",
-        "",
-        f"student = {load}",
-        'mask = student("image.jpg")  # (H, W) uint8 class indices',
-        "```",
-        "",
-    ]
-
-
-def _code(foreign: list[str]) -> str:
-    if not foreign:
-        return "Loading them runs no code."
-    return (
-        f"Its network is built from classes that are not of spiritseg ({', '.join(foreign)}): they "
-        "must be importable, and loading runs their code. Pass `--trust` (in Python "
-        "`trust=True`) only if you trust it."
+    try:
+        experiment = info.experiment(complete=False)
+    except SpiritsegError:  # saved without it, or by another version
+        experiment = None
+    results = _results(info, _dataset(experiment))
+    data = ModelCardData(
+        library_name="spiritseg",
+        pipeline_tag="image-segmentation",
+        tags=["semantic-segmentation", "knowledge-distillation", "spiritseg"],
+        model_name=name.partition("/")[2],
+        eval_results=results or None,
     )
+    foreign = ", ".join(map(_escape, info.needs_trust))
+    colours = [f"rgb{colour}" for colour in info.colours]
+    body = _BODY.format(
+        name=name,
+        flag=" --trust" if foreign else "",
+        trust=", trust=True" if foreign else "",
+        code=_FOREIGN.format(foreign) if foreign else _SAFE,
+        classes=_table(
+            ["index", "class", "colour"],
+            zip(range(len(colours)), info.classes, colours, strict=True),
+        ),
+        scores=_scores(results, info.measured_before_one_geometry),
+        training=_training(experiment, info.training.get("stages")),
+    )
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n{body}")
 
 
-def _metrics(metrics: dict[str, Any]) -> list[str]:
-    lines: list[str] = []
-    for split in ("test", "val"):
-        found = metrics.get(split)
-        if not isinstance(found, dict):
-            continue
-        rows = [
-            (key, _figure(value)) for key, value in found.items() if isinstance(value, int | float)
-        ]
-        classes = found.get("IoU")
-        for kind, value in (classes if isinstance(classes, dict) else {}).items():
-            rows.append((f"IoU {kind}", _figure(value)))
-        head = [f"## On the {split} images", "", "| metric | value |", "|---|---|"]
-        lines += [*head, *(f"| {_cell(key)} | {value} |" for key, value in rows), ""]
-    return lines
+def _dataset(experiment: Experiment | None) -> str:
+    if experiment is None:
+        return "unknown"
+    target = experiment.target
+    return Path(target.root).name if target.root else target.dataset
 
 
-def _training(training: dict[str, Any]) -> list[str]:
-    experiment = training.get("experiment")
-    stages = experiment.get("stages") if isinstance(experiment, dict) else None
-    if not isinstance(experiment, dict) or not isinstance(stages, dict):
-        return []
-    lines = ["## Training", "", "| stage | trains | from | images | losses | steps |"]
-    lines.append("|---|---|---|---|---|---|")
-    ran = training.get("stages") or {}
-    for name, stage in stages.items():
-        losses = ", ".join(key for key, on in (stage.get("losses") or {}).items() if on)
-        steps = (ran.get(name) or {}).get("steps", "")
-        teachers = [stage.get("teacher"), *(stage.get("co_teachers") or [])]
-        teacher = ", ".join(str(one) for one in teachers if one) or "labels"
-        row = (name, stage.get("trains"), teacher, stage.get("images"), losses, steps)
-        lines.append(f"| {' | '.join(map(_cell, row))} |")
-    target = experiment.get("target") or {}
-    root = Path(str(target.get("root"))).name if target.get("root") else target.get("dataset")
-    lines += ["", f"Target images: {_cell(root)}, {_cell(target.get('subset'))}."]
-    return [*lines, f"Seed: {_cell(experiment.get('seed'))}.", ""]
+def _results(info: BundleInfo, dataset: str) -> list[EvalResult]:
+    from huggingface_hub import EvalResult
+
+    return [
+        EvalResult(
+            task_type="image-segmentation",
+            dataset_type=re.sub(r"[^A-Za-z0-9_.-]+", "-", dataset),
+            dataset_name=dataset,
+            dataset_split=split,
+            metric_type=metric,
+            metric_value=value,
+        )
+        for split in ("test", "val")
+        for metric, value in _finite(info.metrics.get(split), "")
+        if metric != "images"
+    ]
 
 
-def _figure(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else "not measured"
+def _scores(results: list[EvalResult], old: bool) -> str:
+    if not results:
+        return ""
+    rows = [[r.metric_type, r.dataset_split, f"{r.metric_value:.4g}"] for r in results]
+    table = _table(["metric", "images", "value"], rows)
+    return f"## Scores\n\n{table}\n{_OLD_SCORES if old else ''}\n"
 
 
-def _cell(value: object) -> str:
-    """Keep names from ending a cell, or from being read as HTML."""
-    plain = " ".join(str(value).split())
-    return re.sub(r"([|\\`*_<>\[\]])", r"\\\1", plain)
+def _training(experiment: Experiment | None, ran: Any) -> str:
+    if experiment is None:
+        return ""
+    rows = []
+    for name, stage in experiment.stages.items():
+        teachers = ", ".join((stage.teacher, *stage.co_teachers)) if stage.teacher else "labels"
+        losses = ", ".join(kind for kind, loss in vars(stage.losses).items() if loss is not None)
+        steps = _fields(_fields(ran).get(name)).get("steps", "")
+        rows.append([name, stage.trains, teachers, stage.images, losses, steps])
+    table = _table(["stage", "trains", "from", "images", "losses", "steps"], rows)
+    images = _escape(f"{_dataset(experiment)}, {experiment.target.subset}")
+    return f"## Training\n\n{table}\nTarget images: {images}. Seed: {experiment.seed}.\n\n"
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """Return a mapping, or an empty one in place of anything else that a bundle may hold."""
+    return value if isinstance(value, dict) else {}
+
+
+def _finite(scores: Any, prefix: str) -> Iterator[tuple[str, float]]:
+    """Yield the finite numbers of nested mappings: ``mIOU``, ``IoU road``."""
+    for name, value in _fields(scores).items():
+        if isinstance(value, dict) and not prefix:
+            yield from _finite(value, f"{name} ")
+        elif isinstance(value, float | int) and abs(value) < 1e300:
+            yield f"{prefix}{name}", float(value)
+
+
+def _table(head: list[str], rows: Iterable[Iterable[object]]) -> str:
+    return markdown([head, *([_escape(cell) for cell in row] for row in rows)]) + "\n"
+
+
+def _escape(value: object) -> str:
+    """Escape text so that it neither ends a cell nor reads as Markdown or HTML."""
+    return re.sub(r"([|\\`*_<>\[\]])", r"\\\1", " ".join(str(value).split()))
