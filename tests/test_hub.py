@@ -73,7 +73,8 @@ class _Request(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._route(b"")
 
-    do_HEAD = do_GET
+    def do_HEAD(self) -> None:
+        self._route(b"")
 
     def _route(self, body: bytes) -> None:
         hub, path = self.server, unquote(urlsplit(self.path).path)
@@ -109,7 +110,7 @@ class _Request(BaseHTTPRequestHandler):
         if file not in files:
             return self._refuse(404, "EntryNotFound")
         tag = f'"{hashlib.sha256(files[file]).hexdigest()}"'
-        self._send(files[file], X_Repo_Commit=COMMIT, ETag=tag)
+        return self._send(files[file], X_Repo_Commit=COMMIT, ETag=tag)
 
     def _create(self, asked: dict[str, Any]) -> None:
         name = "/".join(filter(None, (asked.get("organization"), asked["name"])))
@@ -119,13 +120,15 @@ class _Request(BaseHTTPRequestHandler):
         self.server.repos[name] = {}
         if asked.get("private") or asked.get("visibility") == "private":
             self.server.private.add(name)
-        self._send(body)
+        return self._send(body)
 
 
 def _parse(path: str) -> tuple[str, str, str]:
     """Split /api/models/OWNER/NAME/ACTION/REST, or the same without /api/models."""
-    words = path.removeprefix("/api/models").strip("/").split("/", 3)
-    return "/".join(words[:2]), *(words[2:] + ["", ""])[:2]  # type: ignore[return-value]
+    owner, name, action, rest, *_ = (path.removeprefix("/api/models").strip("/") + "///").split(
+        "/", 3
+    )
+    return f"{owner}/{name}", action, rest.strip("/")
 
 
 @pytest.fixture
@@ -169,7 +172,7 @@ def test_a_student_comes_back(saved: Path, tmp_path: Path, hub: Hub) -> None:
     hub.repos["you/road"] |= {"README.md": b"license: mine", "deep/student.json": b"", "x.py": b""}
     push(back, "you/road")
     assert hub.repos["you/road"]["README.md"] == b"license: mine"
-    with pytest.raises(RunError, match="holds a bundle already.*--force"):
+    with pytest.raises(RunError, match=r"holds a bundle already.*--force"):
         pull("you/road", back)
     pull("you/road", back, revision=COMMIT, force=True)
     assert {path.name for path in back.iterdir()} == BUNDLE | {"README.md", "hub.json"}
@@ -367,11 +370,12 @@ def _trained() -> dict[str, Any]:
 def test_a_card_has_metadata_and_tables() -> None:
     info = dataclasses.replace(INFO, training=_trained(), classes=("back|ground", "road"))
     card = model_card(info, "you/road")
-    assert card.data.library_name == "spiritseg"
-    assert "license" not in card.data.to_dict()
-    found = [(r.metric_type, r.dataset_split, r.metric_value) for r in card.data.eval_results]
+    data: Any = card.data
+    assert data.library_name == "spiritseg"
+    assert "license" not in data.to_dict()
+    found = [(r.metric_type, r.dataset_split, r.metric_value) for r in data.eval_results]
     assert found == [("mIOU", "test", 0.5), ("IoU road", "test", 0.25)]  # NaN is not a result
-    assert card.data.eval_results[0].dataset_name == "my_roads"
+    assert data.eval_results[0].dataset_name == "my_roads"
     text = str(card)
     assert "spiritseg pull you/road student\n" in text
     assert "| 0 | back\\|ground | rgb(70, 70, 70) |" in text
@@ -388,7 +392,7 @@ def test_a_card_has_metadata_and_tables() -> None:
         {"experiment": {"stages": {"a": 3}}},
         {"experiment": {"stages": {"a": {"losses": 3, "co_teachers": 4}}}},
         {**_trained(), "stages": 3},
-        {**_trained(), "stages": {name: 3 for name in _trained()["stages"]}},
+        {**_trained(), "stages": dict.fromkeys(_trained()["stages"], 3)},
     ],
 )
 def test_a_card_of_a_garbled_training_leaves_it_out(training: dict[str, Any]) -> None:
