@@ -189,8 +189,8 @@ WRONG: dict[str, list[Any]] = {  # None: the field is missing
     ],
     "metrics": [[]],
     "training": ["x"],
-    "networks": [None, [], *({"student": one} for one in ({}, [], {"extractor": 3, "head": {}}))],
-    "extractor": [{"name": 3}, {"project": True}, {"strides": [[8]]}, {"args": []}],
+    "networks": [None, [], {"student": {}}, {"student": []}],
+    "extractor": [None, 3, {"name": 3}, {"project": True}, {"strides": [[8]]}, {"args": []}],
     "head": [{"name": []}, {"channels": "64"}, {"other": 1}],
 }
 

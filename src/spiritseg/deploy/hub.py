@@ -67,12 +67,10 @@ def push(
         MissingExtraError: huggingface_hub is not installed.
         RunError: No permission, no such revision, or no network.
     """
-    name, folder, api = _repository(repository), _bundle_folder(student), _api()
+    name, api = _repository(repository), _api()
     with tempfile.TemporaryDirectory(prefix="spiritseg-push-") as temporary:
         staged = Path(temporary)  # a copy, so that what is verified is what is uploaded
-        for file in BUNDLE_FILES:
-            _copy(folder / file, staged)
-        info = _verify(staged, str(folder), trust)
+        info = _verify(staged, _copy_bundle(student, staged), trust)
         model_card(info, name).save(staged / _CARD)
         with _explained(f"push {name}", revision):
             return _upload(api, name, staged, private, revision)
@@ -134,40 +132,37 @@ def _repository(given: str) -> str:
     return name
 
 
-def _bundle_folder(given: str | Path) -> Path:
-    """Find the bundle; the given folder may be a symbolic link, but nothing inside it."""
+def _copy_bundle(given: str | Path, folder: Path) -> Path:
+    """Copy a bundle, and return where it was.
+
+    The given folder may be a symbolic link, but nothing inside it: that could publish a private
+    file.
+    """
     check_path(given, BundleError)
-    folder = bundle_folder(given)
-    if folder != Path(given).expanduser():
-        _refuse_link(folder)
-    return folder
-
-
-def _refuse_link(path: Path) -> None:
-    """Refuse a symbolic link, which could publish a private file."""
-    if path.is_symlink():
-        raise BundleError(
-            f"{path} is a symbolic link to {path.readlink()}, which may be private. Replace it by "
-            "a copy if that may be published."
-        )
-
-
-def _copy(file: Path, folder: Path) -> None:
-    _refuse_link(file)
+    source = bundle_folder(given)
+    files = [source / file for file in BUNDLE_FILES]
+    for path in files if source == Path(given).expanduser() else [source, *files]:
+        if path.is_symlink():
+            raise BundleError(
+                f"{path} is a symbolic link to {path.readlink()}, which may be private. Replace "
+                "it by a copy if that may be published."
+            )
     try:
-        shutil.copy(file, folder)
+        for path in files:
+            shutil.copy(path, folder)
     except OSError as error:
         raise BundleError(
-            f"cannot read {file}: {error.strerror}. Expected a bundle, or a finished run."
+            f"cannot read {path}: {error.strerror}. Expected a bundle, or a finished run."
         ) from None
+    return source
 
 
-def _verify(copy: Path, source: str, trust: bool) -> BundleInfo:
+def _verify(copy: Path, source: object, trust: bool) -> BundleInfo:
     """Check the digests of a copy, and that the student loads."""
     try:
         return load_bundle(copy, trust=trust)[1]
     except BundleError as error:  # the copy is temporary
-        raise BundleError(str(error).replace(str(copy), source)) from None
+        raise BundleError(str(error).replace(str(copy), str(source))) from None
 
 
 def _check_target(target: Path, force: bool) -> None:

@@ -127,9 +127,6 @@ def bundle_digest(folder: Path | str) -> str:
 def check_bundles(networks: Mapping[str, Network], classes: Sequence[str], pool: int) -> None:
     """Refuse bundles with other classes, or another max-pool, than the experiment's.
 
-    Otherwise logits of different classes, or features at different positions, would be compared
-    without notice.
-
     Args:
         networks: The experiment's networks by name.
         classes: Classes of the data set in the order of the logits; empty if unknown.
@@ -139,20 +136,19 @@ def check_bundles(networks: Mapping[str, Network], classes: Sequence[str], pool:
         BundleError: A description cannot be read.
         ConfigError: The first network that does not fit, and why.
     """
-    for name, network in networks.items():
-        if network.bundle is None:
+    for name, bundle in ((name, network.bundle) for name, network in networks.items()):
+        if bundle is None:
             continue
-        info = bundle_info(network.bundle)
-        where = f"networks.{name}.bundle: {network.bundle}"
+        info, where = bundle_info(bundle), f"networks.{name}.bundle: {bundle}"
         if classes and info.classes != tuple(classes):
             raise ConfigError(
-                f"{where} has {len(info.classes)} classes ({', '.join(info.classes[:12])}), the "
+                f"{where} knows {len(info.classes)} classes ({', '.join(info.classes[:12])}), the "
                 f"data set has {len(classes)} ({', '.join(classes[:12])}). Both need the same "
                 "classes in the same order: choose target.classes accordingly."
             )
         if info.pool != pool:
             raise ConfigError(
-                f"{where} was trained with a max-pool of {info.pool}, input.pool is {pool}. Set "
+                f"{where} was trained behind a max-pool of {info.pool}, input.pool is {pool}. Set "
                 f"input.pool to {info.pool}, or use a network that was trained with {pool}."
             )
 
