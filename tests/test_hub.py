@@ -21,8 +21,8 @@ import spiritseg
 from spiritseg import pull, push
 from spiritseg.cli import main
 from spiritseg.config import Extractor, Head, Network
-from spiritseg.deploy.model_card import model_card
 from spiritseg.errors import BundleError, ConfigError, RunError
+from spiritseg.model_card import model_card
 from spiritseg.models.bundle import save_bundle
 from spiritseg.recipes import load_experiment
 from tiny_bundle import INFO, rewrite, tiny_network

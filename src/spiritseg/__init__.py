@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spiritseg import losses
     from spiritseg.demo import demo
-    from spiritseg.deploy.hub import pull, push
     from spiritseg.evaluation import DatasetIoU, ImageIoU, cost
+    from spiritseg.hub import pull, push
     from spiritseg.inference import load
     from spiritseg.models import Segmenter, student, student_head, teacher
     from spiritseg.models.compact import compact
@@ -33,8 +33,8 @@ _HOME = {
     "evaluate": "spiritseg.training.runner",
     "load": "spiritseg.inference",
     "load_experiment": "spiritseg.recipes",
-    "pull": "spiritseg.deploy.hub",
-    "push": "spiritseg.deploy.hub",
+    "pull": "spiritseg.hub",
+    "push": "spiritseg.hub",
     "student": "spiritseg.models",
     "student_head": "spiritseg.models",
     "teacher": "spiritseg.models",
