@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from spiritseg import losses
     from spiritseg.demo import demo
     from spiritseg.evaluation import DatasetIoU, ImageIoU, cost
+    from spiritseg.hub import pull, push
     from spiritseg.inference import load
     from spiritseg.models import Segmenter, student, student_head, teacher
     from spiritseg.models.compact import compact
@@ -32,6 +33,8 @@ _HOME = {
     "evaluate": "spiritseg.training.runner",
     "load": "spiritseg.inference",
     "load_experiment": "spiritseg.recipes",
+    "pull": "spiritseg.hub",
+    "push": "spiritseg.hub",
     "student": "spiritseg.models",
     "student_head": "spiritseg.models",
     "teacher": "spiritseg.models",
@@ -49,6 +52,8 @@ __all__ = [
     "load",
     "load_experiment",
     "losses",
+    "pull",
+    "push",
     "student",
     "student_head",
     "teacher",

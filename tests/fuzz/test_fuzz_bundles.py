@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import dataclasses
 import json
 import random
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,10 +14,10 @@ import torch
 from fuzz.odd import CASES, is_clear, mutate, no_network
 from spiritseg.config import Extractor, Head, Network
 from spiritseg.errors import SpiritsegError
-from spiritseg.models.bundle import BundleInfo, _card_digest, bundle_info, load_bundle, save_bundle
+from spiritseg.models.bundle import bundle_info, load_bundle, save_bundle
 from spiritseg.models.networks import build_networks
+from tiny_bundle import INFO, TINY, sealed
 
-TINY = Extractor("separable", args={"widths": [8] * 4, "depths": [0] * 3, "out_channels": 8})
 SOURCES = {
     "compact": (Extractor("compact", of="teacher", policy="all"), Head("student", channels=8)),
     "copy": (Extractor("copy", of="teacher", project=4), Head("pyramid", channels=8)),
@@ -40,8 +39,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[bytes, 
         networks = {"teacher": Network(TINY, Head("none")), "student": Network(extractor, head)}
         folder = tmp_path_factory.mktemp(name)
         network = build_networks(networks, 2, seed=1)["student"]
-        colours = ((70, 70, 70), (128, 64, 128))
-        info = BundleInfo(networks, "student", ("background", "road"), colours, 2)
+        info = dataclasses.replace(INFO, networks=networks)
         save_bundle(folder, network, info)
         card, weights = folder / "student.json", folder / "student.safetensors"
         found[name] = card.read_bytes(), weights.read_bytes()
@@ -64,15 +62,6 @@ def _garbled(data: bytes, draw: random.Random) -> bytes:
     return bytes(found)
 
 
-def _sealed(card: dict[str, Any], weights: bytes) -> bytes:
-    """Write a description with digests that fit, as far as it has any."""
-    digests = card.get("sha256")
-    if isinstance(digests, dict):
-        digests["student.safetensors"] = hashlib.sha256(weights).hexdigest()
-        digests["student.json"] = _card_digest(card)
-    return json.dumps(card).encode()
-
-
 @pytest.mark.parametrize("seed", CASES)
 def test_a_garbled_bundle_loads_or_is_refused(
     seed: int,
@@ -91,7 +80,7 @@ def test_a_garbled_bundle_loads_or_is_refused(
         mutate(card["networks"] if kind == "networks" else card, draw, NAMES)
         if not card.get("networks"):
             break
-    text = _sealed(card, weights)
+    text = sealed(card, weights)
     (tmp_path / "student.json").write_bytes(_garbled(text, draw) if kind == "card" else text)
     (tmp_path / "student.safetensors").write_bytes(weights)
     try:
@@ -113,7 +102,7 @@ def test_a_description_that_is_nested_deep_is_one_error(
     (card["networks"]["teacher"]["extractor"] if field == "args" else card)[field] = "HERE"
     text = json.dumps(card).replace('"HERE"', '{"a":' * deep + "1" + "}" * deep).encode()
     with contextlib.suppress(RecursionError):
-        text = _sealed(json.loads(text), weights)
+        text = sealed(json.loads(text), weights)
     (tmp_path / "student.json").write_bytes(text)
     (tmp_path / "student.safetensors").write_bytes(weights)
     passes = field == "metrics"  # whose content is anybody's

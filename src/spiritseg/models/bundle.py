@@ -1,4 +1,4 @@
-"""A network on disk: safetensors beside a JSON that says what it is. Nothing is unpickled."""
+"""A network on disk: safetensors and a JSON file that describes it. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -8,95 +8,46 @@ import json
 import reprlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from spiritseg.config import MAX_CHANNELS, Extractor, Network
+from spiritseg.config import Network
 from spiritseg.errors import BundleError, ConfigError, SpiritsegError
-from spiritseg.files import json_bytes, without_folders, write_atomically
-from spiritseg.models.build import build_network, limited_parameters, network_from_dict
-from spiritseg.models.class_path import (
-    DOWNLOADS,
-    is_class_path,
-    is_library_network,
-    untrusted_argument,
-)
+from spiritseg.files import json_bytes, write_atomically
+from spiritseg.models.build import build_network, limited_parameters
+from spiritseg.models.bundle_info import FORMATS, BundleInfo, info_from_dict, refuse_foreign
 from spiritseg.models.segmenter import Segmenter
 
 __all__ = [
+    "BUNDLE_FILES",
     "BundleInfo",
+    "bundle_digest",
     "bundle_info",
     "check_bundles",
-    "foreign_class",
     "load_bundle",
     "refuse_foreign",
     "save_bundle",
 ]
 
-_FORMAT = 2
-_BENT = 1  # whose figures were measured before there was one geometry; its networks are the same
-_CARD, _WEIGHTS = "student.json", "student.safetensors"
-_ANEW = "Copy the bundle again, or save it anew from its run."
-_TRUST = "Pass trust=True (--trust; in a recipe networks.NAME.trust) if the bundle is yours."
-_MOST_PARAMETERS = 1_000_000_000  # of all networks of a bundle without trust: 4 GB
-
-_TYPES = {  # of what `BundleInfo` takes from a description
-    "networks": dict,
-    "network": str,
-    "classes": list,
-    "colours": list,
-    "pool": int,
-    "metrics": dict,
-    "training": dict,
-}
-
-
-@dataclass(frozen=True)
-class BundleInfo:
-    """What a bundle says of its network.
-
-    Args:
-        networks: the network, and those whose extractors its own is made from, by name.
-        network: name of the one whose weights these are.
-        classes: names of the classes, in the order of the logits.
-        colours: (R, G, B) of each class, 0 to 255.
-        pool: side of the max-pool between an image and the network.
-        metrics: what it reached, and on what.
-        training: the experiment and its stages, as plain values.
-        format: of the file that it was read from. The figures of format 1 are too low where sides
-            are no multiples of the network's stride.
-    """
-
-    networks: dict[str, Network]
-    network: str
-    classes: tuple[str, ...]
-    colours: tuple[tuple[int, int, int], ...]
-    pool: int
-    metrics: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
-    format: int = _FORMAT
-
-    @property
-    def measured_before_one_geometry(self) -> bool:
-        """Whether its figures are those of the first version; see `spiritseg.geometry`."""
-        return self.format == _BENT
+_INFO, _WEIGHTS = BUNDLE_FILES = ("student.json", "student.safetensors")
+_AGAIN = "Copy the bundle again, or save it again from its run."
+_MAX_PARAMETERS = 1_000_000_000  # of all networks of a bundle without trust: 4 GB
 
 
 def save_bundle(folder: Path, segmenter: Segmenter, info: BundleInfo) -> None:
-    """Write a network and what it is.
+    """Write a network and its description.
 
     Args:
-        folder: made if it is not there. The JSON is written last: a folder without one is
-            not a bundle.
-        segmenter: the network.
-        info: what it is.
+        folder: Created if it does not exist. The JSON file is written last: a folder without
+            it is not a bundle.
+        segmenter: The network.
+        info: Its description.
 
     Raises:
-        BundleError: a weight is NaN or infinite.
+        BundleError: A weight is NaN or infinite.
     """
     from safetensors.torch import save
 
@@ -105,19 +56,19 @@ def save_bundle(folder: Path, segmenter: Segmenter, info: BundleInfo) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = save(state)
     write_atomically(folder / _WEIGHTS, weights)
-    card = dataclasses.asdict(_without_weights(info))
-    card["sha256"] = {_WEIGHTS: _digest(weights)}
-    card["sha256"][_CARD] = _card_digest(card)
-    write_atomically(folder / _CARD, json_bytes(card))
+    fields = dataclasses.asdict(info.without_weights())
+    fields["sha256"] = {_WEIGHTS: _sha256(weights)}
+    fields["sha256"][_INFO] = info_digest(fields)
+    write_atomically(folder / _INFO, json_bytes(fields))
 
 
 def load_bundle(folder: Path | str, trust: bool = False) -> tuple[Segmenter, BundleInfo]:
-    """Read a network and what it is.
+    """Read a network and its description.
 
     Args:
-        folder: as `save_bundle` wrote it.
-        trust: import the classes that the bundle names, where its network is one of your
-            own (class path). Importing runs code: only for bundles that you made. Networks of
+        folder: A folder that `save_bundle` wrote.
+        trust: Import the classes that the bundle names, if its network is a class of your own
+            (class path). Importing runs code: only for bundles that you made. Networks of
             torchvision, timm and segmentation-models-pytorch need no trust
             (`is_library_network`) if their arguments only describe an architecture
             (`untrusted_argument`); others could make these libraries fetch or read something.
@@ -127,149 +78,151 @@ def load_bundle(folder: Path | str, trust: bool = False) -> tuple[Segmenter, Bun
         The network in eval mode, and its description.
 
     Raises:
-        BundleError: a file is missing, altered, or of another format; a weight is NaN or
+        BundleError: A file is missing, altered, or of another format; a weight is NaN or
             infinite; or the bundle needs trust.
-        ConfigError: the network that it describes cannot be built, or is too large.
-        MissingExtraError: the library that the network comes from is not installed.
+        ConfigError: The network cannot be built, or is too large.
+        MissingExtraError: The library that the network comes from is not installed.
     """
     folder = Path(folder).expanduser()
-    card = _read_card(folder)
-    info = _info(card, folder)
+    fields, info = _read_info(folder)
     weights = _read(folder / _WEIGHTS)
-    if _digest(weights) != card["sha256"].get(_WEIGHTS):
+    if _sha256(weights) != fields["sha256"].get(_WEIGHTS):
         raise BundleError(
             f"{folder / _WEIGHTS} is not the file that was saved: its SHA-256 differs from the "
-            f"one in {_CARD}. {_ANEW}"
+            f"one in {_INFO}. {_AGAIN}"
         )
     if not trust:
         refuse_foreign(folder, info)
-    info = _without_weights(info)
-    with nullcontext() if trust else limited_parameters(_MOST_PARAMETERS):
-        return _restore(folder, info, weights), info
+    info = info.without_weights()
+    with nullcontext() if trust else limited_parameters(_MAX_PARAMETERS):
+        segmenter = _build(folder, info)
+    _load_weights(folder, segmenter, weights)
+    return segmenter.eval(), info
 
 
 def bundle_info(folder: Path | str) -> BundleInfo:
-    """Read what a bundle says of its network, and nothing else of it.
+    """Read the description of a bundle's network, but not its weights.
 
     Args:
-        folder: as `save_bundle` wrote it.
-
-    Returns:
-        The description.
+        folder: A folder that `save_bundle` wrote.
 
     Raises:
-        BundleError: the description is missing, altered, or of another format.
+        BundleError: The description is missing, altered, or of another format.
     """
-    folder = Path(folder).expanduser()
-    return _info(_read_card(folder), folder)
+    return _read_info(Path(folder).expanduser())[1]
 
 
 def bundle_digest(folder: Path | str) -> str:
-    """Return the SHA-256 that a bundle's description gives of its weights.
-
-    Raises:
-        BundleError: the description is missing, altered, or of another format.
-    """
-    return str(_read_card(Path(folder).expanduser())["sha256"][_WEIGHTS])
-
-
-def refuse_foreign(folder: Path, info: BundleInfo) -> None:
-    """Refuse a bundle whose loading would import classes, or open files, that it names itself.
+    """Return the SHA-256 of a bundle's weights, as its description gives it.
 
     Args:
-        folder: of the bundle.
-        info: what it says of its network, as `bundle_info` reads it.
+        folder: A folder that `save_bundle` wrote.
 
     Raises:
-        BundleError: it names such classes or arguments; says how to trust it.
+        BundleError: The description is missing, altered, or of another format.
     """
-    extractors = [network.extractor for network in info.networks.values()]
-    if foreign := sorted({one.name for one in extractors if _is_foreign(one.name)}):
-        raise BundleError(
-            f"{folder} is built from your own classes ({', '.join(foreign)}); loading it imports "
-            f"them, which runs their code. {_TRUST}"
-        )
-    for one in extractors:
-        if argument := untrusted_argument(one.args):
-            raise BundleError(
-                f"{folder}: the argument {argument} of {one.name} needs trust, since it could make "
-                "a library open or fetch something. Without trust, expected arguments that "
-                "describe an architecture (num_classes, encoder_name ...), as numbers up to "
-                f"{MAX_CHANNELS} or words that name no file. {_TRUST}"
-            )
-
-
-def foreign_class(network: Network) -> str:
-    """Return the name of a network that needs trust.
-
-    Args:
-        network: of a bundle.
-
-    Returns:
-        Its class path, or its name where an argument needs trust; empty if nothing does.
-    """
-    given = network.extractor
-    return given.name if _is_foreign(given.name) or untrusted_argument(given.args) else ""
+    return str(_read_info(Path(folder).expanduser())[0]["sha256"][_WEIGHTS])
 
 
 def check_bundles(networks: Mapping[str, Network], classes: Sequence[str], pool: int) -> None:
-    """Refuse bundles whose networks know other classes, or see images at another size.
-
-    Their logits would be compared with other classes' and their features with those of other
-    positions, and nothing else would tell.
+    """Refuse bundles with other classes, or another max-pool, than the experiment's.
 
     Args:
-        networks: of an experiment, by name.
-        classes: of the data set, in the order of the logits; none where they are not known.
-        pool: side of the experiment's max-pool.
+        networks: The experiment's networks by name.
+        classes: Classes of the data set in the order of the logits; empty if unknown.
+        pool: Side of the experiment's max-pool.
 
     Raises:
-        BundleError: a description cannot be read.
-        ConfigError: the first network that does not fit, and how.
+        BundleError: A description cannot be read.
+        ConfigError: The first network that does not fit, and why.
     """
-    for name, network in networks.items():
-        if network.bundle is None:
+    for name, bundle in ((name, network.bundle) for name, network in networks.items()):
+        if bundle is None:
             continue
-        info = bundle_info(network.bundle)
-        where = f"networks.{name}.bundle: {network.bundle}"
+        info, where = bundle_info(bundle), f"networks.{name}.bundle: {bundle}"
         if classes and info.classes != tuple(classes):
             raise ConfigError(
                 f"{where} knows {len(info.classes)} classes ({', '.join(info.classes[:12])}), the "
                 f"data set has {len(classes)} ({', '.join(classes[:12])}). Both need the same "
-                "ones in the same order: choose target.classes so."
+                "classes in the same order: choose target.classes accordingly."
             )
         if info.pool != pool:
             raise ConfigError(
                 f"{where} was trained behind a max-pool of {info.pool}, input.pool is {pool}. Set "
-                f"input.pool to {info.pool}, or take a network that was trained with {pool}."
+                f"input.pool to {info.pool}, or use a network that was trained with {pool}."
             )
 
 
-def _restore(folder: Path, info: BundleInfo, weights: bytes) -> Segmenter:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
+def info_digest(fields: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a description without this digest itself.
 
-    others: dict[str, Segmenter] = {}
+    Args:
+        fields: The contents of its JSON file, with the other digests in ``sha256``.
+    """
+    digests = {k: v for k, v in fields["sha256"].items() if k != _INFO}
+    plain = json.loads(json_bytes({**fields, "sha256": digests}))
+    return _sha256(json.dumps(plain, sort_keys=True).encode())
+
+
+def _read_info(folder: Path) -> tuple[dict[str, Any], BundleInfo]:
+    path = folder / _INFO
     try:
-        for name, network in info.networks.items():  # it stands after those it is made from
-            others[name] = build_network(network, len(info.classes), others, seed=0)
+        fields = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is not valid JSON: {error}. Copy the bundle again.") from None
+    found = fields.get("format") if isinstance(fields, dict) else type(fields).__name__
+    if found not in FORMATS:
+        raise BundleError(
+            f"{path}: expected a bundle of format {FORMATS[-1]}, got {reprlib.repr(found)}."
+        )
+    if not _is_whole(fields):
+        raise BundleError(
+            f"{path} is not the file that was saved: its SHA-256 differs from the one inside. "
+            f"{_AGAIN}"
+        )
+    try:
+        return fields, info_from_dict(fields)
+    except ConfigError as error:
+        raise BundleError(f"{path} is not a valid description: {error}. {_AGAIN}") from None
+
+
+def _is_whole(fields: Mapping[str, Any]) -> bool:
+    digests = fields.get("sha256")
+    if not isinstance(digests, dict) or not isinstance(digests.get(_WEIGHTS), str):
+        return False
+    try:
+        return bool(digests.get(_INFO) == info_digest(fields))
+    except RecursionError:  # nested deeper than anything that is saved
+        return False
+
+
+def _build(folder: Path, info: BundleInfo) -> Segmenter:
+    built: dict[str, Segmenter] = {}
+    try:
+        for name, network in info.networks.items():  # each comes after those it derives from
+            built[name] = build_network(network, len(info.classes), built, seed=0)
     except SpiritsegError:
         raise
     except Exception as error:  # libraries raise anything for values that they do not expect
         raise BundleError(
-            f"{folder}: its networks cannot be built: {type(error).__name__}: {error}. {_ANEW}"
+            f"{folder}: its networks cannot be built: {type(error).__name__}: {error}. {_AGAIN}"
         ) from error
-    segmenter = others[info.network]
+    return built[info.network]
+
+
+def _load_weights(folder: Path, segmenter: Segmenter, weights: bytes) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     try:
         segmenter.load_state_dict(load(weights))
     except RuntimeError as error:
         raise BundleError(f"{folder}: the weights are of another network: {error}") from None
     except (SafetensorError, KeyError, TypeError, ValueError) as error:  # e.g. an unknown dtype
         raise BundleError(
-            f"{folder / _WEIGHTS} is not a valid safetensors file: {error}. {_ANEW}"
+            f"{folder / _WEIGHTS} is not a valid safetensors file: {error}. {_AGAIN}"
         ) from None
     _refuse_not_finite(folder, segmenter.state_dict())
-    return segmenter.eval()
 
 
 def _refuse_not_finite(folder: Path, state: Mapping[str, Tensor]) -> None:
@@ -294,115 +247,10 @@ def _read(path: Path) -> bytes:
                 "that began it continues it."
             ) from None
         raise BundleError(
-            f"cannot read {path}: {error.strerror}. A bundle is a folder with {_CARD} and "
-            f"{_WEIGHTS}; a run keeps its own in RUN/student."
+            f"cannot read {path}: {error.strerror}. A bundle is a folder with {_INFO} and "
+            f"{_WEIGHTS}; a run keeps its bundle in RUN/student."
         ) from None
 
 
-def _read_card(folder: Path) -> dict[str, Any]:
-    path = folder / _CARD
-    try:
-        card = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path} is not valid JSON: {error}. Copy the bundle again.") from None
-    if not isinstance(card, dict) or card.get("format") not in (_BENT, _FORMAT):
-        found = card.get("format") if isinstance(card, dict) else type(card).__name__
-        raise BundleError(
-            f"{path}: expected a bundle of format {_FORMAT}, got {reprlib.repr(found)}."
-        )
-    if not _is_whole(card):
-        raise BundleError(
-            f"{path} is not the file that was saved: its SHA-256 differs from the one inside. "
-            f"{_ANEW}"
-        )
-    return card
-
-
-def _is_whole(card: Mapping[str, Any]) -> bool:
-    digests = card.get("sha256")
-    if not isinstance(digests, dict) or not isinstance(digests.get(_WEIGHTS), str):
-        return False
-    try:
-        return bool(digests.get(_CARD) == _card_digest(card))
-    except RecursionError:  # nested deeper than anything that is saved
-        return False
-
-
-def _info(card: Mapping[str, Any], folder: Path) -> BundleInfo:
-    try:
-        _check_card(card)
-        info = BundleInfo(
-            networks={name: network_from_dict(n) for name, n in card["networks"].items()},
-            network=card["network"],
-            classes=tuple(card["classes"]),
-            colours=tuple((r, g, b) for r, g, b in card["colours"]),
-            pool=card["pool"],
-            metrics=card["metrics"],
-            training=card["training"],
-            format=int(card["format"]),
-        )
-        info.networks[info.network]  # it must be one of them
-    except KeyError as error:
-        raise BundleError(
-            f"{folder / _CARD} lacks {error}, which a bundle's description has. {_ANEW}"
-        ) from None
-    except (ConfigError, AttributeError, TypeError, ValueError) as error:
-        raise BundleError(
-            f"{folder / _CARD} is not what a bundle's description looks like: {error}. {_ANEW}"
-        ) from None
-    return info
-
-
-def _check_card(card: Mapping[str, Any]) -> None:
-    for name, kind in _TYPES.items():
-        if not isinstance(card[name], kind) or isinstance(card[name], bool):
-            came = reprlib.repr(card[name])
-            raise ConfigError(f"{name}: expected a {kind.__name__}, got {came}")
-    classes, colours, pool = card["classes"], card["colours"], card["pool"]
-    if not all(isinstance(one, str) for one in classes) or not 0 < len(classes) <= MAX_CHANNELS:
-        raise ConfigError(f"classes: expected 1 to {MAX_CHANNELS} names, got {len(classes)} values")
-    whole = all(type(part) is int and 0 <= part <= 255 for one in colours for part in one)
-    if not whole or len(colours) != len(classes):
-        raise ConfigError("colours: expected (R, G, B) of each class, whole numbers 0 to 255")
-    if not 0 < pool <= MAX_CHANNELS:
-        raise ConfigError(f"pool: expected 1 to {MAX_CHANNELS}, got {reprlib.repr(pool)}")
-
-
-def _is_foreign(name: str) -> bool:
-    return is_class_path(name) and not is_library_network(name)
-
-
-def _without_weights(info: BundleInfo) -> BundleInfo:
-    # The weights come from the bundle; nothing is fetched to build the architecture.
-    networks = {
-        name: dataclasses.replace(n, extractor=_bare(n.extractor), bundle=None)
-        for name, n in info.networks.items()
-    }
-    return dataclasses.replace(info, networks=networks)
-
-
-def _bare(extractor: Extractor) -> Extractor:
-    args = extractor.args
-    if not is_class_path(extractor.name) or is_library_network(extractor.name):
-        args = {k: v for k, v in args.items() if k not in DOWNLOADS and not _is_file(v)}
-        args = {k: without_folders(v) for k, v in args.items()}
-    return dataclasses.replace(extractor, weights="random", args=args)
-
-
-def _is_file(value: Any) -> bool:
-    """Say whether an argument names a file of this machine.
-
-    A library's networks have no use for one but weights and caches; a class of your own may
-    need it to be made, so that its arguments stay as they are.
-    """
-    return isinstance(value, str) and bool(without_folders(value) != value)
-
-
-def _digest(data: bytes) -> str:
+def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _card_digest(card: Mapping[str, Any]) -> str:
-    digests = {k: v for k, v in card["sha256"].items() if k != _CARD}
-    plain = json.loads(json_bytes({**card, "sha256": digests}))
-    return _digest(json.dumps(plain, sort_keys=True).encode())
