@@ -1,226 +1,153 @@
-"""The students that are served, and what they answer for a frame."""
+"""The served students: an upload in, a mask and its figures out."""
 
 from __future__ import annotations
 
-import base64
-import io
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from spiritseg.deploy.onnx_runtime import LARGE_BYTES
 from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.runtime import Runtime
 from spiritseg.deploy.sources import check_path
-from spiritseg.errors import BundleError, ConfigError, unknown
-from spiritseg.pixels import Pixels
+from spiritseg.errors import BadImageError, BundleError, ConfigError, DataError, unknown
+from spiritseg.pixels import Pixels, opened, oversized, read_pixels
 
-__all__ = ["Answer", "Students", "jpeg_url", "open_students", "png", "png_url"]
+__all__ = ["Answer", "Students", "open_students"]
 
-_SHOWN = 960  # pixels of the longer side, of what the page shows
+# The first bytes of each accepted format. Nothing else reaches a decoder: Pillow would start
+# Ghostscript for PostScript, for instance.
+_FORMATS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
+_LARGE_BYTES = 12_000_000  # 4 megapixels; an engine may keep the working memory of such an image
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a student found.
+    """A student's answer for an image.
 
     Args:
+        image: (H, W, 3) uint8 RGB, upright.
         mask: (H, W) uint8 class indices.
-        latency_ms: of the pass, with its pre- and postprocessing.
-        area: share of the pixels of each class, 0 to 1.
+        latency_ms: Duration of the pass, with pre- and postprocessing.
+        area: Share of the pixels by class, 0 to 1.
     """
 
+    image: Pixels
     mask: Pixels
     latency_ms: float
     area: dict[str, float]
 
 
 class Students:
-    """Several students under their names; one of them runs at a time.
+    """Students by name. One image is decoded and segmented at a time, which bounds the memory.
 
     Args:
-        runtimes: by name.
+        runtimes: Opened students by name.
+        max_mib: Largest upload in MiB, above 0.
+        max_megapixels: Largest image in megapixels, above 0.
+
+    Raises:
+        ConfigError: There is no student, or a limit is not above 0.
     """
 
-    def __init__(self, runtimes: dict[str, Runtime]) -> None:
+    def __init__(
+        self, runtimes: Mapping[str, Runtime], max_mib: float = 32, max_megapixels: float = 10
+    ) -> None:
+        if not runtimes:
+            raise ConfigError("serve: expected at least one student, got none.")
+        for option, limit in (("mib", max_mib), ("megapixels", max_megapixels)):
+            if not limit > 0:
+                raise ConfigError(f"serve: expected --max-{option} above 0, got {limit}.")
         self.runtimes = runtimes
-        self._one = threading.Lock()  # an engine may not be called twice at once
+        self.names = list(runtimes)
+        self.max_bytes = int(max_mib * 2**20)
+        self.max_megapixels = max_megapixels
+        self._turn = threading.Lock()
         self._size: dict[str, tuple[int, ...]] = {}  # of the last image, by student
-        self._large: set[str] = set()  # students that may hold the memory of a large image
 
-    @property
-    def names(self) -> list[str]:
-        """As they were given."""
-        return list(self.runtimes)
+    def segment(self, file: Path, name: str) -> Answer:
+        """Segment an uploaded image.
 
-    def get(self, name: str) -> Runtime:
-        """Return a student by its name.
+        The first pass at a new size takes up to three times as long as the next, and is not timed.
 
         Args:
-            name: one of `names`.
+            file: The upload.
+            name: Name of the student.
 
         Returns:
-            The student.
+            The answer.
 
         Raises:
-            ConfigError: there is none of this name.
+            ConfigError: There is no student of this name.
+            DataError: The upload is not an image, is damaged, or exceeds a limit.
         """
         if name not in self.runtimes:
             raise ConfigError(unknown("student", name, self.runtimes))
-        return self.runtimes[name]
-
-    def answer(self, name: str, image: Pixels) -> Answer:
-        """Segment an image; twice where the last one had another size, the second time timed.
-
-        An engine's first pass at a size costs up to three of the next ones.
-
-        Args:
-            name: of the student.
-            image: (H, W, 3) uint8 RGB.
-
-        Returns:
-            What it found.
-
-        Raises:
-            ConfigError: there is no student of this name.
-        """
-        runtime = self.get(name)
-        with self._one:
-            if image.nbytes > LARGE_BYTES:
-                self._large.add(name)
-            if self._size.get(name) != image.shape:
-                runtime.masks(image[None])
-                self._size[name] = image.shape
-            started = time.perf_counter()
-            mask = runtime.masks(image[None])[0]
-            latency_ms = 1000 * (time.perf_counter() - started)
+        runtime = self.runtimes[name]
+        try:
+            with self._turn:
+                image = _read(file, self.max_megapixels)
+                if self._size.get(name) != image.shape:
+                    runtime.masks(image[None])
+                    self._size[name] = image.shape
+                started = time.perf_counter()
+                mask = runtime.masks(image[None])[0]
+                latency_ms = 1000 * (time.perf_counter() - started)
+                if image.nbytes > _LARGE_BYTES:
+                    self._small_pass(name)
+        except MemoryError:
+            raise DataError("there is not enough memory for this image; scale it down.") from None
         counts = np.bincount(mask.ravel(), minlength=len(runtime.classes)) / mask.size
         area = {k: float(share) for k, share in zip(runtime.classes, counts, strict=False)}
-        return Answer(mask, latency_ms, area)
+        return Answer(image, mask, latency_ms, area)
 
     def warm_up(self) -> None:
-        """Run each once: the first pass of an engine is slow."""
+        """Run each student once: the first pass of an engine is slow."""
         for name in self.names:
             self._small_pass(name)
 
-    @contextmanager
-    def giving_back(self) -> Iterator[None]:
-        """Give back the working memory of large images afterwards.
-
-        An engine that keeps it (see `OnnxRuntime`) gives it back with the next small image, which
-        may be hours away; so one is run here.
-        """
-        try:
-            yield
-        finally:
-            while self._large:
-                self._small_pass(self._large.pop())
-
     def _small_pass(self, name: str) -> None:
-        with self._one:
-            self.get(name).masks(np.zeros((1, 128, 128, 3), np.uint8))
+        """Run a small image, with which an engine also frees the memory of a large one."""
+        self.runtimes[name].masks(np.zeros((1, 128, 128, 3), np.uint8))
 
 
 def open_students(
-    paths: Sequence[str | Path],
-    threads: int | None = None,
-    device: str = "cpu",
-    trust: bool = False,
-) -> Students:
-    """Open students for serving; see `open_runtime`.
-
-    Args:
-        paths: runs, bundles or exported files. Each is called after its file or run; equal
-            names get a number.
-        threads: of a forward pass on the CPU, 1 or more; by default the engine's own choice.
-        device: cpu or cuda.
-        trust: open a .pt2, or a bundle of your own classes.
-
-    Returns:
-        The students, in the order of the paths.
-
-    Raises:
-        BundleError: one is missing, altered, truncated, or not of spiritseg.
-        ConfigError: threads below 1, or a device that is not there.
-        MissingExtraError: an engine is not installed.
-    """
+    paths: Sequence[str | Path], threads: int | None, device: str, trust: bool
+) -> dict[str, Runtime]:
+    """Open students by the name of their file or run, numbered if equal; see `open_runtime`."""
     found: dict[str, Runtime] = {}
-    for given in paths:
-        path = Path(given)
+    for path in map(Path, paths):
         check_path(path, BundleError)
-        name = called = _name(path.resolve())
+        whole = path.resolve()
+        run = whole.parent if whole.name == "student" else whole
+        name = base = whole.stem if whole.is_file() else run.name
         number = 1
         while name in found:
             number += 1
-            name = f"{called} ({number})"
+            name = f"{base} ({number})"
         found[name] = open_runtime(path, threads, device, trust)
-    return Students(found)
+    return found
 
 
-def png(mask: Pixels, runtime: Runtime | None = None) -> bytes:
-    """Encode a mask as a PNG.
-
-    Args:
-        mask: (H, W) uint8 class indices.
-        runtime: a student in whose colours the mask is shown; None for grey class indices.
-
-    Returns:
-        The file's contents.
-    """
-    picture = Image.fromarray(mask)
-    if runtime is not None:
-        picture.putpalette(np.array(runtime.colours, np.uint8).tobytes())
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=4)
-    return buffer.getvalue()
-
-
-def png_url(mask: Pixels, runtime: Runtime) -> str:
-    """Return a coloured mask for the page.
-
-    Args:
-        mask: (H, W) uint8 class indices.
-        runtime: the student whose colours they are.
-
-    Returns:
-        A data URL of a PNG, whose longer side has 960 pixels at the most.
-    """
-    shown = Image.fromarray(mask)
-    shown = shown.resize(_box(shown), Image.Resampling.NEAREST)
-    return _url("image/png", png(np.asarray(shown), runtime))
-
-
-def jpeg_url(image: Pixels) -> str:
-    """Return an image for the page.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-
-    Returns:
-        A data URL of a JPEG, whose longer side has 960 pixels at the most.
-    """
-    shown = Image.fromarray(image)
-    buffer = io.BytesIO()
-    shown.resize(_box(shown), Image.Resampling.BILINEAR).save(buffer, "JPEG", quality=85)
-    return _url("image/jpeg", buffer.getvalue())
-
-
-def _box(image: Image.Image) -> tuple[int, int]:
-    factor = min(1.0, _SHOWN / max(image.size))
-    return max(1, round(image.width * factor)), max(1, round(image.height * factor))
-
-
-def _url(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _name(path: Path) -> str:
-    if path.is_file():
-        return path.stem
-    return path.parent.name if path.name == "student" else path.name
+def _read(file: Path, megapixels: float) -> Pixels:
+    """Decode an uploaded image to (H, W, 3) uint8; its format and size are checked first."""
+    try:
+        data = file.read_bytes()
+    except OSError:
+        raise DataError("the upload is no longer there; upload it again.") from None
+    if data and not (data.startswith(_FORMATS) or data[:4] + data[8:12] == b"RIFFWEBP"):
+        raise DataError("the upload is not a JPEG, PNG, WebP, BMP or TIFF image.")
+    try:
+        with opened(data, "uploaded") as image:
+            most = f"the {megapixels:g} megapixels that this server accepts"
+            if reason := oversized(image.height, image.width, megapixels * 1e6, most):
+                raise DataError(f"{reason}; scale it down.")
+        return read_pixels(data, "uploaded")
+    except BadImageError as error:
+        if isinstance(error.__cause__, Image.DecompressionBombError):  # far beyond any limit
+            raise DataError(f"it has too many pixels ({error.reason}).") from None
+        raise DataError(f"cannot read the upload: {error.reason.rstrip('.')}.") from None
