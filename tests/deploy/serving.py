@@ -1,57 +1,48 @@
-"""Students without an engine, and uploads of every kind, for the tests of the server."""
+"""Students without an engine, images, and a running server, for the tests of serve."""
 
 from __future__ import annotations
 
 import io
+import socket
 import threading
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import av
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
+from starlette.types import ASGIApp
 
-from spiritseg.deploy.card import ModelCard
-from spiritseg.deploy.runtime import Runtime
+from spiritseg.deploy.serve import make_server
 from spiritseg.pixels import Pixels
 
 COLOURS = ((70, 70, 70), (128, 64, 128))
 
 
-class Threshold(Runtime):
-    """Calls a pixel road where its red is above a level; counts who is inside at once."""
+class Threshold:
+    """Calls a pixel road where its red is above a level; counts the concurrent calls."""
 
-    def __init__(self, level: int, classes: tuple[str, ...] = ("background", "road")) -> None:
-        card = ModelCard(
-            name="threshold",
-            classes=classes,
-            colours=COLOURS,
-            pool=1,
-            preprocess=True,
-            output="mask",
-            precision="fp32",
-            size=(48, 64),
-            dynamic=True,
-            params=1,
-            gflops=0.0,
-            student_sha256="",
-            version="",
-        )
-        super().__init__(card, "none", Path("threshold"))
+    classes = ("background", "road")
+    colours = COLOURS
+
+    def __init__(self, level: int) -> None:
         self.level = level
-        self.inside = self.most = self.calls = 0
+        self.inside = self.most_inside = self.calls = 0
         self.go = threading.Event()
         self.go.set()
 
-    def forward(self, images: NDArray[Any]) -> NDArray[Any]:
-        self.inside += 1
+    def masks(self, images: Pixels) -> Pixels:
         self.calls += 1
-        self.most = max(self.most, self.inside)
+        self.inside += 1
+        self.most_inside = max(self.most_inside, self.inside)
         self.go.wait(20)
         self.inside -= 1
-        red = images[..., 0] if images.dtype == np.uint8 else images[:, 0] * 255
-        return (red > self.level).astype(np.uint8)
+        return (images[..., 0] > self.level).astype(np.uint8)
+
+
+def thresholds() -> Any:
+    """Two students, of which low finds three quarters of `half_red` to be road, high a quarter."""
+    return {"low": Threshold(63), "high": Threshold(191)}
 
 
 def half_red(height: int = 48, width: int = 64) -> Pixels:
@@ -69,15 +60,26 @@ def encoded(image: Image.Image | Pixels, kind: str = "PNG", **options: Any) -> b
     return buffer.getvalue()
 
 
-def encoded_video(count: int = 8, rate: int = 4, kind: str = "mp4") -> bytes:
-    """Frames whose road grows from none to all."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format=kind) as container:
-        stream = container.add_stream("mpeg4" if kind == "avi" else "libx264", rate=rate)
-        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
-        for number in range(count):
-            pixels = np.zeros((48, 64, 3), np.uint8)
-            pixels[:, : 64 * number // (count - 1)] = 255
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    return buffer.getvalue()
+def segmented(client: Any, data: bytes, student: str = "low", mask: bool = False) -> Any:
+    """Upload an image and segment it, with two requests; return the answer or the error."""
+    (path,) = client.post("/gradio_api/upload", files={"files": ("a.jpg", data)}).json()
+    return asked(client, {"path": path}, student, mask)
+
+
+def asked(client: Any, image: Any, student: str = "low", mask: bool = False) -> Any:
+    answer = client.post("/gradio_api/run/segment", json={"data": [image, student, mask]}).json()
+    return answer["data"][0] if "data" in answer else answer["error"]
+
+
+@contextmanager
+def running(app: ASGIApp) -> Iterator[tuple[str, int]]:
+    """Serve an application on a free port of this machine."""
+    server = make_server(app)
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as listening:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield listening.getsockname()
+        finally:
+            server.should_exit = True
+            thread.join(20)

@@ -11,8 +11,8 @@ mask to download. Uploads and results are deleted after 15 minutes. The same for
   from gradio_client import Client, handle_file
   Client("http://127.0.0.1:7860").predict(handle_file("image.jpg"), "esd", api_name="/segment")
 
-or with curl, in two steps: upload a file, then pass the path that is returned; student and mask
-(true: the answer contains the mask as a base64-encoded PNG) may be left out:
+or with curl, in two steps: upload a file; then pass the path that this returns, the student, and
+whether the answer shall contain the mask (class indices as a base64-encoded PNG):
 
   curl -F files=@image.jpg http://127.0.0.1:7860/gradio_api/upload
   curl -H 'Content-Type: application/json' http://127.0.0.1:7860/gradio_api/run/segment \\
