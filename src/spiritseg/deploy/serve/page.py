@@ -44,10 +44,63 @@ def make_blocks(students: Students, folder: Path) -> Any:
             return _shown(f"**Not segmented:** {error}")
         return _results(answer, students.runtimes[name], folder)
 
+    with gr.Blocks(title="spiritseg", analytics_enabled=False) as blocks:
+        inputs, outputs = _layout(students)
+        gr.on(
+            [one.change for one in inputs],
+            show,
+            inputs,
+            outputs,
+            preprocess=False,
+            api_visibility="private",
+            show_progress_on=outputs[1],
+        )
+        gr.events.api(_api(students, folder), queue=False)  # without a queue, one request does
+    for block in blocks.blocks.values():
+        block.async_move_resource_to_block_cache = _local(block.async_move_resource_to_block_cache)
+    return blocks
+
+
+def _layout(students: Students) -> tuple[list[Any], list[Any]]:
+    """Place the components; return those that start a segmentation, and those of `_shown`."""
+    import gradio as gr
+
+    names, mib = students.names, students.max_bytes / 2**20
+    accepted = f"image, up to {mib:.3g} MiB and {students.max_megapixels:g} megapixels"
+    gr.Markdown("# spiritseg")
+    with gr.Row():
+        with gr.Column(scale=1, min_width=300):
+            upload = gr.File(file_types=_SUFFIXES, label=accepted, height=170)
+            name = gr.Radio(names, value=names[0], label="student", visible=len(names) > 1)
+            text = gr.Markdown(elem_id="text")
+            download = gr.DownloadButton("Download the mask", interactive=False)
+        with gr.Column(scale=2, min_width=360):
+            overlay = gr.ImageSlider(
+                label="image | overlay", interactive=False, format="jpeg", elem_id="overlay"
+            )
+    with gr.Row():
+        with gr.Column(scale=1, min_width=300):
+            area = gr.Dataframe(
+                headers=["class", "share"],
+                datatype=["html", "str"],
+                interactive=False,
+                buttons=[],
+                elem_id="area",
+            )
+        with gr.Column(scale=2, min_width=360):
+            mask = gr.Image(label="mask", interactive=False, buttons=["fullscreen"])
+    return [upload, name], [text, overlay, mask, area, download]
+
+
+def _api(students: Students, folder: Path) -> Callable[..., dict[str, Any]]:
+    """Return the function behind the API, from whose signature Gradio describes it."""
+
     def segment(
         image: dict[str, Any], student: str = students.names[0], mask: bool = False
     ) -> dict[str, Any]:
         """Segment an uploaded image; `mask` adds the class indices as a base64-encoded PNG."""
+        import gradio as gr
+
         try:
             answer = students.segment(_path(image, folder), student)
         except SpiritsegError as error:
@@ -61,44 +114,7 @@ def make_blocks(students: Students, folder: Path) -> Any:
         }
         return found | ({"mask": base64.b64encode(_png(answer.mask)).decode()} if mask else {})
 
-    names, mib = students.names, students.max_bytes / 2**20
-    accepted = f"image, up to {mib:.3g} MiB and {students.max_megapixels:g} megapixels"
-    with gr.Blocks(title="spiritseg", analytics_enabled=False) as blocks:
-        gr.Markdown("# spiritseg")
-        with gr.Row():
-            with gr.Column(scale=1, min_width=300):
-                upload = gr.File(file_types=_SUFFIXES, label=accepted, height=170)
-                name = gr.Radio(names, value=names[0], label="student", visible=len(names) > 1)
-                text = gr.Markdown(elem_id="text")
-                download = gr.DownloadButton("Download the mask", interactive=False)
-            with gr.Column(scale=2, min_width=360):
-                overlay = gr.ImageSlider(
-                    label="image | overlay", interactive=False, format="jpeg", elem_id="overlay"
-                )
-        with gr.Row():
-            with gr.Column(scale=1, min_width=300):
-                area = gr.Dataframe(
-                    headers=["class", "share"],
-                    datatype=["html", "str"],
-                    interactive=False,
-                    buttons=[],
-                    elem_id="area",
-                )
-            with gr.Column(scale=2, min_width=360):
-                mask = gr.Image(label="mask", interactive=False, buttons=["fullscreen"])
-        gr.on(
-            [upload.change, name.change],
-            show,
-            [upload, name],
-            [text, overlay, mask, area, download],
-            preprocess=False,
-            api_visibility="private",
-            show_progress_on=overlay,
-        )
-        gr.events.api(segment, queue=False)  # without a queue, one request is enough
-    for block in blocks.blocks.values():
-        block.async_move_resource_to_block_cache = _local(block.async_move_resource_to_block_cache)
-    return blocks
+    return segment
 
 
 def _results(answer: Answer, runtime: Runtime, folder: Path) -> list[Any]:
