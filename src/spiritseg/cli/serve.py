@@ -45,6 +45,6 @@ def run(words: list[str]) -> None:
         "--trust", action="store_true", help="open a .pt2, or a bundle with classes of your own"
     )
     options = parser.parse_args(words)
-    from spiritseg.deploy.serve import serve
+    from spiritseg.serve import serve
 
     serve(**vars(options))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import uvicorn
     from starlette.types import ASGIApp
 
-    from spiritseg.deploy.serve.students import Students
+    from spiritseg.serve.students import Students
 
 __all__ = ["make_app", "make_server", "serve", "upload_folder"]
 
@@ -63,7 +63,7 @@ def serve(
         raise MissingExtraError(
             "the page needs Gradio, which is not installed: pip install 'spiritseg[web]'."
         )
-    from spiritseg.deploy.serve.students import Students, open_students
+    from spiritseg.serve.students import Students, open_students
 
     with (
         _listen(host, port) as listening,  # first, so that no other server takes the port
@@ -99,8 +99,8 @@ def make_app(
     import gradio
     from fastapi import FastAPI
 
-    from spiritseg.deploy.serve.guard import Guard
-    from spiritseg.deploy.serve.page import make_blocks
+    from spiritseg.serve.guard import Guard
+    from spiritseg.serve.page import make_blocks
 
     @asynccontextmanager
     async def sweeping(app: FastAPI) -> AsyncIterator[None]:
@@ -135,7 +135,7 @@ def make_server(app: ASGIApp) -> uvicorn.Server:
     """Make the HTTP server of an application, to be run on a socket."""
     import uvicorn
 
-    from spiritseg.deploy.serve.guard import PromptProtocol
+    from spiritseg.serve.guard import PromptProtocol
 
     config = uvicorn.Config(
         app,

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploy.serving import COLOURS, encoded, half_red, running, thresholds
+from serve.serving import COLOURS, encoded, half_red, running, thresholds
 
 pytest.importorskip("gradio", reason="the web extra is not installed")
-from spiritseg.deploy.serve import make_app, upload_folder
-from spiritseg.deploy.serve.students import Students
+from spiritseg.serve import make_app, upload_folder
+from spiritseg.serve.students import Students
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from typing import Any
 from PIL import Image
 
 from spiritseg.deploy.runtime import Runtime
-from spiritseg.deploy.serve.students import Answer, Students
 from spiritseg.errors import DataError, SpiritsegError
 from spiritseg.pixels import Pixels
+from spiritseg.serve.students import Answer, Students
 
 __all__ = ["make_blocks"]
 

@@ -22,15 +22,15 @@ import pytest
 from PIL import Image
 
 import spiritseg
-from deploy.serving import Threshold, asked, encoded, half_red, running, segmented, thresholds
+from serve.serving import Threshold, asked, encoded, half_red, running, segmented, thresholds
 from spiritseg.deploy.export import ExportReport
 from spiritseg.errors import ConfigError
 
 pytest.importorskip("gradio", reason="the web extra is not installed")
 from starlette.testclient import TestClient
 
-from spiritseg.deploy.serve import make_app, upload_folder
-from spiritseg.deploy.serve.students import Students, open_students
+from spiritseg.serve import make_app, upload_folder
+from spiritseg.serve.students import Students, open_students
 
 MIB, MEGAPIXELS = 2, 0.5
 
@@ -305,7 +305,7 @@ HELD = """
 import json, pathlib, sys
 import numpy as np
 from PIL import Image
-from spiritseg.deploy.serve.students import Students, open_students
+from spiritseg.serve.students import Students, open_students
 
 def mib(field):
     lines = open("/proc/self/status").read().splitlines()
