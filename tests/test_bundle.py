@@ -21,7 +21,6 @@ from PIL import Image
 
 import spiritseg
 from spiritseg.config import Extractor, Head, Network
-from spiritseg.data.scenes import STYLES, render
 from spiritseg.deploy.model_card import model_card
 from spiritseg.errors import BundleError, ConfigError, DataError, SpiritsegError
 from spiritseg.evaluation.image_iou import ImageIoU
@@ -30,6 +29,7 @@ from spiritseg.models import Segmenter
 from spiritseg.models.bundle import BundleInfo, _card_digest, load_bundle, save_bundle
 from spiritseg.models.class_path import _ARCHITECTURE, untrusted_argument
 from spiritseg.models.networks import build_networks
+from spiritseg.scenes import STYLES, render
 
 NETWORKS = {
     "teacher": Network(Extractor("efficientnet_lite0"), Head("none")),

@@ -68,8 +68,8 @@ class Target:
     """The labelled images, and the images that the student is measured on.
 
     Args:
-        dataset: camvid, cityscapes, ade20k, folder (images/ and masks/), scenes
-            (embedded, needs no root), or auto: whichever layout the root has.
+        dataset: layout of the data set: auto (whichever the root has), a name of
+            spiritseg.data.LAYOUTS (camvid, folder, scenes, ...), or path/to/file.py:NAME.
         root: folder of the data set.
         classes: road (road against background), all (the data set's classes), or
             the path of a class-map YAML.
@@ -84,7 +84,7 @@ class Target:
         scenes: the embedded data set, where dataset is scenes.
     """
 
-    dataset: Literal["auto", "camvid", "cityscapes", "ade20k", "folder", "scenes"] = "auto"
+    dataset: str = "auto"
     root: str | None = None
     classes: str = "road"
     subset: str = "first:64"

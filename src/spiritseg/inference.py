@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from spiritseg.config import Experiment
-from spiritseg.data.images import read_image, to_rgb
-from spiritseg.data.transforms import pool
 from spiritseg.errors import BundleError, ConfigError, DataError
+from spiritseg.geometry import max_pool
+from spiritseg.images import read_image, to_rgb
 from spiritseg.models.bundle import BundleInfo, load_bundle
 from spiritseg.models.segmenter import Segmenter
 
@@ -89,7 +89,7 @@ class Student:
         """
         values = _unit_range(image)
         with torch.inference_mode():
-            batch = pool(values[None].to(self.device), self.info.pool)
+            batch = max_pool(values[None].to(self.device), self.info.pool)
             return self.network.before_pool(batch, self.info.pool, image.shape[-2:])[0].float()
 
     def __call__(self, image: str | Path | Image.Image | NDArray[Any] | Tensor) -> Mask:

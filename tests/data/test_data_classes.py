@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spiritseg.data.classes import NAMED, ClassMap, binary, load_class_map, named
-from spiritseg.data.scenes import CLASSES
+from spiritseg.data.class_map import NAMED, ClassMap, binary, load_class_map, named
 from spiritseg.errors import ConfigError, DataError
+from spiritseg.scenes import CLASSES
 
 
 @pytest.mark.parametrize(("name", "count"), [("camvid", 11), ("cityscapes", 19), ("ade20k", 150)])

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from spiritseg.data.images import Budget, image_size, read_image, read_mask, to_rgb
+from spiritseg.data.cache import Budget
 from spiritseg.errors import BadImageError, DataError
+from spiritseg.images import image_size, read_image, read_mask, to_rgb
 
 Write = Callable[..., Path]
 

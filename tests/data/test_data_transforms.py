@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from spiritseg.config import Input
-from spiritseg.data.transforms import augment, fit, pool, prepare
+from spiritseg.data.augment import augment, fit, pool, prepare
 
 
 def coordinates(height: int, width: int) -> tuple[Tensor, Tensor]:

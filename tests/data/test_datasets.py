@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from spiritseg.config import Experiment, Input, Proximity, Scenes, Stage, Target
-from spiritseg.data.datasets import (
+from spiritseg.data.augment import prepare
+from spiritseg.data.cache import Budget
+from spiritseg.data.datasets import EvalData
+from spiritseg.data.domains import (
     open_domains,
     open_proximity,
     open_target,
     open_target_all,
     resolve_classes,
 )
-from spiritseg.data.image_sets import EvalData
-from spiritseg.data.images import Budget
-from spiritseg.data.transforms import prepare
 from spiritseg.errors import BadImageError, ConfigError, DataError
 
 Write = Callable[..., Path]

@@ -7,7 +7,7 @@ import cmath
 import pytest
 import torch
 
-from spiritseg.data.fourier import exchange_amplitudes
+from spiritseg.data.augment import exchange_amplitudes
 from spiritseg.errors import ConfigError
 
 

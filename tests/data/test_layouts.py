@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from spiritseg.config import Input, Scenes, Target
-from spiritseg.data.datasets import open_target, open_target_all
+from spiritseg.data.domains import open_target, open_target_all
 from spiritseg.errors import ConfigError, DataError
 
 Write = Callable[..., Path]

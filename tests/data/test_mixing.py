@@ -14,8 +14,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from spiritseg.config import Experiment, Input, Proximity, Scenes, Stage, Target
-from spiritseg.data.datasets import open_domains, open_proximity, open_target
-from spiritseg.data.mixing import (
+from spiritseg.data.augment import augment, pool
+from spiritseg.data.domains import open_domains, open_proximity, open_target
+from spiritseg.data.sampling import (
     PROXIMITY,
     TARGET,
     StageBatches,
@@ -23,7 +24,6 @@ from spiritseg.data.mixing import (
     draws,
     epoch_length,
 )
-from spiritseg.data.transforms import augment, pool
 from spiritseg.errors import BadImageError, ConfigError, DataError
 from spiritseg.randomness import derive_seed
 

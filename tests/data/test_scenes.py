@@ -10,11 +10,11 @@ import sys
 import numpy as np
 import pytest
 
-from spiritseg.data.scene_objects import build
-from spiritseg.data.scene_view import CAMERAS, PALETTES, draw_view, rasterise
-from spiritseg.data.scene_world import BUILDING, FAR, FENCE
-from spiritseg.data.scenes import CLASSES, STYLES, Scene, SceneStyle, render
 from spiritseg.errors import ConfigError, DataError
+from spiritseg.scenes import CLASSES, STYLES, Scene, SceneStyle, render
+from spiritseg.scenes.camera import CAMERAS, PALETTES, draw_view, rasterise
+from spiritseg.scenes.objects import build
+from spiritseg.scenes.world import BUILDING, FAR, FENCE
 
 SMALL = (96, 128)
 ROAD, PAVEMENT = CLASSES.index("Road"), CLASSES.index("Pavement")
@@ -61,7 +61,7 @@ def test_another_process_renders_the_same_and_global_state_is_left_alone() -> No
     np.testing.assert_array_equal(before, after)
     # The other process renders in another order, without this one's caches.
     code = (
-        "import hashlib, numpy as np; from spiritseg.data.scenes import STYLES, render\n"
+        "import hashlib, numpy as np; from spiritseg.scenes import STYLES, render\n"
         "for i in (2, 1, 0):\n"
         f"    s = render(1, i, {SMALL}, STYLES['test'])\n"
         "    b = b''.join(np.ascontiguousarray(p).tobytes() for p in"

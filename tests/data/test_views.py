@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from spiritseg.config import Experiment, Input, Proximity, Scenes, Stage, Target
-from spiritseg.data.datasets import open_domains
-from spiritseg.data.images import Budget
-from spiritseg.data.mixing import StageData
-from spiritseg.data.transforms import View, augment, draw_view, finish, pool
-from spiritseg.data.views import KeptViews
+from spiritseg.data.augment import View, augment, draw_view, finish, pool
+from spiritseg.data.cache import Budget, KeptViews
+from spiritseg.data.domains import open_domains
+from spiritseg.data.sampling import StageData
 
 SCENES = Scenes(train=4, val=1, test=1, size=(48, 64))
 EXPERIMENT = Experiment(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.runtime import Runtime
-from spiritseg.pixels import Pixels
+from spiritseg.images import Pixels
 
 COLOURS = ((70, 70, 70), (128, 64, 128))
 

@@ -19,7 +19,7 @@ from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.runtime import Runtime
 from spiritseg.deploy.sources import check_path
 from spiritseg.errors import BundleError, ConfigError, unknown
-from spiritseg.pixels import Pixels
+from spiritseg.images import Pixels
 
 __all__ = ["Answer", "Students", "jpeg_url", "open_students", "png", "png_url"]
 

@@ -13,7 +13,7 @@ from PIL import Image
 from spiritseg.deploy.video_format import video_format
 from spiritseg.deploy.video_reader import pyav, upright
 from spiritseg.errors import BadImageError, ConfigError, DataError
-from spiritseg.pixels import Pixels, opened, oversized, read_pixels
+from spiritseg.images import Pixels, opened, oversized, read_pixels
 
 __all__ = ["Limits", "TooLargeError", "UnknownKindError", "is_video", "read_still", "read_video"]
 

@@ -7,8 +7,8 @@ from bisect import bisect_right
 
 import numpy as np
 
-from spiritseg.data.scene_traffic import moving, parked, pavement_people
-from spiritseg.data.scene_world import (
+from spiritseg.scenes.traffic import moving, parked, pavement_people
+from spiritseg.scenes.world import (
     BRICK,
     BUILDING,
     FACADE,

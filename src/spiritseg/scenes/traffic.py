@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from spiritseg.data.scene_world import (
+from spiritseg.scenes.world import (
     BICYCLIST,
     CAR,
     JUNCTION,

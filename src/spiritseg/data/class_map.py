@@ -19,7 +19,8 @@ from spiritseg.errors import ConfigError, DataError, unknown
 __all__ = ["IGNORED", "NAMED", "ClassMap", "binary", "load_class_map", "named"]
 
 IGNORED = 255
-NAMED = ("camvid", "cityscapes", "ade20k")
+_FILES = resources.files("spiritseg.data").joinpath("class_maps")
+NAMED = tuple(sorted(file.name.removesuffix(".yaml") for file in _FILES.iterdir()))
 _FOREIGN = 254  # marks a value that the map does not know, within the lookup table only
 _TABLE = 1 << 16  # masks have 8 or 16 bits
 _REST_COLOUR = (70, 70, 70)  # black is left to ignored pixels
@@ -201,8 +202,7 @@ def named(name: str) -> ClassMap:
     """
     if name not in NAMED:
         raise ConfigError(unknown("class map", name, NAMED))
-    text = resources.files("spiritseg.data").joinpath(f"class_maps/{name}.yaml").read_text("utf-8")
-    return _parse(yaml.safe_load(text), name)
+    return _parse(yaml.safe_load(_FILES.joinpath(f"{name}.yaml").read_text("utf-8")), name)
 
 
 def load_class_map(path: str | Path) -> ClassMap:
