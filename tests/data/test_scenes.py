@@ -12,7 +12,7 @@ import pytest
 
 from spiritseg.errors import ConfigError, DataError
 from spiritseg.scenes import CLASSES, STYLES, Scene, SceneStyle, render
-from spiritseg.scenes.camera import CAMERAS, PALETTES, draw_view, rasterise
+from spiritseg.scenes.camera import CAMERAS, PALETTES, draw_camera, rasterise
 from spiritseg.scenes.objects import build
 from spiritseg.scenes.world import BUILDING, FAR, FENCE
 
@@ -162,7 +162,7 @@ def depth_buffered_labels(seed: int, index: int, style: SceneStyle) -> np.ndarra
     """Label each pixel by the nearest of all faces: slow, and without any painting order."""
     streams = np.random.SeedSequence((seed, index)).spawn(4)
     layout, lens = (np.random.default_rng(s) for s in streams[:2])
-    view = draw_view(style.camera, lens, SMALL)
+    view = draw_camera(style.camera, lens, SMALL)
     faces = [f for _, f in build(layout, CAMERAS[style.camera].side, view.height).faces]
     nearest, labels = np.full(SMALL, np.inf), np.full(SMALL, 255)
     rays = np.stack(np.broadcast_arrays(

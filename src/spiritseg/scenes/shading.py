@@ -133,9 +133,8 @@ def _table(faces: list[sw.Face]) -> _Table:
         np.array(rows, np.float32), (3, 6, 9, 13, 16), axis=1
     )
     kind, label, flat = rest.T.astype(np.int32)
-    return _Table(
-        origin, normal, axis, params, colour, kind, label.astype(np.uint8), flat.astype(bool)
-    )
+    geometry = (origin, normal, axis, params, colour)
+    return _Table(*geometry, kind, label.astype(np.uint8), flat.astype(bool))
 
 
 def paint_faces(

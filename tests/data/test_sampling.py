@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from spiritseg.config import Experiment, Input, Proximity, Scenes, Stage, Target
-from spiritseg.data.augment import augment, pool
+from spiritseg.data.augment import augment
 from spiritseg.data.domains import open_domains, open_proximity, open_target
 from spiritseg.data.sampling import (
     PROXIMITY,
@@ -25,6 +25,7 @@ from spiritseg.data.sampling import (
     epoch_length,
 )
 from spiritseg.errors import BadImageError, ConfigError, DataError
+from spiritseg.geometry import max_pool
 from spiritseg.randomness import derive_seed
 
 # ---------------------------------------------------------------- draws
@@ -42,7 +43,7 @@ def test_each_domain_is_gone_through_before_it_repeats(
 ) -> None:
     epochs = [draws(n_target, n_proximity, ratio, seed, epoch) for epoch in range(4)]
     for domain, count in ((TARGET, n_target), (PROXIMITY, n_proximity)):
-        indices = [index for epoch in epochs for d, index in epoch if d == domain]
+        indices = [index for epoch in epochs for d, index, _ in epoch if d == domain]
         for start in range(0, len(indices) - count + 1, count or 1):  # on across epochs
             assert sorted(indices[start : start + count]) == list(range(count))
 
@@ -51,7 +52,7 @@ def test_each_domain_is_gone_through_before_it_repeats(
 def test_the_share_of_target_images_is_r_over_1_plus_r(ratio: float) -> None:
     share, total = ratio / (1 + ratio), 20_000
     drawn = draws(64, 112, ratio, 1, 0, length=total)
-    targets = sum(domain == TARGET for domain, _ in drawn)
+    targets = sum(domain == TARGET for domain, *_ in drawn)
     deviation = (total * share * (1 - share)) ** 0.5
     assert abs(targets - total * share) < 4 * deviation
     # Draws are independent: as many changes of domain as chance makes.
@@ -70,9 +71,9 @@ def test_epoch_lengths() -> None:
 
 
 def test_one_domain_alone() -> None:
-    assert {d for d, _ in draws(8, 8, 0, 0, 0)} == {PROXIMITY}
-    assert {d for d, _ in draws(8, 0, 0.5, 0, 0)} == {TARGET}
-    assert {d for d, _ in draws(0, 8, 0.5, 0, 0)} == {PROXIMITY}
+    assert {d for d, *_ in draws(8, 8, 0, 0, 0)} == {PROXIMITY}
+    assert {d for d, *_ in draws(8, 0, 0.5, 0, 0)} == {TARGET}
+    assert {d for d, *_ in draws(0, 8, 0.5, 0, 0)} == {PROXIMITY}
 
 
 def test_order_is_a_function_of_seed_and_epoch() -> None:
@@ -123,7 +124,7 @@ def test_a_sample_is_the_augmented_image_after_the_pool(experiment: Experiment) 
         seed = derive_seed(3, "mimicry", "augment", view, domain, index)
         picture, truth = target[index] if domain == TARGET else (proximity[index], None)
         image, labels, valid = augment(picture, truth, experiment.input, seed)
-        assert torch.equal(sample["image"], pool(image[None], 2)[0])
+        assert torch.equal(sample["image"], max_pool(image[None], 2)[0])
         assert torch.equal(sample["labels"], labels)
         assert torch.equal(sample["valid"], valid)
         assert (sample["domain"], sample["index"], sample["view"]) == (domain, index, view)

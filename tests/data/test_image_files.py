@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import pickle
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,6 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from spiritseg.data.cache import Budget
 from spiritseg.errors import BadImageError, DataError
 from spiritseg.images import image_size, read_image, read_mask, to_rgb
 
@@ -189,12 +187,3 @@ def test_decompression_bombs_are_refused(
         read_image(path)
     with pytest.raises(BadImageError, match="decompression bomb"):
         image_size(path)
-
-
-def test_budget_is_bounded_and_starts_anew_in_another_process() -> None:
-    budget = Budget(1)
-    assert budget.take(2**20 - 1)
-    assert not budget.take(2)
-    assert budget.take(1)
-    assert budget.left == 0
-    assert pickle.loads(pickle.dumps(budget)).left == 2**20

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from spiritseg.config import Input
-from spiritseg.data.augment import augment, fit, pool, prepare
+from spiritseg.data.augment import augment, fit, prepare
+from spiritseg.geometry import max_pool
 
 
 def coordinates(height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -108,7 +109,7 @@ def test_jitter_changes_colours_only() -> None:
 @pytest.mark.parametrize(("size", "side"), [((6, 8), 2), ((5, 7), 2), ((5, 7), 3), ((5, 7), 1)])
 def test_pool_is_the_maximum_of_each_window(size: tuple[int, int], side: int) -> None:
     image = torch.rand(3, *size)
-    pooled = pool(image, side)
+    pooled = max_pool(image, side)
     assert pooled.shape == (3, math.ceil(size[0] / side), math.ceil(size[1] / side))
     for row in range(pooled.shape[1]):
         for col in range(pooled.shape[2]):
@@ -119,5 +120,5 @@ def test_pool_is_the_maximum_of_each_window(size: tuple[int, int], side: int) ->
 def test_prepare_scales_and_pools() -> None:
     image = torch.randint(0, 256, (3, 5, 8), dtype=torch.uint8)
     ready = prepare(image, Input(pool=2))
-    assert torch.equal(ready, pool(image.float() / 255, 2))
+    assert torch.equal(ready, max_pool(image.float() / 255, 2))
     assert ready.shape == (3, 3, 4)
