@@ -10,8 +10,11 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
+from spiritseg.config import Input, Proximity, Target
+from spiritseg.data.domains import open_proximity, open_target_all
+from spiritseg.deploy.sources import find_items
 from spiritseg.errors import BadImageError, DataError
-from spiritseg.images import image_size, read_image, read_mask, to_rgb
+from spiritseg.images import IMAGE_SUFFIXES, image_size, read_image, read_mask, to_rgb
 
 Write = Callable[..., Path]
 
@@ -187,3 +190,21 @@ def test_decompression_bombs_are_refused(
         read_image(path)
     with pytest.raises(BadImageError, match="decompression bomb"):
         image_size(path)
+
+
+def test_every_suffix_is_found_and_decoded_wherever_images_are_given(
+    tmp_path: Path, write_image: Write, write_mask: Write
+) -> None:
+    """One list: what training finds, `predict` finds too, 16-bit TIFF among it."""
+    root = tmp_path / "near"
+    for suffix in IMAGE_SUFFIXES:
+        write_image(root / f"images/{suffix[1:]}{suffix}")
+        write_mask(root / f"masks/{suffix[1:]}.tif")
+    deep = np.full((40, 56), 0x8040, np.uint16)
+    Image.fromarray(deep).save(root / "images/tiff.tiff")
+    train, held_out = open_proximity(Proximity(root=str(root / "images")), Input(crop=32))
+    assert len(train) + len(held_out) == len(IMAGE_SUFFIXES) == len(find_items([root / "images"]))
+    assert read_image(root / "images/tiff.tiff").unique().tolist() == [0x80]
+    assert image_size(root / "images/tiff.tiff") == (40, 56)
+    target = Target(root=str(root), subset="all")
+    assert len(open_target_all(target, Input(crop=32)).train) == len(IMAGE_SUFFIXES) - 2

@@ -51,7 +51,7 @@ class View(NamedTuple):
 def augment(
     image: Tensor, labels: Tensor | None, input: Input, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw one training view, before the max-pool; see `draw_view` and `finish`."""
+    """Draw one training view without the max-pool; see `draw_view` and `finish`."""
     return finish(draw_view(image, labels, input, seed), input)
 
 

@@ -84,12 +84,7 @@ class Domains:
             ConfigError: if the stage takes proximity images and there are none.
         """
         target = None if stage.images == "proximity" else self.target.train
-        proximity = None if stage.images == "target" else self.proximity[0]
-        if proximity is not None and len(proximity) == 0:
-            raise ConfigError(
-                "proximity.root: a stage trains on proximity images, got none. Give their folder."
-            )
-        return target, proximity
+        return target, None if stage.images == "target" else self._proximity("trains on")
 
     def styles(self, stage: Stage) -> UnlabelledImages | None:
         """Return the proximity images whose amplitudes a stage's target images take, or None.
@@ -97,14 +92,7 @@ class Domains:
         Raises:
             ConfigError: if the stage takes them and there are none.
         """
-        if not stage.fourier:
-            return None
-        if len(self.proximity[0]) == 0:
-            raise ConfigError(
-                "proximity.root: a stage takes the light of proximity images (fourier), got none. "
-                "Give their folder."
-            )
-        return self.proximity[0]
+        return self._proximity("takes the light (fourier) of") if stage.fourier else None
 
     def held_out(self) -> dict[str, EvalData]:
         """Return prepared images by domain that no stage trains on, for explained variance."""
@@ -145,6 +133,13 @@ class Domains:
         """Return what is odd about the labels, such as a class without a pixel."""
         return list(self.target.report["warnings"])
 
+    def _proximity(self, use: str) -> UnlabelledImages:
+        if len(self.proximity[0]) == 0:
+            raise ConfigError(
+                f"proximity.root: a stage {use} proximity images, got none. Give their folder."
+            )
+        return self.proximity[0]
+
     def _split(self, split: str) -> LabelledImages:
         if split not in SPLITS:
             raise ConfigError(unknown("split", split, SPLITS))
@@ -181,19 +176,10 @@ def open_domains(experiment: Experiment, target_only: bool = False) -> Domains:
 
 
 def open_target_all(target: Target, input: Input, budget: Budget | None = None) -> TargetImages:
-    """Open the three splits of the labelled images; see `open_target`.
-
-    Args:
-        target: the data set.
-        input: crop, memory and what happens to unreadable files.
-        budget: memory to share; by default input.cache_mib.
-
-    Returns:
-        The splits, with a report.
+    """Open the three splits of the labelled images, with a report; see `open_target`.
 
     Raises:
-        ConfigError: if a field cannot be followed.
-        DataError: as `open_target`; or if an image is in two splits.
+        DataError: if an image is in two splits, or no training pixel has a label.
     """
     dataset, splits, classes = _open(target, input, SPLITS, budget)
     check_disjoint({name: _files(images.items) for name, images in splits.items()})

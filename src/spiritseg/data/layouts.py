@@ -125,21 +125,7 @@ def needs_root(dataset: str) -> bool:
 def split_files(
     target: Target, root: Path | None, dataset: str, wanted: Sequence[str]
 ) -> dict[str, list[Item]]:
-    """List the images of the wanted splits; see `Layout.items`.
-
-    Args:
-        target: its subset, val, test and split_seed are read.
-        root: folder of the data set; None if the layout needs none.
-        dataset: name of the layout.
-        wanted: of train, val, test.
-
-    Returns:
-        The images by split.
-
-    Raises:
-        ConfigError: if a rule cannot be followed.
-        DataError: if files are missing or do not pair up.
-    """
+    """List the images of splits in the layout of that name; see `Layout.items`."""
     found = LAYOUTS[dataset].items(target, root, wanted)
     return {split: list(items) for split, items in found.items()}
 

@@ -31,13 +31,13 @@ def samples(experiment: Experiment, stage: Stage, epochs: int) -> tuple[StageDat
     return data, [one[name] for one in found for name in ("image", "labels", "valid")]
 
 
-@pytest.mark.parametrize("mib", [0, 0.06, 1])
+@pytest.mark.parametrize("mib", [0.06, 1])
 def test_what_is_kept_changes_no_number(mib: float) -> None:
     small = replace(EXPERIMENT.input, cache_mib=mib)  # type: ignore[arg-type]  # parts of a MiB
     experiment = replace(EXPERIMENT, input=small)
-    data, kept = samples(experiment, STAGE, epochs=6)
+    data, kept = samples(experiment, STAGE, epochs=4)
     none, drawn = samples(replace(experiment, input=replace(experiment.input, cache_mib=0)),
-                          STAGE, epochs=6)  # fmt: skip
+                          STAGE, epochs=4)  # fmt: skip
     for a, b in zip(kept, drawn, strict=True):
         assert torch.equal(a, b)
         assert a.dtype == b.dtype
