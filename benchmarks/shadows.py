@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 import spiritseg
 from spiritseg.data.class_map import IGNORED
-from spiritseg.data.datasets import ScenePair
 from spiritseg.data.domains import open_domains
+from spiritseg.data.items import ScenePair
 from spiritseg.inference import Student
 from spiritseg.recipes import load_experiment
 from spiritseg.scenes import render

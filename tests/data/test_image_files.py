@@ -204,7 +204,7 @@ def test_every_suffix_is_found_and_decoded_wherever_images_are_given(
     Image.fromarray(deep).save(root / "images/tiff.tiff")
     train, held_out = open_proximity(Proximity(root=str(root / "images")), Input(crop=32))
     assert len(train) + len(held_out) == len(IMAGE_SUFFIXES) == len(find_items([root / "images"]))
-    assert read_image(root / "images/tiff.tiff").unique().tolist() == [0x80]
+    assert bool((read_image(root / "images/tiff.tiff") == 0x80).all())
     assert image_size(root / "images/tiff.tiff") == (40, 56)
     target = Target(root=str(root), subset="all")
     assert len(open_target_all(target, Input(crop=32)).train) == len(IMAGE_SUFFIXES) - 2

@@ -196,7 +196,7 @@ def test_an_image_that_comes_twice_in_an_epoch_comes_in_two_views(experiment: Ex
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_the_number_of_workers_changes_nothing(experiment: Experiment, workers: int) -> None:
     data = make(experiment, MIXED)
     batches = StageBatches(data, batch_size=4)
@@ -212,10 +212,9 @@ def test_the_number_of_workers_changes_nothing(experiment: Experiment, workers: 
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-@pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("kind", [BadImageError, DataError])
 def test_an_error_in_a_worker_is_told_as_one_outside(
-    camvid: Path, small: Input, kind: type[DataError], workers: int
+    camvid: Path, small: Input, kind: type[DataError]
 ) -> None:
     near = Proximity(root=str(camvid / "test"), held_out=0)
     experiment = Experiment(
@@ -233,7 +232,7 @@ def test_an_error_in_a_worker_is_told_as_one_outside(
         path.write_bytes(path.read_bytes()[:500])
     for path in (camvid / "trainannot").iterdir():
         Image.new("L", (3, 2)).save(path)
-    loader = DataLoader(data, batch_sampler=StageBatches(data, batch_size=4), num_workers=workers)
+    loader = DataLoader(data, batch_sampler=StageBatches(data, batch_size=4), num_workers=1)
     with pytest.raises(kind) as caught:
         list(loader)
     assert type(caught.value) is kind

@@ -33,7 +33,7 @@ class _Look:
     @classmethod
     def draw(cls, rng: np.random.Generator) -> _Look:
         v = rng.random(16).tolist()
-        return cls(*v[:8], (v[8], v[9]), *v[10:12])
+        return cls(*v[:7], v[7], (v[8], v[9]), v[10], v[11])
 
 
 @dataclass(frozen=True, eq=False)
