@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -40,6 +40,12 @@ class _Images(Dataset[T], Generic[T]):
     def __getitem__(self, index: int) -> T:
         item = self.items[index]
         return self.cache(item.name, lambda: self._load(item))
+
+    def part(self, items: Sequence[Item]) -> Self:
+        """Return some of the images; those that are decoded already are shared."""
+        images = copy.copy(self)
+        images.items = list(items)
+        return images
 
     @property
     def names(self) -> list[str]:
@@ -174,19 +180,6 @@ class UnlabelledImages(_Images[Tensor]):
     def __init__(self, items: Sequence[Item], crop: int = 1, budget: Budget | None = None) -> None:
         super().__init__(items, budget)
         self.crop = crop
-
-    def part(self, items: Sequence[Item], keep: bool = True) -> UnlabelledImages:
-        """Return some of the images.
-
-        Args:
-            items: which ones.
-            keep: share the memory of what is decoded; else nothing is kept.
-        """
-        images = copy.copy(self)
-        images.items = list(items)
-        if not keep:
-            images.cache = Cache(Budget(0))
-        return images
 
     def _load(self, item: Item) -> Tensor:
         return fit(item.read_image(), self.crop)

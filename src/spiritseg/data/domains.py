@@ -22,6 +22,9 @@ __all__ = [
     "Domains",
     "Split",
     "TargetImages",
+    "hold_out",
+    "list_proximity",
+    "list_target",
     "open_domains",
     "open_proximity",
     "open_target",
@@ -234,10 +237,7 @@ def open_target(
 
 
 def open_proximity(
-    proximity: Proximity,
-    input: Input,
-    budget: Budget | None = None,
-    decode: bool | None = None,
+    proximity: Proximity, input: Input, budget: Budget | None = None
 ) -> tuple[UnlabelledImages, UnlabelledImages]:
     """Open the unlabelled images of a similar domain.
 
@@ -248,17 +248,24 @@ def open_proximity(
         proximity: where they are.
         input: crop, memory and what happens to unreadable files.
         budget: memory to share; by default input.cache_mib.
-        decode: whether all are decoded at once; by default with input.skip_bad.
 
     Returns:
-        The images to train on, and those held out, evenly spaced by name; both empty if no root
-        is given.
+        The images to train on, and those held out; both empty if no root is given.
 
     Raises:
         ConfigError: if a field cannot be followed.
         BadImageError: for an unreadable image.
         DataError: for a missing folder, or one without images.
     """
+    whole = list_proximity(proximity, input, budget)
+    whole.check_readable(input.skip_bad, decode=input.skip_bad)
+    return hold_out(whole, proximity.held_out)
+
+
+def list_proximity(
+    proximity: Proximity, input: Input, budget: Budget | None = None
+) -> UnlabelledImages:
+    """List the unlabelled images of a similar domain without opening any; see `open_proximity`."""
     items: Sequence[Item] = []
     if proximity.dataset != "auto":
         if needs_root(proximity.dataset) and not proximity.root:
@@ -268,11 +275,23 @@ def open_proximity(
         items = unlabelled_files(proximity)
     if items:
         items = choose(items, proximity.subset, "proximity.subset")
-    whole = UnlabelledImages(items, input.crop, budget or Budget(input.cache_mib))
-    whole.check_readable(input.skip_bad, input.skip_bad if decode is None else decode)
-    rows = set(_held_out(len(whole), proximity.held_out))
-    train = whole.part([item for row, item in enumerate(whole.items) if row not in rows])
-    return train, whole.part([whole.items[row] for row in sorted(rows)])
+    return UnlabelledImages(items, input.crop, budget or Budget(input.cache_mib))
+
+
+def hold_out(images: UnlabelledImages, share: float) -> tuple[UnlabelledImages, UnlabelledImages]:
+    """Return the images to train on, and a share held out, evenly spaced by name.
+
+    At least one image is held out, unless that leaves none to train on.
+
+    Raises:
+        ConfigError: if the share is not in [0, 1).
+    """
+    if not 0 <= share < 1:
+        raise ConfigError(f"proximity.held_out: expected 0 to below 1, got {share}")
+    count = min(max(1, round(share * len(images))), len(images) - 1) if share else 0
+    rows = set(evenly(max(0, count), len(images), centred=True))
+    train = images.part([item for row, item in enumerate(images.items) if row not in rows])
+    return train, images.part([images.items[row] for row in sorted(rows)])
 
 
 def resolve_classes(target: Target, dataset: str, root: Path | None = None) -> ClassMap:
@@ -303,10 +322,24 @@ def resolve_classes(target: Target, dataset: str, root: Path | None = None) -> C
     return class_maps.load_class_map(path)
 
 
-def _open(
-    target: Target, input: Input, wanted: Sequence[str], budget: Budget | None
+def list_target(
+    target: Target, input: Input, wanted: Sequence[str], budget: Budget | None = None
 ) -> tuple[str, dict[str, LabelledImages], ClassMap]:
-    """Open splits and check their files."""
+    """List the labelled images of splits without opening any.
+
+    Args:
+        target: the data set.
+        input: its cache_mib is read.
+        wanted: of train, val and test.
+        budget: memory to share; by default input.cache_mib.
+
+    Returns:
+        The name of the layout, the images by split, and the classes.
+
+    Raises:
+        ConfigError: if a field cannot be followed.
+        DataError: for missing folders or files.
+    """
     budget = budget or Budget(input.cache_mib)
     dataset, root = target.dataset, None
     if needs_root(dataset):
@@ -315,6 +348,14 @@ def _open(
     items = split_files(target, root, dataset, wanted)
     classes = resolve_classes(target, dataset, root)
     splits = {split: LabelledImages(found, classes, budget) for split, found in items.items()}
+    return dataset, splits, classes
+
+
+def _open(
+    target: Target, input: Input, wanted: Sequence[str], budget: Budget | None
+) -> tuple[str, dict[str, LabelledImages], ClassMap]:
+    """Open splits and check their files."""
+    dataset, splits, classes = list_target(target, input, wanted, budget)
     if "train" in splits:
         splits["train"].check_crop(input.crop)
     for images in splits.values():
@@ -329,14 +370,6 @@ def _root(target: Target) -> Path:
             "--target.root DIR, or --target.dataset scenes for the embedded scenes"
         )
     return need_folder(Path(target.root).expanduser(), "target.root")
-
-
-def _held_out(count: int, share: float) -> list[int]:
-    """Choose a share of images; one at least, unless that leaves none to train on."""
-    if not 0 <= share < 1:
-        raise ConfigError(f"proximity.held_out: expected 0 to below 1, got {share}")
-    most = min(max(1, round(share * count)), count - 1) if share else 0
-    return evenly(max(0, most), count, centred=True)
 
 
 def _files(items: Sequence[Item]) -> list[FilePair]:

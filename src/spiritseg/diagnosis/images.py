@@ -13,13 +13,14 @@ from torch import Tensor
 from spiritseg.config import Experiment, Proximity
 from spiritseg.cores import usable_cores
 from spiritseg.data.augment import fit, prepare
-from spiritseg.data.cache import Budget
+from spiritseg.data.cache import Budget, Cache
 from spiritseg.data.class_map import IGNORED, ClassMap
 from spiritseg.data.datasets import LabelledImages, UnlabelledImages
 from spiritseg.data.domains import (
     Domains,
     TargetImages,
-    open_proximity,
+    hold_out,
+    list_proximity,
     open_target,
     resolve_classes,
 )
@@ -160,7 +161,9 @@ def _open_proximity(
         return None
     tolerant = replace(experiment.input, skip_bad=True)
     try:
-        train, held_out = open_proximity(given, tolerant, budget, decode=False)
+        whole = list_proximity(given, tolerant, budget)
+        whole.check_readable(True, decode=False)
+        train, held_out = hold_out(whole, given.held_out)
     except SpiritsegError as error:
         section.problem(str(error))
         return None
@@ -177,7 +180,8 @@ def _open_proximity(
 def _decode_some(images: UnlabelledImages) -> tuple[list[str], int]:
     """Decode evenly spaced images and keep none; return those that cannot be, and the number."""
     count = min(len(images), _DECODED)
-    unkept = images.part([images.items[i] for i in evenly(count, len(images))], keep=False)
+    unkept = images.part([images.items[i] for i in evenly(count, len(images))])
+    unkept.cache = Cache(Budget(0))
     bad: list[str] = []
 
     def look(index: int) -> None:
