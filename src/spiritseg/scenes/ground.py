@@ -33,7 +33,8 @@ class _Look:
     @classmethod
     def draw(cls, rng: np.random.Generator) -> _Look:
         v = rng.random(16).tolist()
-        return cls(*v[:7], v[7], (v[8], v[9]), v[10], v[11])
+        edges = (v[8], v[9])
+        return cls(v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], edges, v[10], v[11])
 
 
 @dataclass(frozen=True, eq=False)
