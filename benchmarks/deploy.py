@@ -28,10 +28,10 @@ from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.predict import predict
 from spiritseg.deploy.sources import find_images
 from spiritseg.deploy.timing import in_turn, int8_instructions, matrix_products, product_rate
+from spiritseg.images import read_pixels
 from spiritseg.inference import Student
 from spiritseg.models import Segmenter
 from spiritseg.models.bundle import BundleInfo
-from spiritseg.pixels import read_pixels
 from spiritseg.tables import Table, markdown
 
 _SIDE = 2048

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import spiritseg
-from spiritseg.data.datasets import open_target
-from spiritseg.data.image_sets import EvalData
+from spiritseg.data.datasets import EvalData
+from spiritseg.data.domains import open_target
 from spiritseg.evaluation.image_iou import ImageIoU
 from spiritseg.models import Segmenter
 from spiritseg.tables import Table, markdown

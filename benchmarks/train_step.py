@@ -24,8 +24,8 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from spiritseg.config import Experiment
-from spiritseg.data.datasets import Domains, open_domains
-from spiritseg.data.mixing import StageBatches, StageData
+from spiritseg.data.domains import Domains, open_domains
+from spiritseg.data.sampling import StageBatches, StageData
 from spiritseg.losses.loss import FEATURES
 from spiritseg.models import Segmenter
 from spiritseg.models.ensemble import stage_teacher

@@ -20,7 +20,6 @@ from PIL import Image
 
 import spiritseg
 from spiritseg.config import Extractor, Head, Network
-from spiritseg.data.scenes import STYLES, render
 from spiritseg.errors import BundleError, ConfigError, DataError, SpiritsegError
 from spiritseg.evaluation.image_iou import ImageIoU
 from spiritseg.files import without_folders
@@ -28,6 +27,7 @@ from spiritseg.models import Segmenter
 from spiritseg.models.bundle import BundleInfo, load_bundle, save_bundle
 from spiritseg.models.class_path import _ARCHITECTURE, untrusted_argument
 from spiritseg.models.networks import build_networks
+from spiritseg.scenes import STYLES, render
 from tiny_bundle import INFO, NETWORKS, rewrite, tiny_network
 
 Change = Callable[[dict[str, Any]], object]

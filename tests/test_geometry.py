@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spiritseg.config import Input
-from spiritseg.data.scenes import STYLES, render
-from spiritseg.data.transforms import augment, pool
+from spiritseg.data.augment import augment
 from spiritseg.errors import ConfigError
 from spiritseg.evaluation.explained_variance import ExplainedVariance
 from spiritseg.evaluation.image_iou import ImageIoU
-from spiritseg.geometry import covered, cut, fit, fitted, nearest, resize
+from spiritseg.geometry import covered, cut, fit, fitted, max_pool, nearest, resize
 from spiritseg.models import Segmenter, compact, separable, student_head, teacher
 from spiritseg.models.pyramid import pyramid_head
 from spiritseg.models.whole import WholeNetwork
+from spiritseg.scenes import STYLES, render
 
 sides = st.integers(1, 200)
 ODD = [(81, 113), (83, 127), (87, 121), (89, 131), (91, 127), (97, 113)]
@@ -85,7 +85,7 @@ def test_logits_lie_where_the_image_is_to_half_a_pixel(
 
     def says(image: Tensor) -> Tensor:
         image = image.mT if transposed else image
-        found = network.before_pool(pool(image, window), window, image.shape[-2:])[0, 0]
+        found = network.before_pool(max_pool(image, window), window, image.shape[-2:])[0, 0]
         return (found.mT if transposed else found)[0] * side - 0.5  # columns, in pixels
 
     ramp = _ramp(*size)
@@ -123,7 +123,7 @@ def test_an_edge_stays_an_edge_through_a_random_view(seed: int, place: int) -> N
 def test_what_a_max_pool_covers_is_cut_back_to_the_image(
     size: tuple[int, int], window: int
 ) -> None:
-    pooled = pool(torch.rand(3, *size), window)
+    pooled = max_pool(torch.rand(3, *size), window)
     whole = covered(pooled.shape[-2:], window)
     assert all(0 <= w - s < window for w, s in zip(whole, size, strict=True))
     assert cut(torch.rand(1, 2, *whole), size).shape[-2:] == size

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from spiritseg.config import Evaluation
-from spiritseg.data.classes import named
+from spiritseg.data.class_map import named
 from spiritseg.evaluation.evaluate import EvaluationModule
 from spiritseg.files import json_bytes
 from spiritseg.models import Segmenter

@@ -101,8 +101,8 @@ class Target:
     """Labelled images: those that train, and those that the student is measured on.
 
     Args:
-        dataset: Layout of the folder, such as camvid, cityscapes, ade20k or folder (images/ and
-            masks/); scenes (embedded, without a root); or auto: the layout that the root has.
+        dataset: Layout of the folder: auto (the one that the root has), a name of
+            spiritseg.data.LAYOUTS (camvid, folder, scenes ...), or path/to/file.py:NAME.
         root: Folder of the data set.
         classes: road (road against background), all (the data set's classes), or
             the path of a class-map YAML.
@@ -117,7 +117,7 @@ class Target:
         scenes: Settings of the embedded data set, for dataset scenes.
     """
 
-    dataset: Literal["auto", "camvid", "cityscapes", "ade20k", "folder", "scenes"] = "auto"
+    dataset: str = "auto"
     root: Text = None
     classes: str = "road"
     subset: str = "first:64"

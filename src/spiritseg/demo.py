@@ -34,7 +34,7 @@ def demo(out: str | Path = "demo", seed: int = 0) -> dict[str, dict[str, Any]]:
     Returns:
         The metrics of the three networks, by name.
     """
-    from spiritseg.data.datasets import open_domains
+    from spiritseg.data.domains import open_domains
     from spiritseg.evaluation.pictures import draw_predictions
     from spiritseg.tables import metrics_table, print_table
     from spiritseg.training.runner import distill

@@ -13,11 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from spiritseg.config import Experiment
-from spiritseg.data.images import read_image, to_rgb
-from spiritseg.data.transforms import pool
 from spiritseg.errors import BundleError, ConfigError, DataError
+from spiritseg.geometry import max_pool
+from spiritseg.images import read_image, to_rgb
 from spiritseg.models.bundle import BundleInfo, load_bundle
 from spiritseg.models.segmenter import Segmenter
+from spiritseg.registry import is_in_file
 
 __all__ = ["Student", "bundle_folder", "load"]
 
@@ -39,9 +40,15 @@ class Student:
     """
 
     def __init__(
-        self, network: Segmenter, info: BundleInfo, device: str = "cpu", config: Path | None = None
+        self,
+        network: Segmenter,
+        info: BundleInfo,
+        device: str = "cpu",
+        config: Path | None = None,
+        trust: bool = False,
     ) -> None:
         self._config = config
+        self._trust = trust
         self.device = _device(device)
         self.network = network.to(self.device).eval()
         self.info = info
@@ -59,9 +66,20 @@ class Student:
                 run names the folders of its images only by their last part.
 
         Raises:
-            BundleError: it was saved without one.
+            BundleError: it was saved without one, or names a Python file for the layout of its
+                images and was loaded without trust.
             ConfigError: with all problems at once.
         """
+        experiment = self._experiment(overrides)
+        dataset = experiment.target.dataset
+        if is_in_file(dataset) and not self._trust and not _sets_dataset(overrides or {}):
+            raise BundleError(
+                f"the layout of its images, {dataset}, is a Python file. Pass --trust (trust=True) "
+                "to run that file, or say yourself which one, by --target.dataset."
+            )
+        return experiment
+
+    def _experiment(self, overrides: Mapping[str, Any] | None) -> Experiment:
         from spiritseg.recipes import experiment_from_dict, load_experiment
 
         if self._config is not None:
@@ -89,7 +107,7 @@ class Student:
         """
         values = _unit_range(image)
         with torch.inference_mode():
-            batch = pool(values[None].to(self.device), self.info.pool)
+            batch = max_pool(values[None].to(self.device), self.info.pool)
             return self.network.before_pool(batch, self.info.pool, image.shape[-2:])[0].float()
 
     def __call__(self, image: str | Path | Image.Image | NDArray[Any] | Tensor) -> Mask:
@@ -148,7 +166,7 @@ def load(path: str | Path, device: str = "cpu", trust: bool = False) -> Student:
     network, info = load_bundle(folder, trust=trust)
     config = folder.parent / "config.yaml"
     of_run = folder.name == "student" and config.is_file()
-    return Student(network, info, device, config if of_run else None)
+    return Student(network, info, device, config if of_run else None, trust)
 
 
 def bundle_folder(path: str | Path) -> Path:
@@ -159,6 +177,11 @@ def bundle_folder(path: str | Path) -> Path:
     """
     folder = Path(path).expanduser()
     return folder / "student" if (folder / "student").is_dir() else folder
+
+
+def _sets_dataset(overrides: Mapping[str, Any]) -> bool:
+    target = overrides.get("target")
+    return "target.dataset" in overrides or (isinstance(target, Mapping) and "dataset" in target)
 
 
 def _device(name: str) -> torch.device:

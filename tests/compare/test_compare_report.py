@@ -28,7 +28,7 @@ from spiritseg.compare.results import Row, Run, read_runs, rows_of, settings_of
 from spiritseg.compare.sections import cautions, make_section, verdict
 from spiritseg.compare.tables import tables
 from spiritseg.config import Extractor, Head, Network
-from spiritseg.data.datasets import open_domains
+from spiritseg.data.domains import open_domains
 from spiritseg.errors import BundleError, ConfigError, RunError
 from spiritseg.models.bundle import BundleInfo, save_bundle
 from spiritseg.models.extractors import separable

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import subprocess
 import sys
@@ -10,11 +9,11 @@ import sys
 import numpy as np
 import pytest
 
-from spiritseg.data.scene_objects import build
-from spiritseg.data.scene_view import CAMERAS, PALETTES, draw_view, rasterise
-from spiritseg.data.scene_world import BUILDING, FAR, FENCE
-from spiritseg.data.scenes import CLASSES, STYLES, Scene, SceneStyle, render
 from spiritseg.errors import ConfigError, DataError
+from spiritseg.scenes import CLASSES, STYLES, Scene, SceneStyle, render
+from spiritseg.scenes.camera import CAMERAS, PALETTES, draw_camera, rasterise
+from spiritseg.scenes.objects import build
+from spiritseg.scenes.world import BUILDING, FAR, FENCE
 
 SMALL = (96, 128)
 ROAD, PAVEMENT = CLASSES.index("Road"), CLASSES.index("Pavement")
@@ -42,11 +41,6 @@ def shares(style: SceneStyle, count: int) -> np.ndarray:
     return np.stack(rows) / (SMALL[0] * SMALL[1])
 
 
-@pytest.mark.parametrize("name", sorted(STYLES))
-def test_the_same_call_gives_the_same_scene(name: str) -> None:
-    assert digest(render(5, 7, SMALL, STYLES[name])) == digest(render(5, 7, SMALL, STYLES[name]))
-
-
 def test_seed_and_index_each_change_the_scene() -> None:
     base = render(5, 7, SMALL)
     for other in (render(5, 8, SMALL), render(6, 7, SMALL), render(7, 5, SMALL)):
@@ -61,7 +55,7 @@ def test_another_process_renders_the_same_and_global_state_is_left_alone() -> No
     np.testing.assert_array_equal(before, after)
     # The other process renders in another order, without this one's caches.
     code = (
-        "import hashlib, numpy as np; from spiritseg.data.scenes import STYLES, render\n"
+        "import hashlib, numpy as np; from spiritseg.scenes import STYLES, render\n"
         "for i in (2, 1, 0):\n"
         f"    s = render(1, i, {SMALL}, STYLES['test'])\n"
         "    b = b''.join(np.ascontiguousarray(p).tobytes() for p in"
@@ -104,7 +98,7 @@ def test_shadows_lie_across_road_and_pavement() -> None:
 
 @pytest.mark.parametrize("name", sorted(STYLES))
 def test_every_class_appears_with_a_sensible_share(name: str) -> None:
-    each = shares(STYLES[name], 100)
+    each = shares(STYLES[name], 60)
     mean = dict(zip(CLASSES, each.mean(0).tolist(), strict=True))
     assert 0.15 < mean["Road"] < 0.45
     assert (each[:, ROAD] > 0.05).all()
@@ -137,16 +131,7 @@ def test_palettes_share_the_geometry_and_cameras_do_not() -> None:
     assert (target.labels != proximity.labels).mean() > 0.1
 
 
-def test_training_scenes_look_more_alike_than_test_scenes() -> None:
-    def spread(palette: str) -> float:
-        means = [render(0, i, SMALL, SceneStyle(palette=palette)).image.mean((0, 1))
-                 for i in range(24)]  # fmt: skip
-        return float(np.std(means, axis=0).mean())
-
-    assert spread("varied") > 1.25 * spread("overcast")
-
-
-@pytest.mark.parametrize("size", [(16, 16), (33, 47), (97, 64), (40, 200), (200, 40)])
+@pytest.mark.parametrize("size", [(16, 16), (33, 47), (200, 40)])
 def test_sizes_are_kept(size: tuple[int, int]) -> None:
     scene = render(0, 0, size, STYLES["test"])
     assert scene.image.shape == (*size, 3)
@@ -162,7 +147,7 @@ def depth_buffered_labels(seed: int, index: int, style: SceneStyle) -> np.ndarra
     """Label each pixel by the nearest of all faces: slow, and without any painting order."""
     streams = np.random.SeedSequence((seed, index)).spawn(4)
     layout, lens = (np.random.default_rng(s) for s in streams[:2])
-    view = draw_view(style.camera, lens, SMALL)
+    view = draw_camera(style.camera, lens, SMALL)
     faces = [f for _, f in build(layout, CAMERAS[style.camera].side, view.height).faces]
     nearest, labels = np.full(SMALL, np.inf), np.full(SMALL, 255)
     rays = np.stack(np.broadcast_arrays(
@@ -211,19 +196,8 @@ def test_bad_arguments(error: type[Exception], kwargs: dict[str, object], says: 
     arguments: dict[str, object] = {"seed": 0, "index": 0, "size": SMALL, **kwargs}
     with pytest.raises(error, match=says):
         render(**arguments)  # type: ignore[arg-type]
-
-
-def test_unknown_names_list_the_choices() -> None:
     with pytest.raises(ConfigError, match=r"targt.*Did you mean target"):
         SceneStyle(camera="targt")
-    with pytest.raises(ConfigError, match=r"palette 'night'.*dusk, overcast, varied"):
-        SceneStyle(palette="night")
-
-
-def test_a_style_is_hashable_and_frozen() -> None:
-    assert hash(SceneStyle()) == hash(STYLES["target"])
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        SceneStyle().shadows = True  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("side", [-1, 1])

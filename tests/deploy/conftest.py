@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from spiritseg.config import Extractor, Head, Network
-from spiritseg.data.scenes import STYLES, render
 from spiritseg.deploy import formats
 from spiritseg.deploy.export import ExportReport, export
+from spiritseg.images import Pixels
 from spiritseg.models.bundle import BundleInfo, save_bundle
 from spiritseg.models.networks import build_networks
-from spiritseg.pixels import Pixels
+from spiritseg.scenes import STYLES, render
 
 _NETWORKS = {
     "student": Network(

@@ -27,7 +27,7 @@ from spiritseg.deploy.video_reader import VideoReader
 from spiritseg.deploy.video_writer import VideoWriter
 from spiritseg.errors import ConfigError, RunError
 from spiritseg.files import part_of
-from spiritseg.pixels import Pixels, read_pixels
+from spiritseg.images import Pixels, read_pixels
 
 
 def _student(level: int) -> Runtime:

@@ -17,7 +17,7 @@ from spiritseg.deploy.onnx_runtime import OnnxRuntime
 from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.pipeline import batches, segmented
 from spiritseg.deploy.predict import predict
-from spiritseg.pixels import Pixels, read_pixels
+from spiritseg.images import Pixels, read_pixels
 
 
 def _pictures(sizes: list[int]) -> list[tuple[int, Pixels]]:

@@ -21,7 +21,7 @@ from spiritseg.deploy.outputs import Kind
 from spiritseg.deploy.predict import predict
 from spiritseg.deploy.runtime import Runtime
 from spiritseg.errors import BadImageError, BundleError, ConfigError, DataError, RunError
-from spiritseg.pixels import Pixels, read_pixels
+from spiritseg.images import Pixels, read_pixels
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from spiritseg.deploy.onnx_runtime import OnnxRuntime
 from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.runtime import _largest, prepare
 from spiritseg.errors import BundleError, ConfigError, DataError
-from spiritseg.pixels import Pixels
+from spiritseg.images import Pixels
 
 
 def test_a_bundle_and_its_export_agree(

@@ -16,8 +16,6 @@ from PIL import Image
 import spiritseg
 from reference import naive_metrics
 from spiritseg.config import Extractor, Head, Network
-from spiritseg.data.scenes import STYLES, render
-from spiritseg.data.transforms import pool
 from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.export import export
 from spiritseg.deploy.graph import DeployedNetwork
@@ -26,9 +24,11 @@ from spiritseg.deploy.runtime import Runtime
 from spiritseg.deploy.self_check import CheckImages, check, open_check_images, resize, spaced
 from spiritseg.deploy.torch_runtime import TorchRuntime, card_of
 from spiritseg.errors import DataError, RunError
+from spiritseg.geometry import max_pool
 from spiritseg.inference import Student
 from spiritseg.models.bundle import BundleInfo, save_bundle
 from spiritseg.models.networks import build_networks
+from spiritseg.scenes import STYLES, render
 
 Array = NDArray[Any]
 SIZE, SMALLER = (64, 96), (48, 72)
@@ -86,7 +86,7 @@ def _reference_logits(student: Student, image: Array, preprocess: bool) -> torch
     if preprocess:
         return student.logits(tensor)
     with torch.no_grad():
-        batch: torch.Tensor = student.network(pool(tensor[None].float() / 255, 2))
+        batch: torch.Tensor = student.network(max_pool(tensor[None].float() / 255, 2))
     return batch[0]
 
 

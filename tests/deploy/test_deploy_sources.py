@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from spiritseg.data import layouts
+from spiritseg import images
 from spiritseg.deploy.sources import find_images, find_items
 from spiritseg.errors import ConfigError, DataError
-from spiritseg.image_files import files_below
+from spiritseg.images import files_below
 
 
 def _touch(folder: Path, *names: str) -> None:
@@ -41,7 +41,7 @@ def test_training_and_deployment_find_the_same_images(tmp_path: Path) -> None:
     _link(root / "linked", tmp_path / "other")
     _link(root / "one.png", tmp_path / "other/5.png")
     wanted = ["a.webp", "b/1.png", "b/deep/2.JPG", "linked/5.png", "one.png"]
-    assert _names(layouts.find_images(root), root) == wanted
+    assert _names(images.find_images(root), root) == wanted
     found = _names(find_images([root]), root)
     assert found == wanted[:-1]  # linked/5.png and one.png are one file
 

@@ -27,7 +27,7 @@ from spiritseg.deploy.sources import Item
 from spiritseg.deploy.video_format import VIDEO_HEAD, video_format
 from spiritseg.deploy.video_reader import VideoReader
 from spiritseg.errors import BadImageError
-from spiritseg.pixels import Pixels
+from spiritseg.images import Pixels
 
 
 @pytest.fixture

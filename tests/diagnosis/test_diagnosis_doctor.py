@@ -13,10 +13,10 @@ import yaml
 from PIL import Image
 from torch import nn
 
+from spiritseg import scenes
 from spiritseg.cli import main
 from spiritseg.config import Stage
-from spiritseg.data import image_sets, scenes
-from spiritseg.data.images import Budget
+from spiritseg.data.cache import Budget
 from spiritseg.diagnosis import Finding, Report, Section, costs, doctor
 from spiritseg.diagnosis.costs import kept_share, misses, pairwise_memory, steps_of
 from spiritseg.diagnosis.images import examine_images
@@ -335,11 +335,13 @@ def test_decoding_is_counted_once_an_image_not_each_step(
     found = examine_images(experiment)
     networks, _ = build_each(experiment, 2)
 
+    render = scenes.render
+
     def slow(*given: Any) -> Any:
         time.sleep(SLOW_S)
-        return scenes.render(*given)
+        return render(*given)
 
-    monkeypatch.setattr(image_sets, "render", slow)
+    monkeypatch.setattr(scenes, "render", slow)
     assert found.domains is not None
     for name in ("mimicry", "all"):
         cost = measure_stage(name, experiment, networks, found.domains, torch.device("cpu"))

@@ -49,7 +49,7 @@ class TimesBytes(nn.Module):
 
 @pytest.fixture(scope="module")
 def photographs() -> list[Tensor]:
-    from spiritseg.data.scenes import render
+    from spiritseg.scenes import render
 
     pictures = [torch.from_numpy(render(0, i, (96, 128)).image) for i in range(3)]
     return [p.permute(2, 0, 1)[None].float() / 255 for p in pictures]

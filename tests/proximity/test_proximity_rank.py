@@ -10,12 +10,12 @@ from PIL import Image
 
 from spiritseg.cli import main
 from spiritseg.config import Target
-from spiritseg.data.scenes import SceneStyle, render
 from spiritseg.errors import ConfigError, DataError
 from spiritseg.models import Segmenter, teacher
 from spiritseg.proximity import Ranking, draw, proximity
 from spiritseg.proximity.rank import _files
 from spiritseg.proximity.words import ranking_table, summary
+from spiritseg.scenes import SceneStyle, render
 
 SIZE = (64, 96)
 SIDE = 64

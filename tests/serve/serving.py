@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from starlette.types import ASGIApp
 
-from spiritseg.pixels import Pixels
+from spiritseg.images import Pixels
 from spiritseg.serve import make_server
 
 COLOURS = ((70, 70, 70), (128, 64, 128))

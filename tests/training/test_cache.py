@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from spiritseg.data.images import Budget
+from spiritseg.data.cache import Budget
 from spiritseg.training.cache import FrozenOutputs
 
 KEYS = [(0, 0, 0), (0, 1, 0), (1, 0, 2)]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from spiritseg.config import Experiment
-from spiritseg.data.mixing import StageData
+from spiritseg.data.sampling import StageData
 from spiritseg.errors import RunError
 from spiritseg.recipes import load_experiment
 from spiritseg.training import runner

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d
 from torch import distributed, nn
 
 from spiritseg.training.synced_norms import SyncedNorms

@@ -303,7 +303,7 @@ def _check_folders(cells: Sequence[Cell], out: Path) -> None:
 
 def _check_images(cells: Iterable[Cell], out: Path) -> None:
     """Refuse to add runs to those of other images or labels: one report would mix them."""
-    from spiritseg.data.datasets import open_domains
+    from spiritseg.data.domains import open_domains
     from spiritseg.training.record import refuse_other_files
 
     now: dict[str, dict[str, Any]] = {}

@@ -19,7 +19,7 @@ from spiritseg.compare.figures import pictures_figure
 from spiritseg.compare.paper import method_of
 from spiritseg.compare.results import Row, Run
 from spiritseg.compare.stages import stage_folders
-from spiritseg.data.datasets import Domains, open_domains
+from spiritseg.data.domains import Domains, open_domains
 from spiritseg.errors import SpiritsegError
 from spiritseg.evaluation import latencies_ms
 from spiritseg.files import json_bytes, write_atomically

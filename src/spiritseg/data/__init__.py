@@ -1,29 +1,7 @@
-"""Images, labels and their order: data sets, class maps, preprocessing, mixing of domains."""
+"""Images, labels and their order: layouts, class maps, data sets, augmentation, sampling."""
 
-from spiritseg.data.classes import ClassMap, load_class_map
-from spiritseg.data.datasets import (
-    Domains,
-    TargetImages,
-    open_domains,
-    open_proximity,
-    open_target,
-    open_target_all,
-)
-from spiritseg.data.image_sets import EvalData, LabelledImages, UnlabelledImages
-from spiritseg.data.mixing import StageBatches, StageData
+from spiritseg.data.class_map import ClassMap, load_class_map
+from spiritseg.data.layout_kinds import Layout, SplitLayout
+from spiritseg.data.layouts import LAYOUTS
 
-__all__ = [
-    "ClassMap",
-    "Domains",
-    "EvalData",
-    "LabelledImages",
-    "StageBatches",
-    "StageData",
-    "TargetImages",
-    "UnlabelledImages",
-    "load_class_map",
-    "open_domains",
-    "open_proximity",
-    "open_target",
-    "open_target_all",
-]
+__all__ = ["LAYOUTS", "ClassMap", "Layout", "SplitLayout", "load_class_map"]

@@ -1,227 +1,151 @@
-"""Where the images and masks of a data set lie: CamVid, Cityscapes, ADE20K, folders.
+"""Layouts: where a data set keeps its images and masks, how it is split, what its masks mean.
 
-::
-
-    camvid       ROOT/train/*.jpg|png      ROOT/trainannot/*.png      (val, test likewise)
-    cityscapes   ROOT/leftImg8bit/train/CITY/*_leftImg8bit.png
-                 ROOT/gtFine/train/CITY/*_gtFine_labelIds.png         (val likewise)
-    ade20k       ROOT/images/training/*.jpg
-                 ROOT/annotations/training/*.png                      (validation likewise)
-    folder       ROOT/images/**            ROOT/masks/**.png
-                 or ROOT/train/images/**   ROOT/train/masks/**.png    (val, test likewise)
-                 or ROOT/images/train/**   ROOT/masks/train/**.png    (val, test likewise)
-
-An image and its mask have the same path but for the folder and the suffix.
+`LAYOUTS` has one entry a data set, which carries all that the rest of the code needs to know
+of it. Your own is an entry too: a `SplitLayout` (or a subclass of `Layout`) in a Python file,
+named in a recipe as ``target.dataset: path/to/file.py:NAME``, or in an installed package under
+the entry point group ``spiritseg.layouts``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from spiritseg.errors import DataError, listed
-from spiritseg.image_files import files_below
+from spiritseg.config import Proximity, Scenes, Target
+from spiritseg.data.class_map import ClassMap, named
+from spiritseg.data.folder_layout import FolderLayout
+from spiritseg.data.items import Item, ScenePair, need_folder, what_is_in
+from spiritseg.data.layout_kinds import Layout, SplitLayout
+from spiritseg.data.subsets import choose
+from spiritseg.errors import ConfigError, DataError
+from spiritseg.randomness import derive_seed
+from spiritseg.registry import Registry
 
-__all__ = [
-    "KNOWN",
-    "FilePair",
-    "ade20k",
+__all__ = ["LAYOUTS", "detect", "needs_root", "split_files"]
+
+
+class SceneLayout(Layout):
+    """The embedded procedural road scenes, with CamVid's classes."""
+
+    help = "embedded, needs no root"
+    needs_root = False
+
+    def detect(self, root: Path) -> bool:
+        """Return False: no folder holds them."""
+        return False
+
+    def items(
+        self, target: Target, root: Path | None, wanted: Sequence[str]
+    ) -> dict[str, list[ScenePair]]:
+        """List the scenes of splits; each split is a world of its own."""
+        found = {split: _scenes(target.scenes, split) for split in wanted}
+        default = int(Target.subset.removeprefix("first:"))
+        # The default subset is meant for files: it must not refuse a smaller embedded set.
+        small = target.subset == Target.subset and target.scenes.train < default
+        if "train" in found and not small:
+            found["train"] = choose(found["train"], target.subset, "target.subset")
+        return found
+
+    def class_map(self, root: Path | None, classes: str) -> ClassMap:
+        """Return CamVid's classes, or road against background."""
+        return named("camvid").road() if classes == "road" else named("camvid")
+
+    def unlabelled(self, proximity: Proximity) -> Sequence[Item]:
+        """List the scenes of the proximity domain."""
+        return _scenes(proximity.scenes, "proximity")
+
+
+LAYOUTS: Registry[Layout] = Registry("data set", "spiritseg.layouts", Layout)
+LAYOUTS.register(
     "camvid",
-    "cityscapes",
-    "detect",
-    "find_images",
-    "folder_pairs",
-]
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-MASK_SUFFIXES = (".png", ".bmp")
-_ADE20K = ("training", "validation")
-KNOWN = (
-    "camvid (train/ and trainannot/), cityscapes (leftImg8bit/ and gtFine/), "
-    "ade20k (images/training/ and annotations/training/), "
-    "folder (images/ and masks/, train/images/ and train/masks/, or images/train/ and masks/train/)"
+    SplitLayout(
+        images="{split}",
+        masks="{split}annot",
+        splits={"train": "train", "val": "val", "test": "test"},
+        classes="camvid",
+    ),
 )
-
-
-@dataclass(frozen=True)
-class FilePair:
-    """One image on disk, with its mask where it is labelled.
-
-    Args:
-        name: path of the image below the root of its data set, with forward slashes.
-        image: the image file.
-        mask: the mask file; None where unlabelled.
-    """
-
-    name: str
-    image: Path
-    mask: Path | None = None
-
-
-def find_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
-    """Find image files at any depth, sorted by their path below the folder.
-
-    Args:
-        folder: where to look; hidden files and folders are left out, links are followed.
-        suffixes: lower-case suffixes that count, in any case.
-
-    Returns:
-        The files.
-    """
-    return files_below(folder, suffixes)
-
-
-def need_folder(path: Path, what: str) -> Path:
-    """Return the folder, or say that it is missing and what lies beside it."""
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise DataError(f"{what}: {path} is a file; expected a folder")
-    raise DataError(f"{what}: there is no folder {path}. {_found(path.parent)}")
+LAYOUTS.register(
+    "cityscapes",
+    SplitLayout(
+        images="leftImg8bit/{split}",
+        masks="gtFine/{split}",
+        splits={"train": "train", "test": "val"},
+        classes="cityscapes",
+        image_end="_leftImg8bit",
+        mask_end="_gtFine_labelIds",
+    ),
+)
+LAYOUTS.register(
+    "ade20k",
+    SplitLayout(
+        images="images/{split}",
+        masks="annotations/{split}",
+        splits={"train": "training", "test": "validation"},
+        classes="ade20k",
+    ),
+)
+LAYOUTS.register("folder", FolderLayout())
+LAYOUTS.register("scenes", SceneLayout())
 
 
 def detect(root: Path) -> str:
-    """Tell which layout a folder has.
+    """Find the layout of a folder.
 
     Args:
-        root: the data set's folder.
+        root: folder of the data set.
 
     Returns:
-        camvid, cityscapes, ade20k or folder.
+        The name of the first layout in `LAYOUTS` that the folder has.
 
     Raises:
-        DataError: where it has none of them; says which there are and what was found.
+        DataError: if it has none; with the known layouts and what was found.
     """
-    if name := _layout(need_folder(root, "target.root")):
+    if name := _detected(need_folder(root, "target.root")):
         return name
-    inner = [path for path in sorted(root.iterdir()) if path.is_dir() and _layout(path)]
+    inner = [path for path in sorted(root.iterdir()) if path.is_dir() and _detected(path)]
     hint = f" Did you mean {inner[0]}?" if inner else ""
+    known = ", ".join(f"{name} ({one.help})" for name, one in LAYOUTS.items() if one.needs_root)
     raise DataError(
-        f"target.root {root} has no layout that is known. Expected one of: {KNOWN}. "
-        f"{_found(root)}{hint}"
+        f"target.root {root} has no known layout. Expected one of: {known}. "
+        f"{what_is_in(root)}{hint}"
     )
 
 
-def camvid(root: Path, split: str) -> list[FilePair]:
-    """List a split (train, val or test) of CamVid in its SegNet form, sorted by name."""
-    images = need_folder(root / split, f"camvid {split} images")
-    masks = need_folder(root / f"{split}annot", f"camvid {split} masks")
-    return _paired(root, images, masks)
+def needs_root(dataset: str) -> bool:
+    """Whether a data set by this name (auto, or of `LAYOUTS`) lies in a folder.
 
-
-def cityscapes(root: Path, split: str) -> list[FilePair]:
-    """List a split (train or val) of Cityscapes, sorted by city, then name."""
-    images = need_folder(root / "leftImg8bit" / split, f"cityscapes {split} images")
-    masks = need_folder(root / "gtFine" / split, f"cityscapes {split} masks")
-    return _paired(root, images, masks, "_leftImg8bit", "_gtFine_labelIds")
-
-
-def ade20k(root: Path, split: str) -> list[FilePair]:
-    """List a split (training or validation) of ADE20K's 150 classes, sorted by name.
-
-    Args:
-        root: ADEChallengeData2016, as the scene parsing benchmark ships it.
-        split: its own name of the split.
-
-    Returns:
-        The pairs.
+    Raises:
+        ConfigError: if there is no such layout.
     """
-    images = need_folder(root / "images" / split, f"ade20k {split} images")
-    masks = need_folder(root / "annotations" / split, f"ade20k {split} masks")
-    return _paired(root, images, masks)
+    return dataset == "auto" or LAYOUTS[dataset].needs_root
 
 
-def folder_pairs(root: Path, base: Path, what: str) -> list[FilePair]:
-    """List a folder that holds images/ and masks/, nested ones too, sorted by path.
-
-    Args:
-        root: the data set's folder; names are given below it.
-        base: the folder with images/ and masks/ in it.
-        what: what it is, for the error message.
-
-    Returns:
-        The pairs.
-    """
-    images = need_folder(base / "images", f"{what} images")
-    masks = need_folder(base / "masks", f"{what} masks")
-    return _paired(root, images, masks)
+def split_files(
+    target: Target, root: Path | None, dataset: str, wanted: Sequence[str]
+) -> dict[str, list[Item]]:
+    """List the images of splits in the layout of that name; see `Layout.items`."""
+    found = LAYOUTS[dataset].items(target, root, wanted)
+    return {split: list(items) for split, items in found.items()}
 
 
-def has_pairs(base: Path) -> bool:
-    """Whether a folder holds images/ and masks/."""
-    return (base / "images").is_dir() and (base / "masks").is_dir()
+def _detected(root: Path) -> str | None:
+    return next((name for name, layout in LAYOUTS.items() if layout.detect(root)), None)
 
 
-def _layout(root: Path) -> str | None:
-    if (root / "leftImg8bit").is_dir() and (root / "gtFine").is_dir():
-        return "cityscapes"
-    if any((root / s).is_dir() and (root / f"{s}annot").is_dir() for s in ("train", "val", "test")):
-        return "camvid"
-    if any((root / "images" / s).is_dir() and (root / "annotations" / s).is_dir() for s in _ADE20K):
-        return "ade20k"
-    if has_pairs(root) or has_pairs(root / "train"):
-        return "folder"
-    return None
+def _scenes(scenes: Scenes, part: str) -> list[ScenePair]:
+    """List the scenes of train, val, test or proximity; each part is a world of its own."""
+    from spiritseg.scenes import STYLES
 
-
-def _paired(
-    root: Path, images: Path, masks: Path, image_end: str = "", mask_end: str = ""
-) -> list[FilePair]:
-    image_of = _by_key(images, find_images(images), image_end)
-    mask_of = _by_key(masks, find_images(masks, MASK_SUFFIXES), mask_end)
-    if not image_of:
-        raise DataError(
-            f"no images in {images}. Expected files *{image_end} with one of the suffixes "
-            f"{', '.join(IMAGE_SUFFIXES)}. {_found(images)}"
-        )
-    _refuse_unpaired(image_of, mask_of, images, masks, mask_end)
+    counts = {"train": scenes.train, "val": scenes.val, "test": scenes.test}
+    count = counts.get(part, scenes.train)
+    if count < 1:
+        raise ConfigError(f"scenes.{part}: expected 1 or more scenes, got {count}")
+    style = STYLES[{"train": "target", "proximity": "proximity"}.get(part, "test")]
+    shadows = scenes.train_shadows if part in ("train", "proximity") else scenes.test_shadows
+    style = replace(style, shadows=shadows)
+    seed = derive_seed("scenes", scenes.seed, part)
     return [
-        FilePair(_below(root, path), path, mask_of[key]) for key, path in sorted(image_of.items())
+        ScenePair(f"{part}/{index:05d}", seed, index, scenes.size, style) for index in range(count)
     ]
-
-
-def _by_key(folder: Path, files: Iterable[Path], end: str) -> dict[str, Path]:
-    """Index files by their path below the folder, without suffix and ending."""
-    found: dict[str, Path] = {}
-    for path in files:
-        if not path.stem.endswith(end):
-            continue  # Cityscapes keeps colour pictures and instance ids beside the labels
-        key = path.relative_to(folder).with_suffix("").as_posix().removesuffix(end)
-        if key in found:
-            raise DataError(f"two files of one name: {found[key]} and {path}. Keep one of them.")
-        found[key] = path
-    return found
-
-
-def _refuse_unpaired(
-    image_of: dict[str, Path], mask_of: dict[str, Path], images: Path, masks: Path, mask_end: str
-) -> None:
-    without_mask = [path for key, path in sorted(image_of.items()) if key not in mask_of]
-    without_image = [path for key, path in sorted(mask_of.items()) if key not in image_of]
-    parts = []
-    if without_mask:
-        parts.append(
-            f"{len(without_mask)} images without a mask; expected {masks}/.../"
-            f"NAME{mask_end}.png for each:\n{listed(without_mask)}"
-        )
-    if without_image:
-        parts.append(
-            f"{len(without_image)} masks without an image in {images}:\n{listed(without_image)}"
-        )
-    if parts:
-        parts.append("Add the missing files, or move the ones without a partner elsewhere.")
-        raise DataError("\n".join(parts))
-
-
-def _below(root: Path, path: Path) -> str:
-    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
-
-
-def _found(folder: Path) -> str:
-    """Say what lies in a folder."""
-    if not folder.is_dir():
-        return f"{folder} does not exist either." if folder != folder.parent else ""
-    names = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir() if p.name[0] != ".")
-    more = f", ... ({len(names)} in all)" if len(names) > 8 else ""
-    return f"Found in {folder}: {', '.join(names[:8])}{more}." if names else f"{folder} is empty."

@@ -22,7 +22,7 @@ from spiritseg.deploy.runtime import Runtime, prepare
 from spiritseg.deploy.sources import check_path
 from spiritseg.deploy.timing import in_turn, matrix_products, product_rate
 from spiritseg.errors import BundleError, ConfigError, MissingExtraError, unknown
-from spiritseg.pixels import Pixels
+from spiritseg.images import Pixels
 
 __all__ = ["BenchRow", "bench"]
 
@@ -298,7 +298,7 @@ def _missing(runtime: str, precisions: Sequence[str]) -> list[str]:
 
 
 def _scenes() -> list[Pixels]:
-    from spiritseg.data.scenes import STYLES, render
+    from spiritseg.scenes import STYLES, render
 
     return [render(0, index, (128, 256), STYLES["test"]).image for index in range(2)]
 

@@ -28,9 +28,9 @@ from spiritseg.deploy.sliced_head import SlicedHead, can_be_sliced
 from spiritseg.deploy.sources import find_images
 from spiritseg.deploy.torch_runtime import card_of
 from spiritseg.errors import BadImageError, ConfigError, DataError, RunError, listed, unknown
+from spiritseg.images import Pixels, read_pixels
 from spiritseg.inference import Student, bundle_folder, load
 from spiritseg.models.heads import StudentHead
-from spiritseg.pixels import Pixels, read_pixels
 
 __all__ = ["ExportReport", "Format", "Precision", "build", "export"]
 

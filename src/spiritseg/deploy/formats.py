@@ -19,7 +19,7 @@ from spiritseg.deploy.same_padding import translations
 from spiritseg.deploy.sliced_head import SlicedHead
 from spiritseg.errors import ConfigError, MissingExtraError
 from spiritseg.files import json_bytes, write_atomically
-from spiritseg.pixels import Pixels
+from spiritseg.images import Pixels
 
 __all__ = ["write_onnx", "write_openvino", "write_pt2"]
 

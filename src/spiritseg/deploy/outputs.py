@@ -17,7 +17,7 @@ from spiritseg.deploy.sources import Item
 from spiritseg.deploy.video_writer import FORMATS
 from spiritseg.errors import ConfigError, DataError, RunError, listed, unknown
 from spiritseg.files import json_bytes, make_folder, write_atomically
-from spiritseg.pixels import Pixels
+from spiritseg.images import Pixels
 
 __all__ = [
     "Kind",

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from spiritseg.pixels import Pixels
+from spiritseg.images import Pixels
 
 __all__ = ["Writers", "batches", "segmented"]
 

@@ -32,7 +32,7 @@ from spiritseg.deploy.sources import Item, check_path, find_items, read_ahead
 from spiritseg.deploy.video_reader import Sound, VideoReader
 from spiritseg.deploy.video_writer import VideoWriter
 from spiritseg.errors import BadImageError, BundleError, ConfigError
-from spiritseg.pixels import Pixels, oversized
+from spiritseg.images import Pixels, oversized
 
 __all__ = ["PredictReport", "predict"]
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from spiritseg.deploy.card import ModelCard
 from spiritseg.errors import ConfigError, DataError, MissingExtraError
-from spiritseg.pixels import Pixels
+from spiritseg.images import Pixels
 
 __all__ = ["Runtime", "import_engine", "prepare"]
 

@@ -15,8 +15,8 @@ from PIL import Image
 from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.runtime import Runtime
 from spiritseg.errors import DataError, RunError, SpiritsegError
+from spiritseg.images import Pixels
 from spiritseg.inference import Student
-from spiritseg.pixels import Pixels
 
 __all__ = [
     "LIMITS",
@@ -146,7 +146,7 @@ def open_check_images(
             raise
     if unlabelled:
         return CheckImages(list(unlabelled), None, "the given images")
-    from spiritseg.data.scenes import STYLES, render
+    from spiritseg.scenes import STYLES, render
 
     scenes = [render(0, index, _SCENE_SIZE, STYLES["test"]).image for index in range(_SCENES)]
     return CheckImages(scenes, None, "the embedded scenes")
@@ -222,10 +222,10 @@ class _Tally:
         if self.card.preprocess:
             found = torch.stack([self.student.logits(one.contiguous()) for one in tensors])
         else:
-            from spiritseg.data.transforms import pool
+            from spiritseg.geometry import max_pool
 
             with torch.inference_mode():
-                found = self.student.network(pool(tensors.float() / 255, self.card.pool))
+                found = self.student.network(max_pool(tensors.float() / 255, self.card.pool))
         return found.cpu().numpy()
 
     def _export(self, images: Pixels) -> NDArray[Any]:
@@ -295,7 +295,7 @@ def _refuse_wrong(found: Check, card: ModelCard) -> None:
 
 
 def _labelled(student: Student, overrides: Mapping[str, Any], limit: int) -> CheckImages:
-    from spiritseg.data.datasets import open_target
+    from spiritseg.data.domains import open_target
 
     experiment = student.experiment(overrides)
     input = dataclasses.replace(experiment.input, skip_bad=True)

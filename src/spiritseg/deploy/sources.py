@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from spiritseg.errors import BadImageError, ConfigError, SpiritsegError
-from spiritseg.image_files import files_below
-from spiritseg.pixels import Pixels, read_pixels
+from spiritseg.images import IMAGE_SUFFIXES, Pixels, files_below, read_pixels
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -26,7 +25,6 @@ __all__ = [
     "read_ahead",
 ]
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
 _CAMERA = "camera:"
 

@@ -18,7 +18,7 @@ import numpy as np
 from spiritseg.deploy.sources import Item
 from spiritseg.deploy.video_format import VIDEO_HEAD, video_format
 from spiritseg.errors import BadImageError, MissingExtraError
-from spiritseg.pixels import Pixels
+from spiritseg.images import Pixels
 
 __all__ = ["Frame", "Sound", "VideoReader", "camera_address", "pyav", "upright"]
 

@@ -14,7 +14,7 @@ from PIL import Image
 from spiritseg.deploy.video_reader import VideoReader, pyav
 from spiritseg.errors import RunError
 from spiritseg.files import clear_parts, make_folder, part_of
-from spiritseg.pixels import Pixels
+from spiritseg.images import Pixels
 
 __all__ = ["FORMATS", "VideoWriter"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from spiritseg.config import Experiment, Pairwise, Stage
-from spiritseg.data.datasets import Domains
-from spiritseg.data.image_sets import LabelledImages, UnlabelledImages
+from spiritseg.data.datasets import LabelledImages, UnlabelledImages
+from spiritseg.data.domains import Domains
 from spiritseg.diagnosis.findings import Section
 from spiritseg.diagnosis.images import Images
 from spiritseg.diagnosis.steps import StageCost, measure_stage

@@ -12,21 +12,22 @@ from torch import Tensor
 
 from spiritseg.config import Experiment, Proximity
 from spiritseg.cores import usable_cores
-from spiritseg.data import layouts
-from spiritseg.data.classes import IGNORED, ClassMap
-from spiritseg.data.datasets import (
+from spiritseg.data.augment import fit, prepare
+from spiritseg.data.cache import Budget, Cache
+from spiritseg.data.class_map import IGNORED, ClassMap
+from spiritseg.data.datasets import LabelledImages, UnlabelledImages
+from spiritseg.data.domains import (
     Domains,
     TargetImages,
-    open_proximity,
+    hold_out,
+    list_proximity,
     open_target,
     resolve_classes,
 )
-from spiritseg.data.image_sets import Item, LabelledImages, ScenePair, UnlabelledImages
-from spiritseg.data.images import Budget, image_size
-from spiritseg.data.layouts import FilePair
-from spiritseg.data.mixing import stage_input
-from spiritseg.data.splits import SPLITS, check_disjoint, split_files
-from spiritseg.data.transforms import fit, prepare
+from spiritseg.data.items import FilePair, Item, ScenePair, need_folder
+from spiritseg.data.layouts import detect, needs_root, split_files
+from spiritseg.data.sampling import stage_input
+from spiritseg.data.subsets import SPLITS, check_disjoint, evenly
 from spiritseg.diagnosis.findings import Section
 from spiritseg.errors import BadImageError, SpiritsegError, listed
 
@@ -122,15 +123,15 @@ def _open_splits(
 ) -> dict[str, LabelledImages]:
     """List the images of each split, decoding none of them; a split that fails is left out."""
     target = experiment.target
-    if target.dataset != "scenes" and not target.root:
+    if needs_root(target.dataset) and not target.root:
         return {}  # the recipe's section says so
     root: Path | None = None
     dataset: str = target.dataset
     splits: dict[str, LabelledImages] = {}
     try:
-        if dataset != "scenes":
-            root = layouts.need_folder(Path(target.root or "").expanduser(), "target.root")
-            dataset = layouts.detect(root) if dataset == "auto" else dataset
+        if needs_root(dataset):
+            root = need_folder(Path(target.root or "").expanduser(), "target.root")
+            dataset = detect(root) if dataset == "auto" else dataset
         classes = resolve_classes(target, dataset, root)
         found.num_classes, found.classes = len(classes), classes.names
     except SpiritsegError as error:
@@ -156,11 +157,13 @@ def _open_proximity(
     experiment: Experiment, section: Section, budget: Budget
 ) -> tuple[UnlabelledImages, UnlabelledImages] | None:
     given: Proximity = experiment.proximity
-    if given.dataset != "scenes" and not given.root:
+    if needs_root(given.dataset) and not given.root:
         return None
     tolerant = replace(experiment.input, skip_bad=True)
     try:
-        train, held_out = open_proximity(given, tolerant, budget, decode=False)
+        whole = list_proximity(given, tolerant, budget)
+        whole.check_readable(True, decode=False)
+        train, held_out = hold_out(whole, given.held_out)
     except SpiritsegError as error:
         section.problem(str(error))
         return None
@@ -177,8 +180,8 @@ def _open_proximity(
 def _decode_some(images: UnlabelledImages) -> tuple[list[str], int]:
     """Decode evenly spaced images and keep none; return those that cannot be, and the number."""
     count = min(len(images), _DECODED)
-    unkept = images.part([images.items[i * len(images) // count] for i in range(count)])
-    unkept.budget, unkept._kept = Budget(0), {}
+    unkept = images.part([images.items[i] for i in evenly(count, len(images))])
+    unkept.cache = Cache(Budget(0))
     bad: list[str] = []
 
     def look(index: int) -> None:
@@ -388,7 +391,7 @@ def _sizes(items: Sequence[Item]) -> list[tuple[int, int]]:
     found = []
     for item in items:
         try:
-            found.append(item.size if isinstance(item, ScenePair) else image_size(item.image))
+            found.append(item.size)
         except BadImageError:
             continue  # told elsewhere
     return found
@@ -404,7 +407,7 @@ def _proximity_bytes(images: UnlabelledImages, crop: int) -> int:
 
 def _samples(train: LabelledImages, experiment: Experiment) -> list[Tensor]:
     count = min(_SAMPLES, len(train))
-    rows = [i * len(train) // count for i in range(count)]
+    rows = evenly(count, len(train))
     side = 32 * experiment.input.pool  # networks cannot take less
     return [prepare(fit(train[row][0], side), experiment.input)[None] for row in rows]
 

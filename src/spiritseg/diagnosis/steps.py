@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from spiritseg.config import Experiment
-from spiritseg.data.datasets import Domains
-from spiritseg.data.mixing import Key, StageBatches, StageData
+from spiritseg.data.domains import Domains
+from spiritseg.data.sampling import Key, StageBatches, StageData
 from spiritseg.models import Segmenter
 from spiritseg.models.ensemble import stage_teacher
 from spiritseg.training.allocator import freed_memory_kept

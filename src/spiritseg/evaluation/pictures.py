@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from spiritseg.data.classes import ClassMap
+from spiritseg.data.class_map import ClassMap
 from spiritseg.files import write_atomically
 
 __all__ = ["draw_predictions"]

@@ -12,10 +12,11 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from spiritseg.config import Target
-from spiritseg.data import layouts
-from spiritseg.data.images import read_image
-from spiritseg.data.splits import split_files
+from spiritseg.data.items import FilePair, need_folder
+from spiritseg.data.layouts import detect, split_files
+from spiritseg.data.subsets import evenly
 from spiritseg.errors import BadImageError, ConfigError, DataError
+from spiritseg.images import IMAGE_SUFFIXES, find_images, read_image
 from spiritseg.models import Segmenter
 from spiritseg.models import teacher as make_teacher
 from spiritseg.proximity.frechet import (
@@ -153,7 +154,7 @@ def proximity(
 
     def opened(name: str, files: Sequence[Path]) -> _Set:
         progress(f"{name}: {min(limit, len(files))} of {len(files)} images")
-        return _features(name, _spaced(files, limit), network, side)
+        return _features(name, [files[i] for i in evenly(limit, len(files), True)], network, side)
 
     labelled_files = _files(Path(target).expanduser(), subset)
     known = {path.resolve() for path in labelled_files}
@@ -230,15 +231,15 @@ def _is_new(one: Candidate) -> bool:
 
 def _files(folder: Path, subset: str) -> list[Path]:
     """List the images of a folder; of a labelled data set, those of its training subset."""
-    layouts.need_folder(folder, "proximity")
+    need_folder(folder, "proximity")
     try:
-        layout = layouts.detect(folder)
+        layout = detect(folder)
     except DataError:
-        files = layouts.find_images(folder)
+        files = find_images(folder)
         if not files:
             raise DataError(
                 f"no images in {folder}, at any depth. Expected files with one of the suffixes "
-                f"{', '.join(layouts.IMAGE_SUFFIXES)}."
+                f"{', '.join(IMAGE_SUFFIXES)}."
             ) from None
         return files
     try:
@@ -251,19 +252,14 @@ def _files(folder: Path, subset: str) -> list[Path]:
 
 def _training(folder: Path, layout: str, subset: str) -> list[Path]:
     target = Target(root=str(folder), subset=subset)
-    return [pair.image for pair in split_files(target, folder, layout, ["train"])["train"]]
+    items = split_files(target, folder, layout, ["train"])["train"]
+    return [item.image for item in items if isinstance(item, FilePair)]
 
 
 def _names(roots: Sequence[Path]) -> list[str]:
     """Call folders by the last two parts of their paths, where that tells them apart."""
     short = ["/".join(root.parts[-2:]) for root in roots]
     return short if len(set(short)) == len(short) else [str(root) for root in roots]
-
-
-def _spaced(files: Sequence[Path], limit: int) -> list[Path]:
-    if len(files) <= limit:
-        return list(files)
-    return [files[(2 * i + 1) * len(files) // (2 * limit)] for i in range(limit)]
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from spiritseg.deploy.runtime import Runtime
 from spiritseg.errors import DataError, SpiritsegError
-from spiritseg.pixels import Pixels
+from spiritseg.images import Pixels
 from spiritseg.serve.students import Answer, Students
 
 __all__ = ["make_blocks"]

@@ -15,7 +15,7 @@ from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.runtime import Runtime
 from spiritseg.deploy.sources import check_path
 from spiritseg.errors import BadImageError, BundleError, ConfigError, DataError, unknown
-from spiritseg.pixels import Pixels, opened, oversized, read_pixels
+from spiritseg.images import Pixels, opened, oversized, read_pixels
 
 __all__ = ["Answer", "Students", "open_students"]
 

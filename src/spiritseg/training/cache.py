@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from spiritseg.data.images import Budget
+from spiritseg.data.cache import Budget
 
 __all__ = ["FrozenOutputs", "Key"]
 

@@ -23,7 +23,7 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 from torch.utils.data import DataLoader
 
 from spiritseg.config import Stage, Trainer
-from spiritseg.data.mixing import StageBatches, StageData
+from spiritseg.data.sampling import StageBatches, StageData
 from spiritseg.errors import ConfigError, RunError
 from spiritseg.stopping import patient, stop_behind
 from spiritseg.training.checkpoint import AtomicCheckpointIO, EpochCheckpoint, latest

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from spiritseg.config import Experiment
-from spiritseg.data.datasets import Domains
+from spiritseg.data.domains import Domains
 from spiritseg.errors import BundleError, RunError, listed
 from spiritseg.files import read_fields
 from spiritseg.models.bundle import bundle_digest

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from spiritseg.config import Experiment, Network, Stage
-from spiritseg.data.datasets import Domains, Split, open_domains, open_target
-from spiritseg.data.image_sets import EvalData
-from spiritseg.data.mixing import StageData
+from spiritseg.data.datasets import EvalData
+from spiritseg.data.domains import Domains, Split, open_domains, open_target
+from spiritseg.data.sampling import StageData
 from spiritseg.errors import BundleError, ConfigError, DivergedError
 from spiritseg.evaluation.cost import cost
 from spiritseg.evaluation.evaluate import Scores

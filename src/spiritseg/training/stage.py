@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from spiritseg.config import Stage
-from spiritseg.data.images import Budget
+from spiritseg.data.cache import Budget
 from spiritseg.errors import ConfigError, DivergedError, RunError
 from spiritseg.losses import used_losses
 from spiritseg.losses.loss import (

@@ -85,7 +85,8 @@ def synced_batch_norm(
         found = found * weight.view(shape)
     if bias is not None:
         found = found + bias.view(shape)
-    return found.to(input.dtype)
+    normalised: Tensor = found.to(input.dtype)
+    return normalised
 
 
 class _Summed(torch.autograd.Function):

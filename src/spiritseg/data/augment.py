@@ -1,13 +1,12 @@
 """From a decoded image to what a network sees: random views in training, and the max-pool.
 
 The paper's preprocessing (Wu et al., arXiv:2103.13733, section IV): a random square crop, a
-random horizontal flip, then a 2x2 max-pool. A random resize and colour jitter are ours, off by
-default.
+random horizontal flip, then a 2x2 max-pool. A random resize, colour jitter and the exchange of
+low-frequency amplitudes (FDA) are ours, off by default.
 """
 
 from __future__ import annotations
 
-from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -16,22 +15,31 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from spiritseg.config import Input
-from spiritseg.data.classes import IGNORED
-from spiritseg.data.fourier import exchange_amplitudes
-from spiritseg.geometry import nearest
+from spiritseg.data.class_map import IGNORED
+from spiritseg.errors import ConfigError
+from spiritseg.geometry import max_pool, nearest
 
-__all__ = ["View", "augment", "draw_view", "finish", "fit", "pool", "prepare", "to_float"]
+__all__ = [
+    "View",
+    "augment",
+    "draw_view",
+    "exchange_amplitudes",
+    "finish",
+    "fit",
+    "prepare",
+    "to_float",
+]
 
 
 class View(NamedTuple):
-    """One training view of an image in 8 bits, a fifth of what a network is given.
+    """One training view of an image, in 8 bits: a fifth of the size of a network's input.
 
     Args:
         image: (3, h, w) uint8.
-        labels: (c, c) uint8, 255 ignored; None where unlabelled.
-        padding: (c, c) bool; None where nothing is padded.
-        plain: (3, h, w) uint8, the image before its colours change (style, jitter); None where
-            it is not wanted or the same.
+        labels: (c, c) uint8, 255 ignored; None for an unlabelled image.
+        padding: (c, c) bool; None if nothing is padded.
+        plain: (3, h, w) uint8, the image before its colours change (style, jitter); None if it
+            is not wanted or the same.
     """
 
     image: Tensor
@@ -43,7 +51,7 @@ class View(NamedTuple):
 def augment(
     image: Tensor, labels: Tensor | None, input: Input, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw one training view, before the max-pool; see `draw_view` and `finish`."""
+    """Draw one training view without the max-pool; see `draw_view` and `finish`."""
     return finish(draw_view(image, labels, input, seed), input)
 
 
@@ -58,20 +66,20 @@ def draw_view(
     """Draw one training view: resize, crop, flip and jitter, as a function of the seed.
 
     The resize by s and the c x c crop are one step: a window of c/s pixels is cut out and
-    brought to c x c, so that large images cost no more than small ones. What a window beyond
-    the image leaves open is padded: black, label 255, not valid.
+    resized to c x c, so that large images cost no more than small ones. Where the window reaches
+    beyond the image it is padded: black, label 255, not valid.
 
     Args:
         image: (3, H, W) uint8.
         labels: (H, W) uint8 train ids, 255 ignored; None for an unlabelled image, which is
-            resized up first where the crop does not fit.
+            enlarged first if the crop does not fit.
         input: crop, flip, scale and jitter.
-        seed: every draw is a function of it; torch's global generator is left as it was.
-        plain: keep the image before its colours change too.
+        seed: seed of every draw; torch's global generator keeps its state.
+        plain: whether to keep the image before its colours change too.
         style: (3, c, c) uint8, whose low-frequency amplitudes the view takes before the jitter.
 
     Returns:
-        The view, its image (3, c, c): the max-pool is not applied.
+        The view with an image of (3, c, c): the max-pool is not applied.
     """
     if labels is None:
         image = fit(image, input.crop)
@@ -84,14 +92,14 @@ def draw_view(
 
 
 def finish(view: View, input: Input) -> tuple[Tensor, Tensor, Tensor]:
-    """Bring a view to what a stage is given.
+    """Convert a view to what a stage is given.
 
     Args:
-        view: from `draw_view`, its image max-pooled or not: pooling 8 bits is the same.
+        view: from `draw_view`, its image max-pooled or not: pooling 8 bits gives the same.
         input: its crop is read.
 
     Returns:
-        image (3, h, w) float32 in [0, 1]; labels (c, c) int64, all 255 where unlabelled; valid
+        image (3, h, w) float32 in [0, 1]; labels (c, c) int64, all 255 if unlabelled; valid
         (c, c) bool, False on padding only.
     """
     size = (input.crop, input.crop)
@@ -101,40 +109,27 @@ def finish(view: View, input: Input) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def prepare(image: Tensor, input: Input) -> Tensor:
-    """Make an image ready for a network as it is, for evaluation.
+    """Scale and max-pool a whole image for evaluation.
 
     Args:
         image: (3, H, W) uint8.
-        input: its pool is applied.
+        input: its pool, p, is read.
 
     Returns:
         (3, H/p, W/p) float32 in [0, 1], odd sizes rounded up.
     """
-    return pool(to_float(image), input.pool)
-
-
-def pool(images: Tensor, side: int) -> Tensor:
-    """Max-pool images without overlap, before the network.
-
-    Args:
-        images: (..., 3, H, W), of any type of numbers.
-        side: p, the side of a window; 1 does nothing.
-
-    Returns:
-        (..., 3, ceil(H/p), ceil(W/p)); the windows at odd borders are smaller.
-    """
-    return images if side == 1 else _maxima(_maxima(images, side, -2), side, -1)
+    return max_pool(to_float(image), input.pool)
 
 
 def fit(image: Tensor, side: int) -> Tensor:
-    """Resize an image up, keeping its proportions, so that a square crop fits.
+    """Enlarge an image, keeping its proportions, so that a square crop fits.
 
     Args:
         image: (3, H, W) uint8.
         side: side of the crop.
 
     Returns:
-        The image; as it was where it is large enough.
+        The enlarged image; the image itself if it is large enough.
     """
     if min(image.shape[-2:]) >= side:
         return image
@@ -142,12 +137,47 @@ def fit(image: Tensor, side: int) -> Tensor:
     return resized
 
 
-def _maxima(images: Tensor, side: int, dim: int) -> Tensor:
-    """Take the maximum of every `side` rows or columns; ten times as fast as F.max_pool2d."""
-    size = images.shape[dim]
-    if size % side:  # the last one once more: the maximum stays
-        images = torch.cat([images, *[images.narrow(dim, size - 1, 1)] * (-size % side)], dim)
-    return reduce(torch.maximum, images.unfold(dim, side, side).unbind(-1))
+def to_float(image: Tensor) -> Tensor:
+    """Scale an image of 8 bits to [0, 1]."""
+    return image.float().div_(255)
+
+
+def exchange_amplitudes(image: Tensor, style: Tensor, band: float = 0.01) -> Tensor:
+    r"""Give an image the low-frequency amplitudes of another, and keep its phases (FDA).
+
+    .. math:: x' = \mathcal{F}^{-1}\left(
+        \left[M_\beta |\mathcal{F}(y)| + (1 - M_\beta) |\mathcal{F}(x)|\right]
+        e^{i \arg \mathcal{F}(x)} \right)
+
+    with M the frequencies of at most beta min(H, W) cycles a side (Yang and Soatto,
+    arXiv:2004.05498, eq. 3). The zeroth is the mean of each channel: brightness and cast.
+
+    Args:
+        image: (3, H, W) uint8, x.
+        style: (3, H, W) uint8, y.
+        band: beta in [0, 0.5); 0 exchanges the means only.
+
+    Returns:
+        (3, H, W) uint8; values outside 0 to 255 are clamped.
+
+    Raises:
+        ConfigError: if the sizes differ, or the band is out of its range.
+    """
+    if image.shape != style.shape:
+        raise ConfigError(
+            f"exchange_amplitudes: expected images of one size, got {tuple(image.shape)} and "
+            f"{tuple(style.shape)}."
+        )
+    if not 0 <= band < 0.5:
+        raise ConfigError(f"exchange_amplitudes: expected a band in [0, 0.5), got {band}.")
+    height, width = image.shape[-2:]
+    reach = int(band * min(height, width))
+    rows = torch.arange(-reach, reach + 1) % height
+    ours, theirs = torch.fft.rfft2(image.float()), torch.fft.rfft2(style.float())
+    low, amplitudes = ours[:, rows, : reach + 1], theirs[:, rows, : reach + 1].abs()
+    ours[:, rows, : reach + 1] = torch.polar(amplitudes, low.angle())
+    mixed: Tensor = torch.fft.irfft2(ours, s=(height, width))
+    return mixed.round_().clamp_(0, 255).byte()
 
 
 def _view(
@@ -176,15 +206,6 @@ def _view(
     return View(found[0], None if labels is None else found[1], padding, before)
 
 
-def _resized(part: Tensor, side: int) -> Tensor:
-    """Resize a square image, or a mask of labels to the places where its image went."""
-    if isinstance(part, tv_tensors.Mask):
-        mask: Tensor = tv_tensors.Mask(nearest(part.as_subclass(Tensor), (side, side)))
-        return mask
-    resized: Tensor = v2.functional.resize(part, [side, side], antialias=True)
-    return resized
-
-
 def _window(input: Input) -> int:
     """Draw the side of the square that becomes the crop."""
     low, high = input.scale
@@ -194,6 +215,10 @@ def _window(input: Input) -> int:
     return max(1, round(input.crop / scale))
 
 
-def to_float(image: Tensor) -> Tensor:
-    """Bring an image in 8 bits to [0, 1]."""
-    return image.float().div_(255)
+def _resized(part: Tensor, side: int) -> Tensor:
+    """Resize a square image, or a mask with half-pixel centres as its image."""
+    if isinstance(part, tv_tensors.Mask):
+        mask: Tensor = tv_tensors.Mask(nearest(part.as_subclass(Tensor), (side, side)))
+        return mask
+    resized: Tensor = v2.functional.resize(part, [side, side], antialias=True)
+    return resized

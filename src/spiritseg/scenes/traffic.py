@@ -8,20 +8,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from spiritseg.data.scene_world import (
-    BICYCLIST,
-    CAR,
-    JUNCTION,
-    LANE,
-    PEDESTRIAN,
-    Colour,
-    Point,
-    World,
-    disc,
-    pick,
-    scale,
-    tint,
-)
+from spiritseg.scenes import world as sw
+from spiritseg.scenes.world import Colour, Point, World, box, disc, pick, scale, tint
 
 __all__ = ["moving", "parked", "pavement_people"]
 
@@ -55,7 +43,7 @@ def _person(world: World, rng: np.random.Generator, s: float, z: float) -> None:
     place = (s, z)
 
     def part(points: Sequence[tuple[float, float]], colour: Colour) -> None:
-        world.cutout(place, [(w * k, y * k) for w, y in points], PEDESTRIAN, colour)
+        world.cutout(place, [(w * k, y * k) for w, y in points], sw.PEDESTRIAN, colour)
 
     part([(-0.13, 0.9), (0.02, 0.9), (-step + 0.06, 0.0), (-step - 0.1, 0.0)], legs)
     part([(-0.02, 0.9), (0.13, 0.9), (step + 0.12, 0.0), (step - 0.04, 0.0)], scale(legs, 0.85))
@@ -74,15 +62,15 @@ def _cyclist(world: World, rng: np.random.Generator, s: float, z: float) -> None
     place = (s, z)
 
     def part(points: Sequence[tuple[float, float]], colour: Colour) -> None:
-        world.cutout(place, points, BICYCLIST, colour)
+        world.cutout(place, points, sw.BICYCLIST, colour)
 
     if rng.random() < 0.65:  # riding along the road, seen from behind
-        part([(-0.04, 0.0), (0.04, 0.0), (0.04, 0.7), (-0.04, 0.7)], _DARK)
+        part(box(-0.04, 0.04, 0.0, 0.7), _DARK)
         for side, foot in ((-1, 0.15), (1, 0.38)):
             part([(side * 0.05, 0.98), (side * 0.19, 0.95), (side * 0.18, foot),
                   (side * 0.06, foot)], legs)  # fmt: skip
         lean, top, head = 0.0, 1.48, 1.60
-        part([(-0.3, 1.02), (0.3, 1.02), (0.3, 1.06), (-0.3, 1.06)], _DARK)
+        part(box(-0.3, 0.3, 1.02, 1.06), _DARK)
     else:  # crossing, seen from the side
         for across in (-0.52, 0.52):
             ring = disc(across, 0.34, 0.34, 18)
@@ -123,9 +111,9 @@ def _car(world: World, rng: np.random.Generator, s: float, z: float, away: bool)
     place, half = (s, z), wide / 2
     world.feet.append((s, z, long, half))
     world.prism(ring(0.15, long - 0.15, half - 0.1, 0.08), ring(0.15, long - 0.15, half - 0.1, 0.4),
-                place, CAR, _DARK)  # fmt: skip
+                place, sw.CAR, _DARK)  # fmt: skip
     world.prism(ring(0.05, long - 0.05, half, 0.3), ring(0.12, long - 0.12, half - 0.04, belt),
-                place, CAR, paint)  # fmt: skip
+                place, sw.CAR, paint)  # fmt: skip
     # The bonnet is at the far end of a car that drives away, at the near end otherwise.
     tail, nose = (0.15, 0.95 if van else 1.25)
     a0, a1 = (tail, long - nose) if away else (nose, long - tail)
@@ -134,7 +122,7 @@ def _car(world: World, rng: np.random.Generator, s: float, z: float, away: bool)
         lean0, lean1 = (0.05, 0.6) if away else (0.6, 0.05)
     glass = (0.13, 0.16, 0.19)
     world.prism(ring(a0, a1, half - 0.06, belt), ring(a0 + lean0, a1 - lean1, half - 0.2, roof),
-                place, CAR, paint, glass)  # fmt: skip
+                place, sw.CAR, paint, glass)  # fmt: skip
     _car_details(world, at, place, long, half, belt, away)
 
 
@@ -152,11 +140,11 @@ def _car_details(
         for along in (0.78, long - 0.78):
             for radius, colour in ((0.33, _DARK), (0.18, (0.45, 0.46, 0.48))):
                 wheel = [at(along + w, across * 1.005, y) for w, y in disc(0.0, 0.33, radius)]
-                world.add(wheel, place, CAR, colour, away_from=middle)
+                world.add(wheel, place, sw.CAR, colour, away_from=middle)
 
     def panel(w0: float, w1: float, y0: float, y1: float, colour: Colour) -> None:
         points = [at(0.03, w0, y0), at(0.03, w1, y0), at(0.06, w1, y1), at(0.06, w0, y1)]
-        world.add(points, place, CAR, colour, away_from=middle)
+        world.add(points, place, sw.CAR, colour, away_from=middle)
 
     lamp = (0.62, 0.06, 0.06) if away else (0.92, 0.92, 0.84)
     panel(-half + 0.04, -half + 0.34, belt - 0.28, belt - 0.08, lamp)
@@ -174,7 +162,7 @@ def parked(world: World, rng: np.random.Generator, sign: int) -> None:
     while z < 75.0:
         kinds, bounds = world.kinds[index], world.bounds[index]
         spots = {min(bisect_right(bounds, q) - 1, len(kinds) - 1) for q in (z, z + 5.0)}
-        if all(kinds[i] != JUNCTION for i in spots) and rng.random() < 0.75:
+        if all(kinds[i] != sw.JUNCTION for i in spots) and rng.random() < 0.75:
             _car(world, rng, s, z, away=sign == world.road.side)
         z += float(rng.uniform(5.4, 8.0))
 
@@ -190,7 +178,7 @@ def moving(world: World, rng: np.random.Generator) -> None:
                 _cyclist(world, rng, sign * float(rng.uniform(2.0, 2.4)), z)
                 z += 3.0
             elif rng.random() < 0.6:
-                _car(world, rng, sign * LANE, z, away)
+                _car(world, rng, sign * sw.LANE, z, away)
             elif rng.random() < 0.2:
                 _person(world, rng, sign * float(rng.uniform(0.5, 3.0)), z)
             z += float(rng.uniform(9.0, 24.0))

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from spiritseg.data import scene_world as sw
-from spiritseg.data.scene_shading import Canvas, hazy, noise, tiles, vector
-from spiritseg.data.scene_view import Floats, Light, View
+from spiritseg.scenes import world as sw
+from spiritseg.scenes.camera import Camera, Floats, Light
+from spiritseg.scenes.shading import Canvas, hazy, noise, tiles, vector
 
 __all__ = ["paint_ground"]
 
@@ -72,7 +72,7 @@ class _Ground:
 def paint_ground(
     canvas: Canvas,
     world: sw.World,
-    view: View,
+    camera: Camera,
     light: Light,
     rng: np.random.Generator,
     first: int,
@@ -82,13 +82,13 @@ def paint_ground(
     Args:
         canvas: is painted on.
         world: its road and the feet of its cars are read.
-        view: the camera.
+        camera: the camera.
         light: of the scene.
         rng: the generator of the layout.
         first: the first row of the ground.
     """
     look = _Look.draw(rng)
-    ground = _survey(world, view, first)
+    ground = _survey(world, camera, first)
     road, verge = ground.is_road, ground.verge
     rgb = np.where(road[..., None], _road(ground, world, look), _pavement(ground, world.road, look))
     rgb = np.where(verge[..., None], _grass(ground), rgb)
@@ -101,12 +101,12 @@ def paint_ground(
     canvas.receives[first:] = True
 
 
-def _survey(world: sw.World, view: View, first: int) -> _Ground:
+def _survey(world: sw.World, camera: Camera, first: int) -> _Ground:
     """Find what each pixel from row `first` on shows."""
     road = world.road
-    reach = (view.height / -view.up[first:])[:, None]
-    z = np.minimum(reach * view.forward[first:, None], np.float32(4000.0))
-    x = reach * view.across[None, :]
+    reach = (camera.height / -camera.up[first:])[:, None]
+    z = np.minimum(reach * camera.forward[first:, None], np.float32(4000.0))
+    x = reach * camera.across[None, :]
     bend = np.minimum(z, sw.FAR)
     s = x - np.float32(road.centre(0.0)) - road.yaw * bend - 0.5 * road.curve * bend**2
     s = np.asarray(s, np.float32)
@@ -115,8 +115,8 @@ def _survey(world: sw.World, view: View, first: int) -> _Ground:
     is_road = (np.abs(s) < road.half) | (kind == sw.JUNCTION)
     verge = ~is_road & (np.abs(s) > road.half + width) & (kind != sw.HOUSES)
     white, smooth = tiles()
-    pixel = reach / np.float32(view.focal)
-    deep = z * z / np.float32(view.height * view.focal)
+    pixel = reach / np.float32(camera.focal)
+    deep = z * z / np.float32(camera.height * camera.focal)
     grain = noise(white, x + 64, z, 26.0) * np.clip(0.06 / pixel, 0.15, 1.0)
     blotch = noise(smooth, x + 64, z, 5.0)
     return _Ground(x, z, s, pixel, deep, grain, blotch, is_road, verge)

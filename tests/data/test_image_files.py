@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import pickle
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +10,11 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from spiritseg.data.images import Budget, image_size, read_image, read_mask, to_rgb
+from spiritseg.config import Input, Proximity, Target
+from spiritseg.data.domains import open_proximity, open_target_all
+from spiritseg.deploy.sources import find_items
 from spiritseg.errors import BadImageError, DataError
+from spiritseg.images import IMAGE_SUFFIXES, image_size, read_image, read_mask, to_rgb
 
 Write = Callable[..., Path]
 
@@ -190,10 +192,19 @@ def test_decompression_bombs_are_refused(
         image_size(path)
 
 
-def test_budget_is_bounded_and_starts_anew_in_another_process() -> None:
-    budget = Budget(1)
-    assert budget.take(2**20 - 1)
-    assert not budget.take(2)
-    assert budget.take(1)
-    assert budget.left == 0
-    assert pickle.loads(pickle.dumps(budget)).left == 2**20
+def test_every_suffix_is_found_and_decoded_wherever_images_are_given(
+    tmp_path: Path, write_image: Write, write_mask: Write
+) -> None:
+    """One list: what training finds, `predict` finds too, 16-bit TIFF among it."""
+    root = tmp_path / "near"
+    for suffix in IMAGE_SUFFIXES:
+        write_image(root / f"images/{suffix[1:]}{suffix}")
+        write_mask(root / f"masks/{suffix[1:]}.tif")
+    deep = np.full((40, 56), 0x8040, np.uint16)
+    Image.fromarray(deep).save(root / "images/tiff.tiff")
+    train, held_out = open_proximity(Proximity(root=str(root / "images")), Input(crop=32))
+    assert len(train) + len(held_out) == len(IMAGE_SUFFIXES) == len(find_items([root / "images"]))
+    assert bool((read_image(root / "images/tiff.tiff") == 0x80).all())
+    assert image_size(root / "images/tiff.tiff") == (40, 56)
+    target = Target(root=str(root), subset="all")
+    assert len(open_target_all(target, Input(crop=32)).train) == len(IMAGE_SUFFIXES) - 2

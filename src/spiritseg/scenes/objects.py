@@ -7,30 +7,16 @@ from bisect import bisect_right
 
 import numpy as np
 
-from spiritseg.data.scene_traffic import moving, parked, pavement_people
-from spiritseg.data.scene_world import (
-    BRICK,
-    BUILDING,
-    FACADE,
-    FAR,
-    FENCE,
-    HOUSES,
-    JUNCTION,
-    LEAVES,
-    OPEN,
-    PARK,
-    PLANKS,
-    POLE,
-    RAILING,
-    ROOF,
-    SIGN,
-    TREE,
+from spiritseg.scenes import world as sw
+from spiritseg.scenes.traffic import moving, parked, pavement_people
+from spiritseg.scenes.world import (
     Caster,
     Colour,
     Face,
     Road,
     World,
     blob,
+    box,
     disc,
     pick,
     scale,
@@ -86,13 +72,13 @@ def build(rng: np.random.Generator, side: int, height: float) -> World:
 def _sections(rng: np.random.Generator) -> tuple[list[float], list[int]]:
     bounds: list[float] = [-6.0]
     kinds: list[int] = []
-    while bounds[-1] < FAR - 6:
-        last = kinds[-1] if kinds else PARK
-        weights = (0.14, 0.58, 0.20, 0.08 if last != JUNCTION else 0.0)
+    while bounds[-1] < sw.FAR - 6:
+        last = kinds[-1] if kinds else sw.PARK
+        weights = (0.14, 0.58, 0.20, 0.08 if last != sw.JUNCTION else 0.0)
         kind = int(rng.choice(4, p=np.array(weights) / sum(weights)))
-        if kind == JUNCTION and bounds[-1] < 6:
-            kind = HOUSES  # a junction beside the camera leaves nothing to see there
-        length = rng.uniform(6.0, 8.0) if kind == JUNCTION else rng.uniform(8.0, 20.0)
+        if kind == sw.JUNCTION and bounds[-1] < 6:
+            kind = sw.HOUSES  # a junction beside the camera leaves nothing to see there
+        length = rng.uniform(6.0, 8.0) if kind == sw.JUNCTION else rng.uniform(8.0, 20.0)
         bounds.append(float(bounds[-1] + length))
         kinds.append(kind)
     return bounds, kinds
@@ -104,19 +90,18 @@ def _backdrop(world: World, rng: np.random.Generator) -> None:
         width = float(rng.uniform(6.0, 18.0))
         tall = float(rng.uniform(5.0, 15.0))
         if rng.random() < 0.5:
-            shape = [(x, 0.0), (x + width, 0.0), (x + width, tall), (x, tall)]
+            shape = box(x, x + width, 0.0, tall)
             colour = pick(rng, _FACADES)
-            label, kind, params = BUILDING, FACADE, (3.0, 3.0, float(rng.integers(1000)), 0.0)
+            label, kind, params = sw.BUILDING, sw.FACADE, (3.0, 3.0, float(rng.integers(1000)), 0.0)
         else:
             shape = blob(rng, x + width / 2, tall * 0.4, width * 0.7, tall * 0.55)
-            colour, label, kind, params = _green(rng), TREE, LEAVES, (0.0, tall, 0.0, 0.0)
-        points = [(w, max(y, 0.0), FAR) for w, y in shape]
-        face = Face(points, label, colour, kind, (0.0, 0.0, -1.0), (1.0, 0.0, 0.0), params, True)
+            colour, label, kind, params = _green(rng), sw.TREE, sw.LEAVES, (0.0, tall, 0.0, 0.0)
+        points = [(w, max(y, 0.0), sw.FAR) for w, y in shape]
+        face = Face.facing(points, label, colour, kind, params)
         world.faces.append(((-10_000, 0.0, 0.0, len(world.faces)), face))
         x += width * float(rng.uniform(0.55, 0.95))
-    hedge = [(-200.0, 0.0, FAR), (200.0, 0.0, FAR), (200.0, 3.0, FAR), (-200.0, 3.0, FAR)]
-    face = Face(hedge, TREE, _green(rng), LEAVES, (0.0, 0.0, -1.0), (1.0, 0.0, 0.0),
-                (0.0, 3.0, 0.0, 0.0), True)  # fmt: skip
+    hedge = [(w, y, sw.FAR) for w, y in box(-200.0, 200.0, 0.0, 3.0)]
+    face = Face.facing(hedge, sw.TREE, _green(rng), sw.LEAVES, (0.0, 3.0, 0.0, 0.0))
     world.faces.append(((-9_999, 0.0, 0.0, len(world.faces)), face))
 
 
@@ -124,16 +109,16 @@ def _roadside(world: World, rng: np.random.Generator, index: int, sign: int) -> 
     edge = world.road.half + world.road.shoulders[index]
     bounds, kinds = world.bounds[index], world.kinds[index]
     for z0, z1, kind in zip(bounds, bounds[1:], kinds, strict=False):
-        if kind == HOUSES:
+        if kind == sw.HOUSES:
             _house(world, rng, sign * edge, z0, z1)
-        elif kind in (PARK, OPEN):
+        elif kind in (sw.PARK, sw.OPEN):
             if rng.random() < 0.75:
                 _fence(world, rng, sign * (edge + 0.05), z0, z1)
-            count = int(rng.integers(2, 5)) if kind == PARK else int(rng.integers(0, 2))
+            count = int(rng.integers(2, 5)) if kind == sw.PARK else int(rng.integers(0, 2))
             for z in np.sort(rng.uniform(z0 + 1.0, z1 - 1.0, count))[::-1].tolist():
                 if z > 3.0:
                     _tree(world, rng, sign * (edge + float(rng.uniform(1.5, 6.0))), z)
-            if kind == PARK:
+            if kind == sw.PARK:
                 _hedge(world, rng, sign * (edge + 7.5), z0, z1)
 
 
@@ -154,22 +139,28 @@ def _house(world: World, rng: np.random.Generator, s: float, z0: float, z1: floa
         if zb < 0.4:
             continue
         place = (s, max(za, 0.0))
-        foot = [road.at(s, za), road.at(s, zb)]
-        wall = [*foot, road.at(s, zb, tall), road.at(s, za, tall)]
         behind = road.at(s + depth, za)
-        world.add(wall, place, BUILDING, colour, FACADE, (*texture, za - z0), behind)
+        world.add(
+            road.wall(s, za, zb, tall),
+            place,
+            sw.BUILDING,
+            colour,
+            sw.FACADE,
+            (*texture, za - z0),
+            behind,
+        )
         if gable:
             eaves = [road.at(s, za, tall), road.at(s, zb, tall)]
             ridge = [road.at(s + depth / 2, zb, tall + 2.4), road.at(s + depth / 2, za, tall + 2.4)]
             under = road.at(s + depth / 2, (za + zb) / 2, 0.0)
-            world.add([*eaves, *ridge], (s + depth / 4, place[1]), BUILDING, slate, ROOF,
+            world.add([*eaves, *ridge], (s + depth / 4, place[1]), sw.BUILDING, slate, sw.ROOF,
                       away_from=under)  # fmt: skip
     if z0 > 0.4:
         end = [road.at(s, z0), road.at(s + depth, z0), road.at(s + depth, z0, tall)]
         if gable:
             end.append(road.at(s + depth / 2, z0, tall + 2.4))
         end.append(road.at(s, z0, tall))
-        world.add(end, (s + depth / 8, z0), BUILDING, scale(colour, 0.94), BRICK,
+        world.add(end, (s + depth / 8, z0), sw.BUILDING, scale(colour, 0.94), sw.BRICK,
                   away_from=road.at(s, z0 + 1.0))  # fmt: skip
     _house_shadow(world, s, depth, z0, z1, tall)
 
@@ -187,16 +178,16 @@ def _house_shadow(world: World, s: float, depth: float, z0: float, z1: float, ta
 
 def _fence(world: World, rng: np.random.Generator, s: float, z0: float, z1: float) -> None:
     tall = float(rng.uniform(0.9, 1.8))
-    kind = RAILING if rng.random() < 0.5 else PLANKS
-    base = (0.12, 0.14, 0.13) if kind == RAILING else (0.46, 0.34, 0.24)
+    kind = sw.RAILING if rng.random() < 0.5 else sw.PLANKS
+    base = (0.12, 0.14, 0.13) if kind == sw.RAILING else (0.46, 0.34, 0.24)
     colour = tint(rng, base, 0.06)
     road = world.road
     for za, zb in _pieces(world, z0, z1):
         if zb < 0.4:
             continue
-        wall = [road.at(s, za), road.at(s, zb), road.at(s, zb, tall), road.at(s, za, tall)]
-        world.add(wall, (s, max(za, 0.0)), FENCE, colour, kind, (0.0, tall, 0.0, 0.0))
-        world.casters.append(Caster(wall, 0.0, leafy=kind == RAILING))
+        wall = road.wall(s, za, zb, tall)
+        world.add(wall, (s, max(za, 0.0)), sw.FENCE, colour, kind, (0.0, tall, 0.0, 0.0))
+        world.casters.append(Caster(wall, 0.0, leafy=kind == sw.RAILING))
 
 
 def _hedge(world: World, rng: np.random.Generator, s: float, z0: float, z1: float) -> None:
@@ -206,7 +197,7 @@ def _hedge(world: World, rng: np.random.Generator, s: float, z0: float, z1: floa
             tops = [(float(z), tall * float(rng.uniform(0.85, 1.15)))
                     for z in np.linspace(zb, za, 6)]  # fmt: skip
             points = [road.at(s, za), road.at(s, zb), *(road.at(s, z, y) for z, y in tops)]
-            world.add(points, (s, max(za, 0.0)), TREE, colour, LEAVES, (0.0, tall, 0.0, 0.0))
+            world.add(points, (s, max(za, 0.0)), sw.TREE, colour, sw.LEAVES, (0.0, tall, 0.0, 0.0))
 
 
 def _tree(world: World, rng: np.random.Generator, s: float, z: float) -> None:
@@ -215,12 +206,12 @@ def _tree(world: World, rng: np.random.Generator, s: float, z: float) -> None:
     w, bark = float(rng.uniform(0.10, 0.2)), tint(rng, (0.26, 0.21, 0.17), 0.04)
     place, leaf = (s, z), _green(rng)
     shape = [(-w * 1.3, 0.0), (w * 1.3, 0.0), (w, trunk + radius * 0.5), (-w, trunk + radius * 0.5)]
-    world.cutout(place, shape, TREE, bark)
+    world.cutout(place, shape, sw.TREE, bark)
     for across, up, size, tone in ((0.0, 0.75, 1.0, 0.86), (-0.45, 0.6, 0.62, 0.95),
                                    (0.42, 0.9, 0.66, 1.0), (-0.05, 1.3, 0.6, 1.12)):  # fmt: skip
         shift = across + float(rng.uniform(-0.15, 0.15))
         crown = blob(rng, shift * radius, trunk + up * radius, size * radius, size * radius)
-        world.cutout(place, crown, TREE, scale(leaf, tone), LEAVES, leafy=True)
+        world.cutout(place, crown, sw.TREE, scale(leaf, tone), sw.LEAVES, leafy=True)
 
 
 def _furniture(world: World, rng: np.random.Generator, index: int, sign: int) -> None:
@@ -230,7 +221,7 @@ def _furniture(world: World, rng: np.random.Generator, index: int, sign: int) ->
     next_lamp = float(rng.uniform(7.0, 20.0))
     while z < 85.0:
         section = bisect_right(world.bounds[index], z) - 1
-        if world.kinds[index][min(section, len(world.kinds[index]) - 1)] != JUNCTION:
+        if world.kinds[index][min(section, len(world.kinds[index]) - 1)] != sw.JUNCTION:
             if z >= next_lamp:
                 _lamp(world, rng, s, z, -sign)
                 next_lamp = z + lamps
@@ -245,41 +236,37 @@ def _lamp(world: World, rng: np.random.Generator, s: float, z: float, inward: in
     tall, grey = float(rng.uniform(5.5, 8.0)), tint(rng, (0.36, 0.38, 0.38), 0.08)
     place = (s, z)
     post = [(-0.09, 0.0), (0.09, 0.0), (0.06, tall), (-0.06, tall)]
-    world.cutout(place, post, POLE, grey)
+    world.cutout(place, post, sw.POLE, grey)
     arm = [(0.0, tall - 0.1), (inward * 1.5, tall + 0.15), (inward * 1.5, tall + 0.25), (0.0, tall)]
-    world.cutout(place, arm, POLE, grey)
+    world.cutout(place, arm, sw.POLE, grey)
     head = [(inward * 1.1, tall + 0.12), (inward * 1.8, tall + 0.2),
             (inward * 1.8, tall + 0.32), (inward * 1.1, tall + 0.3)]  # fmt: skip
-    world.cutout(place, head, POLE, scale(grey, 1.2), shadow=False)
+    world.cutout(place, head, sw.POLE, scale(grey, 1.2), shadow=False)
 
 
 def _sign(world: World, rng: np.random.Generator, s: float, z: float) -> None:
     place, top = (s, z), float(rng.uniform(2.3, 2.9))
     kind = int(rng.integers(4))
-    post = [(-0.05, 0.0), (0.05, 0.0), (0.05, top + 0.2), (-0.05, top + 0.2)]
-    world.cutout(place, post, POLE, (0.42, 0.43, 0.44))
+    world.cutout(place, box(-0.05, 0.05, 0.0, top + 0.2), sw.POLE, (0.42, 0.43, 0.44))
     if kind == 0:  # a round one
-        world.cutout(place, disc(0.0, top, 0.36), SIGN, _RED)
-        world.cutout(place, disc(0.0, top, 0.27), SIGN, _WHITE, shadow=False)
-        bar = [(-0.16, top - 0.05), (0.16, top - 0.05), (0.16, top + 0.05), (-0.16, top + 0.05)]
-        world.cutout(place, bar, SIGN, _DARK, shadow=False)
+        world.cutout(place, disc(0.0, top, 0.36), sw.SIGN, _RED)
+        world.cutout(place, disc(0.0, top, 0.27), sw.SIGN, _WHITE, shadow=False)
+        world.cutout(place, box(-0.16, 0.16, top - 0.05, top + 0.05), sw.SIGN, _DARK, shadow=False)
     elif kind == 1:  # a triangle
         for size, colour in ((0.45, _RED), (0.29, _WHITE)):
             tri = [(-size, top - size * 0.55), (size, top - size * 0.55), (0.0, top + size * 1.1)]
-            world.cutout(place, tri, SIGN, colour, shadow=size > 0.3)
+            world.cutout(place, tri, sw.SIGN, colour, shadow=size > 0.3)
     elif kind == 2:  # a blue plate
-        plate = [(-0.34, top - 0.4), (0.34, top - 0.4), (0.34, top + 0.4), (-0.34, top + 0.4)]
-        world.cutout(place, plate, SIGN, (0.10, 0.24, 0.58))
+        world.cutout(place, box(-0.34, 0.34, top - 0.4, top + 0.4), sw.SIGN, (0.10, 0.24, 0.58))
         arrow = [(-0.06, top - 0.3), (0.06, top - 0.3), (0.06, top + 0.05), (0.18, top + 0.05),
                  (0.0, top + 0.3), (-0.18, top + 0.05), (-0.06, top + 0.05)]  # fmt: skip
-        world.cutout(place, arrow, SIGN, _WHITE, shadow=False)
+        world.cutout(place, arrow, sw.SIGN, _WHITE, shadow=False)
     else:  # a traffic light
-        box = [(-0.18, top - 0.5), (0.18, top - 0.5), (0.18, top + 0.5), (-0.18, top + 0.5)]
-        world.cutout(place, box, SIGN, _DARK)
+        world.cutout(place, box(-0.18, 0.18, top - 0.5, top + 0.5), sw.SIGN, _DARK)
         lit = int(rng.integers(3))
         for i, colour in enumerate(((0.15, 0.75, 0.35), (0.9, 0.6, 0.1), (0.9, 0.12, 0.1))):
             lamp = disc(0.0, top + (i - 1) * 0.32, 0.12)
-            world.cutout(place, lamp, SIGN, colour if i == lit else scale(colour, 0.25),
+            world.cutout(place, lamp, sw.SIGN, colour if i == lit else scale(colour, 0.25),
                          shadow=False)  # fmt: skip
 
 

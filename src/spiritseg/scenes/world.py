@@ -18,6 +18,7 @@ import numpy as np
 
 Point = tuple[float, float, float]
 Colour = tuple[float, float, float]
+Params = tuple[float, float, float, float]
 
 SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST = range(11)
 PLAIN, FACADE, BRICK, LEAVES, RAILING, PLANKS, ROOF, GLASS = range(8)
@@ -46,6 +47,10 @@ class Road:
         """Return the world point at s metres right of the centre line."""
         return (s + self.centre(z), y, z)
 
+    def wall(self, s: float, z0: float, z1: float, top: float) -> list[Point]:
+        """Return an upright quadrangle along the road, from depth z0 to z1."""
+        return [self.at(s, z0), self.at(s, z1), self.at(s, z1, top), self.at(s, z0, top)]
+
 
 @dataclass(frozen=True)
 class Face:
@@ -57,8 +62,16 @@ class Face:
     kind: int
     normal: Point
     axis: Point
-    params: tuple[float, float, float, float]
+    params: Params
     flat: bool  # a cut-out that faces the camera: lit like something round
+
+    @classmethod
+    def facing(
+        cls, points: list[Point], label: int, colour: Colour, kind: int, params: Params
+    ) -> Face:
+        """Return a cut-out that faces the camera."""
+        towards, axis = (0.0, 0.0, -1.0), (1.0, 0.0, 0.0)
+        return cls(points, label, colour, kind, towards, axis, params, True)
 
 
 @dataclass(frozen=True)
@@ -99,9 +112,8 @@ class World:
         label: int,
         colour: Colour,
         kind: int = PLAIN,
-        params: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0),
+        params: Params = (0.0, 0.0, 0.0, 0.0),
         away_from: Point | None = None,
-        flat: bool = False,
     ) -> bool:
         """Add a face unless it shows its back; `away_from` is a point behind it.
 
@@ -115,11 +127,8 @@ class World:
         facing = _dot(normal, _minus(self.eye, a))
         if away_from is not None and facing <= 0:
             return False
-        slab = bisect_right(self.cuts, place[1] + 1e-6)
-        aside = abs(place[0] - LANE * self.road.side)
-        key = (-slab, -aside, -place[1], len(self.faces))
-        face = Face(list(points), label, colour, kind, normal, axis, params, flat)
-        self.faces.append((key, face))
+        face = Face(list(points), label, colour, kind, normal, axis, params, False)
+        self._insert(face, place[0], place[1])
         return True
 
     def cutout(
@@ -135,22 +144,8 @@ class World:
         """Add an upright shape of (across, height) points that faces the camera."""
         x, _, z = self.road.at(*place)
         points = [(x + w, y, z) for w, y in shape]
-        low = min(y for _, y in shape)
-        high = max(y for _, y in shape)
-        self.faces.append(
-            (
-                (
-                    -bisect_right(self.cuts, z + 1e-6),
-                    -abs(place[0] - LANE * self.road.side),
-                    -z,
-                    len(self.faces),
-                ),
-                Face(
-                    points, label, colour, kind,
-                    (0.0, 0.0, -1.0), (1.0, 0.0, 0.0), (low, high, 0.0, 0.0), True,
-                ),
-            )
-        )  # fmt: skip
+        low, high = min(y for _, y in shape), max(y for _, y in shape)
+        self._insert(Face.facing(points, label, colour, kind, (low, high, 0.0, 0.0)), place[0], z)
         if shadow:
             self.casters.append(Caster(points, low, leafy, (x, 0.0, z)))
 
@@ -166,12 +161,8 @@ class World:
     ) -> None:
         """Add the visible sides and the top of a block; `glass` insets windows."""
         ring = [*bottom, *top]
-        count = float(len(ring))
-        middle = (
-            sum(p[0] for p in ring) / count,
-            sum(p[1] for p in ring) / count,
-            sum(p[2] for p in ring) / count,
-        )
+        mx, my, mz = (sum(p[i] for p in ring) / len(ring) for i in range(3))
+        middle = (mx, my, mz)
         for i in range(4):
             j = (i + 1) % 4
             side = [bottom[i], bottom[j], top[j], top[i]]
@@ -184,6 +175,12 @@ class World:
         if shadow:
             self.casters.append(Caster(list(top), 0.0))
 
+    def _insert(self, face: Face, s: float, z: float) -> None:
+        """Add a face with its key in the painting order."""
+        aside = abs(s - LANE * self.road.side)
+        key = (-bisect_right(self.cuts, z + 1e-6), -aside, -z, len(self.faces))
+        self.faces.append((key, face))
+
 
 def blob(
     rng: np.random.Generator, w: float, y: float, rw: float, ry: float
@@ -195,6 +192,11 @@ def blob(
     angles = np.linspace(0.0, 2 * np.pi, n, endpoint=False)
     across, up = w + rw * radii * np.cos(angles), y + ry * radii * np.sin(angles)
     return list(zip(across.tolist(), up.tolist(), strict=True))
+
+
+def box(x0: float, x1: float, y0: float, y1: float) -> list[tuple[float, float]]:
+    """Outline a rectangle."""
+    return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
 
 
 def disc(w: float, y: float, r: float, n: int = 14) -> list[tuple[float, float]]:

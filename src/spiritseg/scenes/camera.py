@@ -9,16 +9,25 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from spiritseg.data.scene_world import Colour, Face
+from spiritseg.scenes.world import Colour, Face
 
-__all__ = ["CAMERAS", "PALETTES", "Floats", "Light", "View", "draw_light", "draw_view", "rasterise"]
+__all__ = [
+    "CAMERAS",
+    "PALETTES",
+    "Camera",
+    "Floats",
+    "Light",
+    "draw_camera",
+    "draw_light",
+    "rasterise",
+]
 
 Floats = npt.NDArray[np.float32]
 _NEAR = 0.25  # metres before the camera at which surfaces are cut
 
 
 @dataclass(frozen=True)
-class _Camera:
+class CameraRanges:
     """Ranges of a camera's draws; metres, degrees (pitch downwards, fov across)."""
 
     height: tuple[float, float]
@@ -42,10 +51,10 @@ class Light:
     elevation: float
 
 
-CAMERAS: dict[str, _Camera] = {
-    "target": _Camera((1.32, 1.38), (0.4, 1.2), (55.0, 56.0), -1),
-    "varied": _Camera((1.2, 1.55), (-1.0, 3.0), (50.0, 62.0), -1),
-    "proximity": _Camera((1.6, 2.1), (5.0, 8.5), (68.0, 78.0), 1),
+CAMERAS: dict[str, CameraRanges] = {
+    "target": CameraRanges((1.32, 1.38), (0.4, 1.2), (55.0, 56.0), -1),
+    "varied": CameraRanges((1.2, 1.55), (-1.0, 3.0), (50.0, 62.0), -1),
+    "proximity": CameraRanges((1.6, 2.1), (5.0, 8.5), (68.0, 78.0), 1),
 }
 PALETTES: dict[str, Light | None] = {
     "overcast": Light(0.85, (0.97, 0.99, 1.02), 1.0, (0.72, 0.76, 0.80), (0.88, 0.89, 0.90),
@@ -59,7 +68,7 @@ PALETTES: dict[str, Light | None] = {
 
 
 @dataclass(frozen=True)
-class View:
+class Camera:
     """A camera at work; rays are (across[col], up[row], forward[row])."""
 
     height: float
@@ -71,7 +80,7 @@ class View:
     forward: Floats
 
 
-def draw_view(name: str, rng: np.random.Generator, size: tuple[int, int]) -> View:
+def draw_camera(name: str, rng: np.random.Generator, size: tuple[int, int]) -> Camera:
     """Draw a camera's height, pitch and lens.
 
     Args:
@@ -91,7 +100,7 @@ def draw_view(name: str, rng: np.random.Generator, size: tuple[int, int]) -> Vie
     up = -down * math.cos(pitch) - math.sin(pitch)
     forward = -down * math.sin(pitch) + math.cos(pitch)
     f32 = np.float32
-    return View(height, pitch, focal, (int(rows), int(cols)),
+    return Camera(height, pitch, focal, (int(rows), int(cols)),
                  across.astype(f32), up.astype(f32), forward.astype(f32))  # fmt: skip
 
 
@@ -140,27 +149,27 @@ def draw_light(palette: str, rng: np.random.Generator) -> tuple[Light, Floats]:
     return light, np.array(sun, np.float32)
 
 
-def rasterise(faces: list[Face], view: View) -> npt.NDArray[np.int32]:
+def rasterise(faces: list[Face], camera: Camera) -> npt.NDArray[np.int32]:
     """Paint the faces in order.
 
     Args:
         faces: the far ones first.
-        view: the camera.
+        camera: the camera.
 
     Returns:
         (H, W): 1 + the index of the face that a pixel shows, 0 for none.
     """
     counts = [len(face.points) for face in faces]
     points = np.array([p for face in faces for p in face.points], np.float64)
-    cos, sin = math.cos(view.pitch), math.sin(view.pitch)
-    up = points[:, 1] - view.height
+    cos, sin = math.cos(camera.pitch), math.sin(camera.pitch)
+    up = points[:, 1] - camera.height
     x, y, z = points[:, 0], up * cos + points[:, 2] * sin, points[:, 2] * cos - up * sin
-    rows, cols = view.size
+    rows, cols = camera.size
     canvas = Image.new("I", (cols, rows), 0)
     draw = ImageDraw.Draw(canvas)
     safe = np.maximum(z, _NEAR)
-    u = cols / 2 + view.focal * x / safe - 0.5
-    v = rows / 2 - view.focal * y / safe - 0.5
+    u = cols / 2 + camera.focal * x / safe - 0.5
+    v = rows / 2 - camera.focal * y / safe - 0.5
     flat = np.clip(np.stack([u, v], 1), -20_000, 20_000)
     starts = np.concatenate([[0], np.cumsum(counts)])
     nearest, farthest = (f.reduceat(z, starts[:-1]) for f in (np.minimum, np.maximum))
@@ -172,7 +181,7 @@ def rasterise(faces: list[Face], view: View) -> npt.NDArray[np.int32]:
         xy = flat[part]
         if nearest[i] < _NEAR:
             cut = _clip(np.stack([x[part], y[part], z[part]], 1))
-            xy = cut[:, :2] / cut[:, 2:] * (view.focal, -view.focal)
+            xy = cut[:, :2] / cut[:, 2:] * (camera.focal, -camera.focal)
             xy = np.clip(np.add(xy, (cols / 2 - 0.5, rows / 2 - 0.5)), -20_000, 20_000)
         draw.polygon(xy.ravel().tolist(), fill=i + 1)
     return np.asarray(canvas, dtype=np.int32)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import cmath
 import math
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 from torch import Tensor
 
 from spiritseg.config import Input
-from spiritseg.data.transforms import augment, fit, pool, prepare
+from spiritseg.data.augment import augment, exchange_amplitudes, fit, prepare
+from spiritseg.errors import ConfigError
+from spiritseg.geometry import max_pool
 
 
 def coordinates(height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -108,7 +111,7 @@ def test_jitter_changes_colours_only() -> None:
 @pytest.mark.parametrize(("size", "side"), [((6, 8), 2), ((5, 7), 2), ((5, 7), 3), ((5, 7), 1)])
 def test_pool_is_the_maximum_of_each_window(size: tuple[int, int], side: int) -> None:
     image = torch.rand(3, *size)
-    pooled = pool(image, side)
+    pooled = max_pool(image, side)
     assert pooled.shape == (3, math.ceil(size[0] / side), math.ceil(size[1] / side))
     for row in range(pooled.shape[1]):
         for col in range(pooled.shape[2]):
@@ -119,5 +122,53 @@ def test_pool_is_the_maximum_of_each_window(size: tuple[int, int], side: int) ->
 def test_prepare_scales_and_pools() -> None:
     image = torch.randint(0, 256, (3, 5, 8), dtype=torch.uint8)
     ready = prepare(image, Input(pool=2))
-    assert torch.equal(ready, pool(image.float() / 255, 2))
+    assert torch.equal(ready, max_pool(image.float() / 255, 2))
     assert ready.shape == (3, 3, 4)
+
+
+def _pictures(
+    height: int, width: int, low: int = 80, high: int = 170
+) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    one, other = torch.randint(low, high, (2, 3, height, width), generator=generator)
+    return one.byte(), other.byte()
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 10)])
+def test_it_is_the_definition(height: int, width: int) -> None:
+    image, style = _pictures(height, width, 0, 256)
+    reach = int(0.2 * min(height, width))
+    assert reach == 1
+    expected = torch.empty(3, height, width)
+    for channel in range(3):
+        ours = torch.fft.fft2(image[channel].double())
+        theirs = torch.fft.fft2(style[channel].double())
+        for row in range(-reach, reach + 1):
+            for column in range(-reach, reach + 1):
+                phase = cmath.phase(complex(ours[row, column]))
+                ours[row, column] = cmath.rect(abs(complex(theirs[row, column])), phase)
+        expected[channel] = torch.fft.ifft2(ours).real
+    assert expected.min() < -1  # so that clamping matters
+    assert expected.max() > 256
+    found = exchange_amplitudes(image, style, 0.2).float()
+    assert float((found - expected.clamp(0, 255)).abs().max()) <= 0.51  # rounded to 8 bits
+
+
+def test_a_band_of_zero_moves_the_means_only() -> None:
+    image, style = _pictures(16, 16)
+    found = exchange_amplitudes(image, style, 0.0).float()
+    shift = style.float().mean(dim=(1, 2)) - image.float().mean(dim=(1, 2))
+    assert float((found - image - shift[:, None, None]).abs().max()) <= 0.51
+
+
+def test_an_image_in_its_own_style_stays() -> None:
+    image, _ = _pictures(9, 12)
+    assert torch.equal(exchange_amplitudes(image, image, 0.3), image)
+
+
+def test_bad_input_is_refused() -> None:
+    image, style = _pictures(8, 8)
+    with pytest.raises(ConfigError, match="images of one size"):
+        exchange_amplitudes(image, style[:, :4])
+    with pytest.raises(ConfigError, match=r"a band in \[0, 0.5\), got 0.5"):
+        exchange_amplitudes(image, style, 0.5)

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from spiritseg.data.scene_ground import paint_ground
-from spiritseg.data.scene_objects import build
-from spiritseg.data.scene_shading import Canvas, blur, paint_faces, paint_sky, vector
-from spiritseg.data.scene_shadows import cast
-from spiritseg.data.scene_view import CAMERAS, PALETTES, Floats, draw_light, draw_view, rasterise
 from spiritseg.errors import ConfigError, DataError, unknown
+from spiritseg.scenes.camera import CAMERAS, PALETTES, Floats, draw_camera, draw_light, rasterise
+from spiritseg.scenes.ground import paint_ground
+from spiritseg.scenes.objects import build
+from spiritseg.scenes.shading import Canvas, blur, paint_faces, paint_sky, vector
+from spiritseg.scenes.shadows import cast
 
 __all__ = ["CAMERAS", "CLASSES", "PALETTES", "STYLES", "Scene", "SceneStyle", "render"]
 
@@ -105,16 +105,16 @@ def render(
     _check(seed, index, size, style)
     streams = np.random.SeedSequence((int(seed), int(index))).spawn(4)
     layout, lens, light_rng, sensor = (np.random.default_rng(s) for s in streams)
-    view = draw_view(style.camera, lens, size)
-    world = build(layout, CAMERAS[style.camera].side, view.height)
+    camera = draw_camera(style.camera, lens, size)
+    world = build(layout, CAMERAS[style.camera].side, camera.height)
     light, sun = draw_light(style.palette, light_rng)
     faces = [face for _, face in sorted(world.faces, key=lambda item: item[0])]
 
     canvas = Canvas.blank(size)
-    sky_rows = int(np.searchsorted(-view.up, 1e-3))
-    paint_sky(canvas, view, light, light_rng, sky_rows)
-    paint_ground(canvas, world, view, light, layout, sky_rows)
-    paint_faces(canvas, faces, rasterise(faces, view), view, light, sun)
+    sky_rows = int(np.searchsorted(-camera.up, 1e-3))
+    paint_sky(canvas, camera, light, light_rng, sky_rows)
+    paint_ground(canvas, world, camera, light, layout, sky_rows)
+    paint_faces(canvas, faces, rasterise(faces, camera), camera, light, sun)
     image = blur(canvas.image) * _vignette(size)
     factor, shadow = np.ones((1, 1, 1), np.float32), np.zeros(size, dtype=bool)
     if style.shadows:

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from spiritseg.data.scene_shading import blur, noise, tiles
-from spiritseg.data.scene_view import Floats
-from spiritseg.data.scene_world import Caster
+from spiritseg.scenes.camera import Floats
+from spiritseg.scenes.shading import blur, noise, tiles
+from spiritseg.scenes.world import Caster
 
 __all__ = ["cast"]
 

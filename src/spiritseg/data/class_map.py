@@ -19,7 +19,8 @@ from spiritseg.errors import ConfigError, DataError, unknown
 __all__ = ["IGNORED", "NAMED", "ClassMap", "binary", "load_class_map", "named"]
 
 IGNORED = 255
-NAMED = ("camvid", "cityscapes", "ade20k")
+_FILES = resources.files("spiritseg.data").joinpath("class_maps")
+NAMED = tuple(sorted(file.name.removesuffix(".yaml") for file in _FILES.iterdir()))
 _FOREIGN = 254  # marks a value that the map does not know, within the lookup table only
 _TABLE = 1 << 16  # masks have 8 or 16 bits
 _REST_COLOUR = (70, 70, 70)  # black is left to ignored pixels
@@ -29,16 +30,16 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class ClassMap:
-    """The classes of a data set, and how its masks spell them.
+    """The classes of a data set, and which values in its masks mean them.
 
     Args:
         names: the classes by train id, 0 to K-1; two or more.
         colours: red, green and blue in 0..255 of each class.
-        ids: raw value in a mask to train id, or 255 where the pixel is ignored. A raw value
-            that is missing here is an error wherever it is met.
+        ids: raw value in a mask to train id, or to 255 if the pixel is ignored. Any other value
+            in a mask is an error.
 
     Raises:
-        ConfigError: where names, colours and ids do not fit together.
+        ConfigError: if names, colours and ids do not fit together.
     """
 
     names: tuple[str, ...]
@@ -72,7 +73,7 @@ class ClassMap:
             (H, W) uint8: 0..K-1, or 255 where ignored.
 
         Raises:
-            DataError: where a value is not in the map.
+            DataError: if a value is not in the map.
         """
         low, high = (int(mask.min()), int(mask.max())) if mask.size else (0, 0)
         if low >= 0 and high < _TABLE:
@@ -91,7 +92,7 @@ class ClassMap:
         """Paint train ids in the classes' colours.
 
         Args:
-            labels: (H, W) train ids; what is not a class, such as 255, turns black.
+            labels: (H, W) train ids; values that are no class, such as 255, turn black.
 
         Returns:
             (H, W, 3) uint8 image.
@@ -101,18 +102,15 @@ class ClassMap:
         return palette[np.asarray(labels, dtype=np.uint8)]
 
     def merge(self, groups: Mapping[str, Sequence[str]], rest: str | None = None) -> ClassMap:
-        """Join classes into fewer ones.
+        """Merge classes into fewer ones; ignored values stay ignored.
 
         Args:
             groups: the new classes, each with the names of the old ones in it.
-            rest: name of a class, put first, for all that is in no group; without it those
-                pixels are ignored.
-
-        Returns:
-            The map of the new classes; ignored values stay ignored.
+            rest: name of a class, put first, for all old ones in no group; without it they are
+                ignored.
 
         Raises:
-            ConfigError: where a name is unknown or in two groups.
+            ConfigError: if a name is unknown or in two groups.
         """
         first = 0 if rest is None else 1
         target = dict.fromkeys(range(len(self)), IGNORED if rest is None else 0)
@@ -151,14 +149,7 @@ class ClassMap:
         return self.merge({"road": roads}, rest="background")
 
     def require(self, names: Sequence[str]) -> None:
-        """Refuse other classes, or the same in another order.
-
-        Args:
-            names: the classes that a network was trained on.
-
-        Raises:
-            DataError: where this map's names differ.
-        """
+        """Raise a DataError if a network was trained on other classes, or in another order."""
         if tuple(names) != self.names:
             raise DataError(
                 f"the network knows the classes {', '.join(names)}; the images are labelled with "
@@ -166,7 +157,7 @@ class ClassMap:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Give plain lists and numbers, for YAML and JSON; `from_dict` reads them back."""
+        """Return plain lists and numbers, for YAML and JSON; `from_dict` reads them back."""
         return {
             "names": list(self.names),
             "colours": [list(colour) for colour in self.colours],
@@ -180,7 +171,7 @@ class ClassMap:
 
 
 def binary() -> ClassMap:
-    """Map the masks of a folder that says nothing else: 0 background, 1 road, 255 ignored."""
+    """Return the default map of a folder: 0 background, 1 road, 255 ignored."""
     return ClassMap(
         ("background", "road"), (_REST_COLOUR, (128, 64, 128)), {0: 0, 1: 1, IGNORED: IGNORED}
     )
@@ -188,42 +179,25 @@ def binary() -> ClassMap:
 
 @lru_cache
 def named(name: str) -> ClassMap:
-    """Load one of the class maps that come with the library.
-
-    Args:
-        name: camvid (11 classes), cityscapes (19) or ade20k (150).
-
-    Returns:
-        The map with the data set's own colours.
-
-    Raises:
-        ConfigError: where the name is unknown.
-    """
+    """Load a class map that comes with the library, by a name in `NAMED`."""
     if name not in NAMED:
         raise ConfigError(unknown("class map", name, NAMED))
-    text = resources.files("spiritseg.data").joinpath(f"class_maps/{name}.yaml").read_text("utf-8")
-    return _parse(yaml.safe_load(text), name)
+    return _parse(yaml.safe_load(_FILES.joinpath(f"{name}.yaml").read_text("utf-8")), name)
 
 
 def load_class_map(path: str | Path) -> ClassMap:
     """Read a class map from a YAML file.
 
-    The file gives ``names``, and where wanted ``colours`` (one ``[r, g, b]`` a class) and ``ids``
+    The file has ``names``, and optionally ``colours`` (one ``[r, g, b]`` a class) and ``ids``
     (raw value: class name, train id, or ``ignore``). Without ids, value i is class i and 255 is
-    ignored. Or it starts from a map of the library and merges its classes::
+    ignored. Or it merges the classes of a map of the library::
 
         base: cityscapes
         merge: {drivable: [road], walkway: [sidewalk, terrain]}
         rest: background        # optional; without it the rest is ignored
 
-    Args:
-        path: the file.
-
-    Returns:
-        The class map.
-
     Raises:
-        ConfigError: where the file is missing or is not a class map.
+        ConfigError: if the file is missing or is not a class map.
     """
     path = Path(path).expanduser()
     try:
@@ -285,7 +259,7 @@ def _names(values: object) -> tuple[str, ...]:
     raise ConfigError(
         f"names: expected a list of words in the order of the classes, got {values!r:.80}. Write "
         "names: [background, road], with quotes around what YAML takes for a number or for yes "
-        "or no; which value in a mask means which class is said by ids: {0: background, 1: road}."
+        "or no; ids: {0: background, 1: road} maps the values in the masks to classes."
     )
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spiritseg.data.classes import NAMED, ClassMap, binary, load_class_map, named
-from spiritseg.data.scenes import CLASSES
+from spiritseg.data.class_map import NAMED, ClassMap, binary, load_class_map, named
 from spiritseg.errors import ConfigError, DataError
+from spiritseg.scenes import CLASSES
 
 
 @pytest.mark.parametrize(("name", "count"), [("camvid", 11), ("cityscapes", 19), ("ade20k", 150)])
@@ -131,6 +131,9 @@ def test_yaml_defaults_and_base(tmp_path: Path) -> None:
         ("names: [0, 1]", "with quotes around what YAML takes for a number"),
         ("names: [no, road]", "got [False, 'road']"),
         ("names:", "got None"),
+        ("{base: cityscapes, ids: {0: road}}", "ids would have no effect"),
+        ("{base: camvid, rest: background}", "rest would have no effect"),
+        ("{names: [a, b], rest: a}", "rest would have no effect"),
     ],
 )
 def test_bad_yaml_is_explained(tmp_path: Path, text: str, message: str) -> None:
@@ -140,9 +143,6 @@ def test_bad_yaml_is_explained(tmp_path: Path, text: str, message: str) -> None:
         load_class_map(path)
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
-
-
-def test_missing_yaml_is_explained(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read the class map .*none\.yaml"):
         load_class_map(tmp_path / "none.yaml")
 
@@ -158,17 +158,3 @@ def test_require_refuses_another_order() -> None:
     binary().require(("background", "road"))
     with pytest.raises(DataError, match="the network knows the classes road, background"):
         binary().require(("road", "background"))
-
-
-@pytest.mark.parametrize(
-    ("fields", "said"),
-    [
-        ("{base: cityscapes, ids: {0: road}}", "ids would have no effect"),
-        ("{base: camvid, rest: background}", "rest would have no effect"),
-        ("{names: [a, b], rest: a}", "rest would have no effect"),
-    ],
-)
-def test_a_field_without_effect_is_refused(fields: str, said: str, tmp_path: Path) -> None:
-    (tmp_path / "classes.yaml").write_text(fields)
-    with pytest.raises(ConfigError, match=said):
-        load_class_map(tmp_path / "classes.yaml")

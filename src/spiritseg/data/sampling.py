@@ -2,13 +2,13 @@
 
 Enhanced Spirit Distillation (Wu et al., arXiv:2103.13733, section III-C) trains stage 1 on both
 domains at r = |Dt| : |Dp|. The order and every augmentation are functions of (seed, stage,
-epoch, index) alone: not of the number of workers or processes, nor of what ran before.
+epoch, index) alone: neither the number of workers or processes nor earlier draws matter.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -17,14 +17,14 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from spiritseg.config import Experiment, Input, Stage
-from spiritseg.data.image_sets import EvalData, LabelledImages, UnlabelledImages
-from spiritseg.data.images import Budget
-from spiritseg.data.transforms import View, draw_view, finish, pool, to_float
-from spiritseg.data.views import KeptViews
+from spiritseg.data.augment import View, draw_view, finish, to_float
+from spiritseg.data.cache import Budget, Cache
+from spiritseg.data.datasets import EvalData, LabelledImages, UnlabelledImages
 from spiritseg.errors import ConfigError, DataError
+from spiritseg.geometry import max_pool
 from spiritseg.randomness import derive_seed
 
-__all__ = ["PROXIMITY", "TARGET", "EvalData", "StageBatches", "StageData", "draws", "epoch_length"]
+__all__ = ["PROXIMITY", "TARGET", "StageBatches", "StageData", "draws", "epoch_length"]
 
 TARGET, PROXIMITY = 0, 1
 
@@ -33,37 +33,47 @@ Key = tuple[int, int, int]  # (domain, index, view): what an augmented image is 
 
 def draws(
     n_target: int, n_proximity: int, ratio: float, seed: int, epoch: int, length: int = 0
-) -> list[tuple[int, int]]:
+) -> list[Key]:
     """Draw the images of one epoch.
 
-    Each draw takes a target image with probability r / (1 + r), else a proximity one. Either
-    domain goes through permutations of its images, one after the other and on across epochs: no
-    image comes again before all others of its domain came.
+    Each draw takes a target image with probability r / (1 + r), else a proximity one. Each domain
+    is gone through in one permutation of its images after the other, across epochs too: no image
+    comes again before all others of its domain.
 
     Args:
-        n_target: target images; 0 for proximity only.
-        n_proximity: proximity images; 0 for target only.
-        ratio: r = |Dt| : |Dp|, target images to proximity images; 0 for proximity only.
-        seed: of this order.
+        n_target: number of target images; 0 for proximity only.
+        n_proximity: number of proximity images; 0 for target only.
+        ratio: r = |Dt| : |Dp|, target to proximity images; 0 for proximity only.
+        seed: seed of the order.
         epoch: from 0.
         length: draws an epoch, the same in every epoch; 0 for `epoch_length`.
 
     Returns:
-        (domain, index) of each draw; domain 0 is target, 1 proximity.
+        (domain, index, turn) of each draw. Domain 0 is target, 1 proximity; turn counts how often
+        the domain was gone through before.
 
     Raises:
-        ConfigError: for a negative ratio, or where there is nothing to draw from.
+        ConfigError: for a negative ratio, or if there is nothing to draw from.
     """
-    keys = _turns(n_target, n_proximity, ratio, seed, epoch, length)
-    return [(domain, index) for domain, index, _ in keys]
+    share = _target_share(n_target, n_proximity, ratio)
+    length = length or epoch_length(n_target, n_proximity, ratio)
+    done = sum(_targets_in(share, seed, before, length) for before in range(epoch))
+    past = [done, epoch * length - done]
+    sizes = (n_target, n_proximity)
+    found = []
+    for domain in _domains(share, seed, epoch, length):
+        turn, place = divmod(past[domain], sizes[domain])
+        found.append((domain, _permutation(sizes[domain], seed, domain, turn)[place], turn))
+        past[domain] += 1
+    return found
 
 
 def epoch_length(n_target: int, n_proximity: int, ratio: float) -> int:
     """Return how many draws show each target image once, on average.
 
     Args:
-        n_target: target images.
-        n_proximity: proximity images.
+        n_target: number of target images.
+        n_proximity: number of proximity images.
         ratio: r = |Dt| : |Dp|.
 
     Returns:
@@ -81,20 +91,19 @@ class StageData(Dataset[dict[str, Any]]):
 
     The augmentation is a function of (seed, stage, view, domain, index). A sample is a dict of
     ``image`` (3, c/p, c/p) float32 in [0, 1], after the max-pool; ``labels`` (c, c) int64, 255
-    where ignored or unlabelled; ``plain``, the image before its jitter, where the stage's teacher
-    sees that; ``valid`` (c, c) bool, False on padding; ``domain``, ``index``
-    and ``view``. Views that come round again (stage.views) are kept while input.cache_mib lasts.
+    if ignored or unlabelled; ``plain``, the image before its colours change, if the stage's
+    teacher sees that; ``valid`` (c, c) bool, False on padding; ``domain``, ``index`` and ``view``.
+    Views that come round again (stage.views) are kept while input.cache_mib lasts.
 
     Args:
-        images: the target images and the proximity images; None for the ones that the stage does
-            not use.
-        stage: its ratio and views are read.
+        images: target images and proximity images; None for those that the stage does not use.
+        stage: its ratio, views, jitter, scale and fourier are read.
         experiment: its seed and input are read.
-        name: the stage's name; it enters every draw.
-        styles: the images whose light target images take (stage.fourier).
+        name: the stage's name, part of every seed.
+        styles: images whose low-frequency amplitudes target images take (stage.fourier).
 
     Raises:
-        ConfigError: where there is no image, or the ratio cannot be drawn.
+        ConfigError: if there is no image, or the ratio cannot be drawn.
     """
 
     def __init__(
@@ -113,16 +122,15 @@ class StageData(Dataset[dict[str, Any]]):
         self.name = name
         self.views = stage.views
         self.plain = stage.teacher_view == "plain"
-        # The ratio speaks of a mixture: target alone or proximity alone need none.
         self.ratio = stage.ratio
-        _target_share(*self.counts, self.ratio)
-        images_with_memory = self.target if self.target is not None else self.proximity
-        budget = images_with_memory.budget if images_with_memory is not None else Budget(0)
-        self._kept = KeptViews(budget if self.views else Budget(0))
+        _target_share(*self.counts, self.ratio)  # refuses what cannot be drawn
+        opened = self.target if self.target is not None else self.proximity
+        budget = opened.cache.budget if opened is not None and self.views else Budget(0)
+        self.cache: Cache[View] = Cache(budget, _cloned)
 
     @property
     def counts(self) -> tuple[int, int]:
-        """How many target and proximity images there are."""
+        """Numbers of target and proximity images."""
         return (
             len(self.target) if self.target is not None else 0,
             len(self.proximity) if self.proximity is not None else 0,
@@ -133,7 +141,7 @@ class StageData(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
         domain, index, view = key
-        drawn = self._kept(key, lambda: self._draw(key))
+        drawn = self.cache(key, lambda: self._draw(key))
         image, labels, valid = finish(drawn, self.input)
         plain = {"plain": image if drawn.plain is None else to_float(drawn.plain)}
         return {
@@ -149,8 +157,8 @@ class StageData(Dataset[dict[str, Any]]):
     def keys(self, epoch: int, length: int = 0) -> list[Key]:
         """Return the keys of an epoch, in order.
 
-        The view is the turn in which the image comes, for target images alone the epoch; modulo
-        the stage's views, if it has any. An image that comes twice in an epoch comes in two views.
+        The view is the image's turn (see `draws`), for target images alone the epoch; modulo the
+        stage's views, if it has any. An image that comes twice in an epoch comes in two views.
 
         Args:
             epoch: from 0.
@@ -160,8 +168,8 @@ class StageData(Dataset[dict[str, Any]]):
             (domain, index, view) of each draw.
         """
         seed = derive_seed(self.seed, self.name, "order")
-        turns = _turns(*self.counts, self.ratio, seed, epoch, length)
-        return [(d, index, turn % self.views if self.views else turn) for d, index, turn in turns]
+        drawn = draws(*self.counts, self.ratio, seed, epoch, length)
+        return [(d, index, turn % self.views if self.views else turn) for d, index, turn in drawn]
 
     def prepared(self) -> list[EvalData]:
         """Return the images of each domain whole, not augmented."""
@@ -175,11 +183,11 @@ class StageData(Dataset[dict[str, Any]]):
         seed = derive_seed(self.seed, self.name, "augment", view, domain, index)
         style = self._style(seed) if domain == TARGET else None
         drawn = draw_view(image, labels, self.input, seed, self.plain, style)
-        plain = None if drawn.plain is None else pool(drawn.plain, self.input.pool)
-        return drawn._replace(image=pool(drawn.image, self.input.pool), plain=plain)
+        plain = None if drawn.plain is None else max_pool(drawn.plain, self.input.pool)
+        return drawn._replace(image=max_pool(drawn.image, self.input.pool), plain=plain)
 
     def _style(self, seed: int) -> Tensor | None:
-        """Draw whose light a view takes, and a crop of it; None for its own."""
+        """Draw a crop of a style image; None if the view keeps its own amplitudes."""
         if not self.fourier or self.styles is None:
             return None
         generator = torch.Generator().manual_seed(derive_seed(seed, "style"))
@@ -205,19 +213,19 @@ def stage_input(input: Input, stage: Stage) -> Input:
 
 
 class StageBatches(Sampler[list[Key]]):
-    """Batches of keys for one epoch, the same whatever machine draws them.
+    """Batches of keys for one epoch, the same on every machine.
 
     An epoch consists of full batches; the draws that would not fill one are the first of the
     next epoch, so that no image is left out. Fewer images than a batch make one smaller batch.
 
     Args:
-        data: whose keys are batched.
+        data: the stage's images.
         batch_size: images a step, over all processes.
-        rank: which process this is.
-        world_size: how many there are; each takes every world_size-th key of a batch.
+        rank: index of this process.
+        world_size: number of processes; each takes every world_size-th key of a batch.
 
     Raises:
-        ConfigError: where the batch cannot be shared out evenly.
+        ConfigError: if the processes cannot have equal shares of a batch.
     """
 
     def __init__(
@@ -266,17 +274,20 @@ class StageBatches(Sampler[list[Key]]):
         if whole < self.batch_size:
             # Each process needs the same number of images, so the first come again.
             keys = self.data.keys(epoch)
-            return [_filled(keys, -len(keys) % self.world_size)]
+            missing = -len(keys) % self.world_size
+            return [[*keys, *(keys[i % len(keys)] for i in range(missing))]]
         keys = self.data.keys(epoch, whole - whole % self.batch_size)
         return [keys[i : i + self.batch_size] for i in range(0, len(keys), self.batch_size)]
 
 
-def _filled(keys: Sequence[Key], missing: int) -> list[Key]:
-    return [*keys, *(keys[i % len(keys)] for i in range(missing))]
+def _cloned(view: View) -> View:
+    """Copy the crops out of their images, which would stay in memory with them."""
+    rest = [None if part is None else part.clone() for part in view[1:]]
+    return View(view.image.clone(), *rest)
 
 
 def _target_share(n_target: int, n_proximity: int, ratio: float) -> float:
-    """Return r / (1 + r), or 0 or 1 where there is one domain alone."""
+    """Return r / (1 + r), or 0 or 1 for one domain alone."""
     if not 0 <= ratio < float("inf"):
         raise ConfigError(f"ratio: r = |Dt| : |Dp| is a finite number from 0, got {ratio}")
     if n_target < 1 and n_proximity < 1:
@@ -284,23 +295,6 @@ def _target_share(n_target: int, n_proximity: int, ratio: float) -> float:
     if n_proximity < 1:
         return 1.0
     return ratio / (1 + ratio) if n_target >= 1 else 0.0
-
-
-def _turns(
-    n_target: int, n_proximity: int, ratio: float, seed: int, epoch: int, length: int
-) -> list[Key]:
-    """Draw (domain, index, turn); turn counts how often the domain was gone through before."""
-    share = _target_share(n_target, n_proximity, ratio)
-    length = length or epoch_length(n_target, n_proximity, ratio)
-    done = _targets_before(share, seed, epoch, length)
-    past = [done, epoch * length - done]
-    sizes = (n_target, n_proximity)
-    found = []
-    for domain in _domains(share, seed, epoch, length):
-        turn, place = divmod(past[domain], sizes[domain])
-        found.append((domain, _permutation(sizes[domain], seed, domain, turn)[place], turn))
-        past[domain] += 1
-    return found
 
 
 def _domains(share: float, seed: int, epoch: int, length: int) -> list[int]:
@@ -312,15 +306,10 @@ def _domains(share: float, seed: int, epoch: int, length: int) -> list[int]:
     return domains
 
 
-def _targets_before(share: float, seed: int, epoch: int, length: int) -> int:
-    """Count the target draws of all epochs before this one."""
-    if share in (0.0, 1.0):
-        return epoch * length if share else 0
-    return sum(_targets_in(share, seed, before, length) for before in range(epoch))
-
-
-@lru_cache(maxsize=1 << 16)  # a function of its arguments; kept since each epoch asks anew
+@lru_cache(maxsize=1 << 16)  # a function of its arguments; each epoch asks for all before it
 def _targets_in(share: float, seed: int, epoch: int, length: int) -> int:
+    if share in (0.0, 1.0):
+        return length if share else 0
     return _domains(share, seed, epoch, length).count(TARGET)
 
 

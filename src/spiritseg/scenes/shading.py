@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from spiritseg.data import scene_world as sw
-from spiritseg.data.scene_view import Floats, Light, View
+from spiritseg.scenes import world as sw
+from spiritseg.scenes.camera import Camera, Floats, Light
 
 __all__ = ["Canvas", "blur", "hazy", "noise", "paint_faces", "paint_sky", "tiles", "vector"]
 
@@ -91,13 +91,13 @@ def blur(picture: Floats) -> Floats:
 
 
 def paint_sky(
-    canvas: Canvas, view: View, light: Light, rng: np.random.Generator, rows: int
+    canvas: Canvas, camera: Camera, light: Light, rng: np.random.Generator, rows: int
 ) -> None:
     """Fill the rows above the horizon: a gradient with clouds."""
     if rows == 0:
         return
-    cols = view.size[1]
-    slope = np.clip(view.up[:rows] / 0.45, 0.0, 1.0)[:, None, None] ** np.float32(0.7)
+    cols = camera.size[1]
+    slope = np.clip(camera.up[:rows] / 0.45, 0.0, 1.0)[:, None, None] ** np.float32(0.7)
     low, top = vector(light.sky_low), vector(light.sky_top)
     cloud = np.zeros((rows, cols), np.float32)
     for grid, weight in (((5, 4), 0.5), ((11, 9), 0.3), ((24, 20), 0.2)):
@@ -133,16 +133,15 @@ def _table(faces: list[sw.Face]) -> _Table:
         np.array(rows, np.float32), (3, 6, 9, 13, 16), axis=1
     )
     kind, label, flat = rest.T.astype(np.int32)
-    return _Table(
-        origin, normal, axis, params, colour, kind, label.astype(np.uint8), flat.astype(bool)
-    )
+    geometry = (origin, normal, axis, params, colour)
+    return _Table(*geometry, kind, label.astype(np.uint8), flat.astype(bool))
 
 
 def paint_faces(
     canvas: Canvas,
     faces: list[sw.Face],
     ids: npt.NDArray[np.int32],
-    view: View,
+    camera: Camera,
     light: Light,
     sun: Floats,
 ) -> None:
@@ -152,7 +151,7 @@ def paint_faces(
         canvas: is painted on.
         faces: in the order in which `ids` counts them.
         ids: (H, W), 1 + the index of the face that a pixel shows, 0 for none.
-        view: the camera.
+        camera: the camera.
         light: of the scene.
         sun: direction to the sun.
     """
@@ -161,17 +160,17 @@ def paint_faces(
         return
     which = ids[rows, cols] - 1
     table = _table(faces)
-    offset = (table.normal * (table.origin - vector((0.0, view.height, 0.0)))).sum(1)
+    offset = (table.normal * (table.origin - vector((0.0, camera.height, 0.0)))).sum(1)
     facing = table.normal @ sun
     facing = np.where(offset > 0, -facing, facing)  # a fence is lit on the side one sees
     n = table.normal[which]
-    a, b, c = view.across[cols], view.up[rows], view.forward[rows]
+    a, b, c = camera.across[cols], camera.up[rows], camera.forward[rows]
     slant = n[:, 0] * a + n[:, 1] * b + n[:, 2] * c
     slant = np.where(np.abs(slant) < 1e-4, np.float32(1e-4), slant)
     reach = np.clip(offset[which] / slant, 0.1, 400.0).astype(np.float32)
-    spot = np.stack([a * reach, view.height + b * reach, c * reach], 1)
+    spot = np.stack([a * reach, camera.height + b * reach, c * reach], 1)
     rgb = _lit(table, facing, light, sun)[which]
-    _texture(table, which, spot, reach, np.abs(slant), view, light, rgb)
+    _texture(table, which, spot, reach, np.abs(slant), camera, light, rgb)
     canvas.image[rows, cols] = hazy(rgb, reach[:, None], light)
     canvas.labels[rows, cols] = table.label[which]
     canvas.place[rows, cols] = spot
@@ -220,7 +219,7 @@ def _texture(
     spot: Floats,
     reach: Floats,
     slant: Floats,
-    view: View,
+    camera: Camera,
     light: Light,
     rgb: Floats,
 ) -> None:
@@ -231,9 +230,9 @@ def _texture(
         at = np.flatnonzero(kind == number)
         who, p, far = which[at], spot[at], reach[at]
         along = np.einsum("ij,ij->i", p - table.origin[who], table.axis[who])
-        sharp = np.clip(view.focal * 0.05 / far, 0.0, 1.0)
+        sharp = np.clip(camera.focal * 0.05 / far, 0.0, 1.0)
         spots = _Spots(
-            rgb[at], p, along, table.params[who], far, slant[at], sharp, view.focal, light
+            rgb[at], p, along, table.params[who], far, slant[at], sharp, camera.focal, light
         )
         rgb[at] = _TEXTURES[number](spots)
 

@@ -10,12 +10,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning.fabric.utilities.data import _set_sampler_epoch
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from spiritseg.config import Experiment, Input, Proximity, Scenes, Stage, Target
-from spiritseg.data.datasets import open_domains, open_proximity, open_target
-from spiritseg.data.mixing import (
+from spiritseg.data.augment import augment
+from spiritseg.data.domains import open_domains, open_proximity, open_target
+from spiritseg.data.sampling import (
     PROXIMITY,
     TARGET,
     StageBatches,
@@ -23,8 +25,8 @@ from spiritseg.data.mixing import (
     draws,
     epoch_length,
 )
-from spiritseg.data.transforms import augment, pool
 from spiritseg.errors import BadImageError, ConfigError, DataError
+from spiritseg.geometry import max_pool
 from spiritseg.randomness import derive_seed
 
 # ---------------------------------------------------------------- draws
@@ -42,7 +44,7 @@ def test_each_domain_is_gone_through_before_it_repeats(
 ) -> None:
     epochs = [draws(n_target, n_proximity, ratio, seed, epoch) for epoch in range(4)]
     for domain, count in ((TARGET, n_target), (PROXIMITY, n_proximity)):
-        indices = [index for epoch in epochs for d, index in epoch if d == domain]
+        indices = [index for epoch in epochs for d, index, _ in epoch if d == domain]
         for start in range(0, len(indices) - count + 1, count or 1):  # on across epochs
             assert sorted(indices[start : start + count]) == list(range(count))
 
@@ -51,7 +53,7 @@ def test_each_domain_is_gone_through_before_it_repeats(
 def test_the_share_of_target_images_is_r_over_1_plus_r(ratio: float) -> None:
     share, total = ratio / (1 + ratio), 20_000
     drawn = draws(64, 112, ratio, 1, 0, length=total)
-    targets = sum(domain == TARGET for domain, _ in drawn)
+    targets = sum(domain == TARGET for domain, *_ in drawn)
     deviation = (total * share * (1 - share)) ** 0.5
     assert abs(targets - total * share) < 4 * deviation
     # Draws are independent: as many changes of domain as chance makes.
@@ -67,12 +69,9 @@ def test_epoch_lengths() -> None:
     assert epoch_length(64, 112, 0.5) == 192
     assert epoch_length(64, 112, 10) == 70
     assert len(draws(64, 112, 0.5, 0, 0)) == 192
-
-
-def test_one_domain_alone() -> None:
-    assert {d for d, _ in draws(8, 8, 0, 0, 0)} == {PROXIMITY}
-    assert {d for d, _ in draws(8, 0, 0.5, 0, 0)} == {TARGET}
-    assert {d for d, _ in draws(0, 8, 0.5, 0, 0)} == {PROXIMITY}
+    assert {d for d, *_ in draws(8, 8, 0, 0, 0)} == {PROXIMITY}
+    assert {d for d, *_ in draws(8, 0, 0.5, 0, 0)} == {TARGET}
+    assert {d for d, *_ in draws(0, 8, 0.5, 0, 0)} == {PROXIMITY}
 
 
 def test_order_is_a_function_of_seed_and_epoch() -> None:
@@ -123,7 +122,7 @@ def test_a_sample_is_the_augmented_image_after_the_pool(experiment: Experiment) 
         seed = derive_seed(3, "mimicry", "augment", view, domain, index)
         picture, truth = target[index] if domain == TARGET else (proximity[index], None)
         image, labels, valid = augment(picture, truth, experiment.input, seed)
-        assert torch.equal(sample["image"], pool(image[None], 2)[0])
+        assert torch.equal(sample["image"], max_pool(image[None], 2)[0])
         assert torch.equal(sample["labels"], labels)
         assert torch.equal(sample["valid"], valid)
         assert (sample["domain"], sample["index"], sample["view"]) == (domain, index, view)
@@ -165,7 +164,7 @@ def test_fourier_gives_a_share_of_the_target_views_the_light_of_proximity_images
         assert torch.equal(data[key]["image"], data[key]["image"])
     proximity = (PROXIMITY, 3, 0)
     assert torch.equal(data[proximity]["image"], own[proximity]["image"])
-    with pytest.raises(ConfigError, match="takes the light of proximity images"):
+    with pytest.raises(ConfigError, match="takes the light \\(fourier\\) of prox"):
         open_domains(still, target_only=True).styles(stage)
 
 
@@ -197,7 +196,7 @@ def test_an_image_that_comes_twice_in_an_epoch_comes_in_two_views(experiment: Ex
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_the_number_of_workers_changes_nothing(experiment: Experiment, workers: int) -> None:
     data = make(experiment, MIXED)
     batches = StageBatches(data, batch_size=4)
@@ -213,10 +212,9 @@ def test_the_number_of_workers_changes_nothing(experiment: Experiment, workers: 
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-@pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("kind", [BadImageError, DataError])
 def test_an_error_in_a_worker_is_told_as_one_outside(
-    camvid: Path, small: Input, kind: type[DataError], workers: int
+    camvid: Path, small: Input, kind: type[DataError]
 ) -> None:
     near = Proximity(root=str(camvid / "test"), held_out=0)
     experiment = Experiment(
@@ -234,7 +232,7 @@ def test_an_error_in_a_worker_is_told_as_one_outside(
         path.write_bytes(path.read_bytes()[:500])
     for path in (camvid / "trainannot").iterdir():
         Image.new("L", (3, 2)).save(path)
-    loader = DataLoader(data, batch_sampler=StageBatches(data, batch_size=4), num_workers=workers)
+    loader = DataLoader(data, batch_sampler=StageBatches(data, batch_size=4), num_workers=1)
     with pytest.raises(kind) as caught:
         list(loader)
     assert type(caught.value) is kind
@@ -256,9 +254,10 @@ def test_an_error_in_a_worker_is_told_as_one_outside(
 def test_batches_are_full_and_leave_no_image_out(experiment: Experiment) -> None:
     batches = StageBatches(make(experiment, Stage()), batch_size=4)
     assert len(batches) == 1  # 6 images: 4 an epoch
+    loader = DataLoader(batches.data, batch_sampler=batches)
     seen = []
     for epoch in range(3):
-        batches.set_epoch(epoch)
+        _set_sampler_epoch(loader, epoch)  # as Lightning does
         (batch,) = list(batches)
         seen += [index for _, index, _ in batch]
     assert sorted(seen[:6]) == sorted(seen[6:]) == list(range(6))
@@ -284,15 +283,6 @@ def test_processes_share_the_global_batch(experiment: Experiment) -> None:
         StageBatches(data, 6, 0, 4)
     with pytest.raises(ConfigError, match="batch_size: expected 1 or more"):
         StageBatches(data, 0)
-
-
-def test_lightning_finds_set_epoch(experiment: Experiment) -> None:
-    from lightning.fabric.utilities.data import _set_sampler_epoch
-
-    batches = StageBatches(make(experiment, Stage()), batch_size=2)
-    loader = DataLoader(batches.data, batch_sampler=batches)
-    _set_sampler_epoch(loader, 5)
-    assert batches.epoch == 5
 
 
 def test_prepared_images_are_whole(experiment: Experiment, tmp_path: Path) -> None:
