@@ -28,7 +28,7 @@ from spiritseg.evaluation.image_iou import ImageIoU
 from spiritseg.files import json_bytes, without_folders
 from spiritseg.models import Segmenter
 from spiritseg.models.bundle import BundleInfo, _card_digest, load_bundle, save_bundle
-from spiritseg.models.class_path import _ARCHITECTURE, untrusted_argument
+from spiritseg.models.external import _ARCHITECTURE, untrusted_argument
 from spiritseg.models.networks import build_networks
 
 NETWORKS = {

@@ -187,7 +187,7 @@ class Head:
             dense.
     """
 
-    name: Literal["student", "pyramid", "own", "none"] = "student"
+    name: str = "student"
     channels: int = 64
     convolution: Convolution = "separable"
 

@@ -9,7 +9,7 @@ from spiritseg.config import Losses, Pixelwise, Stage
 from spiritseg.errors import ConfigError
 from spiritseg.models import Segmenter, student_head
 from spiritseg.models.ensemble import Ensemble, stage_teacher
-from spiritseg.models.extractors import separable
+from spiritseg.models.separable import separable
 
 
 def _network(channels: int, seed: int) -> Segmenter:

@@ -18,14 +18,15 @@ from torch import Tensor
 from spiritseg.config import MAX_CHANNELS, Extractor, Network
 from spiritseg.errors import BundleError, ConfigError, SpiritsegError
 from spiritseg.files import json_bytes, without_folders, write_atomically
-from spiritseg.models.build import build_network, limited_parameters, network_from_dict
-from spiritseg.models.class_path import (
-    DOWNLOADS,
-    is_class_path,
-    is_library_network,
-    untrusted_argument,
+from spiritseg.models.external import DOWNLOADS, untrusted_argument
+from spiritseg.models.factory import (
+    build_network,
+    foreign_names,
+    limited_parameters,
+    network_from_dict,
 )
 from spiritseg.models.segmenter import Segmenter
+from spiritseg.models.sources import needs_trust
 
 __all__ = [
     "BundleInfo",
@@ -183,8 +184,9 @@ def refuse_foreign(folder: Path, info: BundleInfo) -> None:
     Raises:
         BundleError: it names such classes or arguments; says how to trust it.
     """
-    extractors = [network.extractor for network in info.networks.values()]
-    if foreign := sorted({one.name for one in extractors if _is_foreign(one.name)}):
+    networks = info.networks.values()
+    extractors = [network.extractor for network in networks]
+    if foreign := sorted({name for network in networks for name in foreign_names(network)}):
         raise BundleError(
             f"{folder} is built from your own classes ({', '.join(foreign)}); loading it imports "
             f"them, which runs their code. {_TRUST}"
@@ -209,7 +211,8 @@ def foreign_class(network: Network) -> str:
         Its class path, or its name where an argument needs trust; empty if nothing does.
     """
     given = network.extractor
-    return given.name if _is_foreign(given.name) or untrusted_argument(given.args) else ""
+    foreign = [*foreign_names(network), *([given.name] if untrusted_argument(given.args) else [])]
+    return foreign[0] if foreign else ""
 
 
 def check_bundles(networks: Mapping[str, Network], classes: Sequence[str], pool: int) -> None:
@@ -368,10 +371,6 @@ def _check_card(card: Mapping[str, Any]) -> None:
         raise ConfigError(f"pool: expected 1 to {MAX_CHANNELS}, got {reprlib.repr(pool)}")
 
 
-def _is_foreign(name: str) -> bool:
-    return is_class_path(name) and not is_library_network(name)
-
-
 def _without_weights(info: BundleInfo) -> BundleInfo:
     # The weights come from the bundle; nothing is fetched to build the architecture.
     networks = {
@@ -383,7 +382,7 @@ def _without_weights(info: BundleInfo) -> BundleInfo:
 
 def _bare(extractor: Extractor) -> Extractor:
     args = extractor.args
-    if not is_class_path(extractor.name) or is_library_network(extractor.name):
+    if not needs_trust(extractor.name):
         args = {k: v for k, v in args.items() if k not in DOWNLOADS and not _is_file(v)}
         args = {k: without_folders(v) for k, v in args.items()}
     return dataclasses.replace(extractor, weights="random", args=args)

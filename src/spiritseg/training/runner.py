@@ -22,7 +22,6 @@ from spiritseg.evaluation.pictures import draw_predictions
 from spiritseg.files import without_folders, write_atomically
 from spiritseg.inference import Student, load
 from spiritseg.models import Segmenter
-from spiritseg.models.adapters import layer_channels
 from spiritseg.models.bundle import (
     BundleInfo,
     bundle_digest,
@@ -33,6 +32,7 @@ from spiritseg.models.bundle import (
 )
 from spiritseg.models.ensemble import stage_teacher
 from spiritseg.models.networks import build_networks
+from spiritseg.models.segmenter import layer_channels
 from spiritseg.recipes import fingerprint
 from spiritseg.training.allocator import freed_memory_kept
 from spiritseg.training.fit import discard_checkpoints, fit, lightning_trainer

