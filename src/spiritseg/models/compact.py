@@ -76,7 +76,7 @@ def compact(
     result = _map_convolutions(
         result, lambda conv: replace(conv, conv in bare) if conv in covered else conv
     )
-    _freshen(result, seed)
+    _reset(result, seed)
     return result
 
 
@@ -177,22 +177,22 @@ def _norm(conv: nn.Conv2d) -> nn.BatchNorm2d:
 
 
 @torch.no_grad()
-def _freshen(module: nn.Module, seed: int) -> None:
+def _reset(module: nn.Module, seed: int) -> None:
     """Initialise every weight anew; each is a function of (seed, its name)."""
     for name, part in module.named_modules():
         with seeded(derive_seed(seed, name)):
             if isinstance(part, nn.Conv2d):
-                _freshen_convolution(part)
+                _reset_convolution(part)
             elif isinstance(part, _NORMS) or not hasattr(part, "reset_parameters"):
                 for key, parameter in part.named_parameters(recurse=False):
-                    _freshen_loose(key, parameter)
+                    _reset_loose(key, parameter)
                 if isinstance(part, nn.modules.batchnorm._NormBase):
                     part.reset_running_stats()
             else:
                 cast(Callable[[], None], part.reset_parameters)()
 
 
-def _freshen_convolution(conv: nn.Conv2d) -> None:
+def _reset_convolution(conv: nn.Conv2d) -> None:
     # The fan-in counts the channels of one group; torch's fan-out would count all groups.
     weight = torch.empty(conv.weight.shape, device="cpu")
     nn.init.kaiming_normal_(weight, mode="fan_in", nonlinearity="relu")
@@ -201,7 +201,7 @@ def _freshen_convolution(conv: nn.Conv2d) -> None:
         conv.bias.zero_()
 
 
-def _freshen_loose(name: str, parameter: Tensor) -> None:
+def _reset_loose(name: str, parameter: Tensor) -> None:
     if parameter.ndim > 1:
         parameter.copy_(torch.empty(parameter.shape, device="cpu").normal_(std=0.02))
     else:

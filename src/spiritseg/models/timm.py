@@ -303,42 +303,9 @@ def _wheel(name: str) -> str:
 
 
 def _renamed(state: State, model: str) -> State:
-    """Rename the wheel's keys to timm's; a file with timm's keys is not changed."""
+    """Rename the wheel's keys to timm's, which name the same tensors in the same order."""
     if "_conv_stem.weight" not in state:
         return state
-    blocks: list[str] = []
-    for key in _create(model, {}).state_dict():
-        block = re.match(r"blocks\.\d+\.\d+\.", key)
-        if block and block.group() not in blocks:
-            blocks.append(block.group())
-    expanded = {int(k.split(".")[1]) for k in state if "._expand_conv." in k}
-    return {_renamed_key(key, blocks, expanded): value for key, value in state.items()}
-
-
-_OUTER = {
-    "_conv_stem": "conv_stem",
-    "_bn0": "bn1",
-    "_conv_head": "conv_head",
-    "_bn1": "bn2",
-    "_fc": "classifier",
-}
-_EXPANDED = {
-    "_expand_conv": "conv_pw",
-    "_bn0": "bn1",
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn2",
-    "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
-}
-_PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-
-
-def _renamed_key(key: str, blocks: Sequence[str], expanded: set[int]) -> str:
-    parts = key.split(".")
-    if parts[0] != "_blocks":
-        return ".".join([_OUTER.get(parts[0], parts[0]), *parts[1:]])
-    index = int(parts[1])
-    names = _EXPANDED if index in expanded else _PLAIN
-    layer = names.get(parts[2], parts[2])
-    block = blocks[index] if index < len(blocks) else f"blocks.{index}."
-    return block + ".".join([layer, *parts[3:]])
+    keys = _create(model, {}).state_dict()
+    # Another number of tensors stays as it is: `fit_weights` then lists what is missing.
+    return dict(zip(keys, state.values(), strict=True)) if len(keys) == len(state) else state
