@@ -95,13 +95,13 @@ def test_what_runs_code_of_the_users_is_told_without_running_it(
 
 
 def test_what_a_file_names_wrongly_is_one_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "nets.py").write_text("NET = 3\nraise_ = 1 / 1\n")
+    (tmp_path / "nets.py").write_text("NET = 3\n")
     (tmp_path / "broken.py").write_text("1 / 0")
     for name, said in {
         "nets.py:NET": "Source, got int",
         "nets.py:OTHER": "unknown name 'OTHER'",
         "broken.py:NET": "ZeroDivisionError",
-        "missing.py:NET": "cannot import the file",
+        "missing.py:NET": "FileNotFoundError",
     }.items():
         with pytest.raises(ConfigError, match=said):
             teacher(f"{tmp_path}/{name}")
