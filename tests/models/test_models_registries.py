@@ -110,7 +110,9 @@ def test_what_a_file_names_wrongly_is_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_an_error_of_a_source_names_it(tmp_path: Path) -> None:
-    source = "from spiritseg.models import Source\nNET = Source('a broken source', lambda request: 1 / 0)\n"
-    (tmp_path / "nets.py").write_text(source)
+    (tmp_path / "nets.py").write_text(
+        "from spiritseg.models import Source\n"
+        "NET = Source('a broken source', lambda request: 1 / 0)\n"
+    )
     with pytest.raises(ConfigError, match=r"nets\.py:NET cannot be made with .*ZeroDivision"):
         build_network(Network(Extractor(f"{tmp_path}/nets.py:NET"), Head("none")), 2, {}, 0)
