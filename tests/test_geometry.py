@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,14 +21,17 @@ from spiritseg.errors import ConfigError
 from spiritseg.evaluation.explained_variance import ExplainedVariance
 from spiritseg.evaluation.image_iou import ImageIoU
 from spiritseg.geometry import covered, cut, fit, fitted, max_pool, nearest, resize
-from spiritseg.models import Segmenter, compact, separable, student_head, teacher
-from spiritseg.models.pyramid import pyramid_head
-from spiritseg.models.whole import WholeNetwork
-from spiritseg.scenes import STYLES, render
+from spiritseg.models import (
+    Segmenter,
+    WholeNetwork,
+    compact,
+    pyramid_head,
+    separable,
+    student_head,
+)
 
 sides = st.integers(1, 200)
-ODD = [(81, 113), (83, 127), (87, 121), (89, 131), (91, 127), (97, 113)]
-ODD += [(97, 129), (101, 137), (95, 127), (103, 143), (85, 135), (103, 113)]
+ODD = [(41, 57), (43, 63), (45, 60), (47, 61), (49, 67), (53, 71)]
 
 
 @given(side=sides, multiple_of=st.sampled_from([1, 7, 8, 14, 16, 32]))
@@ -132,71 +136,96 @@ def test_what_a_max_pool_covers_is_cut_back_to_the_image(
 # Networks ----------------------------------------------------------------------------------
 
 
+class Convolutions(nn.Sequential):
+    """Strided convolutions to stride 8, of a kind of convolution."""
+
+    def __init__(
+        self, conv: Callable[..., nn.Module], widths: Sequence[int] = (16, 24, 32)
+    ) -> None:
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise((3, *widths)):
+            layers += [conv(before, after, 3, stride=2), nn.BatchNorm2d(after), nn.ReLU()]
+        super().__init__(*layers)
+
+
+class SkipNetwork(nn.Module):
+    """An encoder and a decoder that adds the finer map to the resized coarser one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        trunk = [*Convolutions(_padded)]
+        self.fine, self.coarse = nn.Sequential(*trunk[:6]), nn.Sequential(*trunk[6:])
+        self.narrow = nn.Conv2d(32, 24, 1)
+        self.decoder = nn.Sequential(nn.Conv2d(24, 24, 3, padding=1), nn.ReLU())
+        self.classifier = nn.Conv2d(24, 2, 1)
+
+    def forward(self, images: Tensor) -> Any:
+        fine = self.fine(images)
+        coarse = self.narrow(self.coarse(fine))
+        up = F.interpolate(coarse, fine.shape[-2:], mode="bilinear")
+        return self.classifier(self.decoder(fine + up))
+
+
+def _padded(before: int, after: int, kernel: int, stride: int) -> nn.Module:
+    return nn.Conv2d(before, after, kernel, stride, padding=1)
+
+
 def _separable() -> Segmenter:
-    trunk = separable(32, 8, (16, 32, 64, 96), (1, 1, 1))
-    return Segmenter(trunk, student_head(32, 2, 32, "separable"))
+    trunk = separable(32, 8, (16, 24, 32, 32), (0, 0, 0))
+    return Segmenter(trunk, student_head(32, 2, 16, "separable"))
 
 
 def _same_padding() -> Segmenter:
-    trunk = teacher("efficientnet_lite0", "pretrained").extractor
-    return Segmenter(trunk, student_head(trunk.channels, 2, 32, "separable"))
+    return Segmenter(Convolutions(Conv2dSame), student_head(32, 2, 16, "separable"))
 
 
 def _grouped() -> Segmenter:
-    trunk = teacher("timm:resnet10t").extractor
-    return Segmenter(compact(trunk), student_head(trunk.channels, 2, 64, "grouped"))
+    return Segmenter(compact(Convolutions(_padded)), student_head(32, 2, 32, "grouped"))
 
 
 def _pyramid() -> Segmenter:
-    trunk = teacher("timm:resnet10t", split="layer3", args={"output_stride": 8}).extractor
-    return Segmenter(trunk, pyramid_head(trunk.channels, 2, 32))
+    return Segmenter(Convolutions(_padded), pyramid_head(32, 2, 24))
 
 
 def _whole() -> Segmenter:
-    smp = pytest.importorskip("segmentation_models_pytorch")
-    name = "tu-tf_mobilenetv3_small_minimal_100"
-    return WholeNetwork(smp.FPN(name, encoder_weights=None, classes=2))
+    return WholeNetwork(SkipNetwork())
 
 
 KINDS: list[Callable[[], Segmenter]] = [_separable, _same_padding, _grouped, _pyramid, _whole]
+SIZE = 72, 100
 
 
 @functools.cache
-def _scenes() -> tuple[Tensor, Tensor]:
-    """Four scenes of 128 x 168 pixels, road or not, averaged down from twice the size."""
-    images, labels = [], []
-    for index in range(4):
-        scene = render(0, index, (256, 336), STYLES["target"])
-        image = torch.from_numpy(scene.image).permute(2, 0, 1).float() / 255
-        images.append(F.avg_pool2d(image, 2))
-        labels.append(torch.from_numpy((scene.labels == 3).astype(np.int64))[1::2, 1::2])
-    return torch.stack(images), torch.stack(labels)
+def _blobs() -> tuple[Tensor, Tensor]:
+    """Eight noisy images of smooth dark blobs on a lighter ground, and their masks."""
+    generator = torch.Generator().manual_seed(0)
+    field = torch.randn(8, 1, 7, 9, generator=generator)
+    labels = F.interpolate(field, SIZE, mode="bicubic") > 0
+    noise = torch.randn(8, 3, *SIZE, generator=generator)
+    return (0.6 - 0.25 * labels + 0.08 * noise).clamp(0, 1), labels[:, 0].long()
 
 
 def _windows(seed: int) -> tuple[Tensor, Tensor]:
-    """Cut 64 x 96 pixels, multiples of every stride, out of the scenes at a random scale."""
+    """Cut 48 x 64 pixels, multiples of every stride, out of the images at a random scale."""
     generator = torch.Generator().manual_seed(seed)
     scale = 0.85 + 0.3 * float(torch.rand((), generator=generator))
-    height, width = round(64 / scale), round(96 / scale)
-    top = int(torch.randint(128 - height + 1, (), generator=generator))
-    left = int(torch.randint(168 - width + 1, (), generator=generator))
-    images, labels = (x[..., top : top + height, left : left + width] for x in _scenes())
-    return F.interpolate(images, (64, 96), mode="bilinear", antialias=True), nearest(
-        labels, (64, 96)
-    )
+    height, width = round(48 / scale), round(64 / scale)
+    top = int(torch.randint(SIZE[0] - height + 1, (), generator=generator))
+    left = int(torch.randint(SIZE[1] - width + 1, (), generator=generator))
+    images, labels = (x[..., top : top + height, left : left + width] for x in _blobs())
+    return F.interpolate(images, (48, 64), mode="bilinear"), nearest(labels, (48, 64))
 
 
-@functools.cache
-def _overfitted(make: Callable[[], Segmenter], steps: int = 150) -> Segmenter:
-    """A network that has seen the scenes at multiples of its stride only."""
-    network = make().train().requires_grad_(True)
+def _trained(
+    network: Segmenter, loss: Callable[[Tensor, Tensor], Tensor], steps: int, lr: float = 2e-2
+) -> Segmenter:
+    """Train a network on images whose sides are multiples of its stride, and on no others."""
+    network.train().requires_grad_(True)
     optimizer = torch.optim.AdamW(network.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps)
     for step in range(steps):
-        images, labels = _windows(step)
         optimizer.zero_grad()
-        loss = F.cross_entropy(network(images), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss(*_windows(step)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
     return network.eval()
@@ -205,12 +234,12 @@ def _overfitted(make: Callable[[], Segmenter], steps: int = 150) -> Segmenter:
 @torch.no_grad()
 def _miou(network: Segmenter, size: tuple[int, int]) -> float:
     """mIOU of one and the same place in per cent, cut out with a surrounding of a size."""
-    images, labels = _scenes()
+    images, labels = _blobs()
     metric = ImageIoU(2)
-    for start in range(0, 24, 3):  # at several phases of the stride
+    for start in range(8):  # at all phases of the stride
         there = (..., slice(start, start + size[0]), slice(start, start + size[1]))
         masks = network(images[there]).argmax(1)
-        metric.update(masks[..., :80, :112], labels[..., start : start + 80, start : start + 112])
+        metric.update(masks[..., :40, :56], labels[..., start : start + 40, start : start + 56])
     return 100 * float(metric.compute()["mIOU"])
 
 
@@ -218,45 +247,41 @@ def _miou(network: Segmenter, size: tuple[int, int]) -> float:
 def test_a_network_that_learnt_at_multiples_is_as_good_at_any_size(
     make: Callable[[], Segmenter],
 ) -> None:
-    network = _overfitted(make)
+    network = make()
+    _trained(network, lambda images, labels: F.cross_entropy(network(images), labels), 40)
     lost = {
         size: _miou(network, fitted(size, network.extractor.multiple_of)) - _miou(network, size)
         for size in ODD
     }
+    assert _miou(network, (48, 64)) > 80
     assert sum(lost.values()) / len(lost) < 0.5, lost
-    assert max(lost.values()) < 3, lost  # a side of 89 is seen as 96: another scale, too
+    assert max(lost.values()) < 3, lost  # a side of 53 is seen as 56: another scale, too
 
 
 def test_a_mimic_explains_as_much_at_any_size() -> None:
-    shown = teacher("efficientnet_lite0", "pretrained", strides=(8,))  # "same" padding
+    shown = Segmenter(nn.Sequential(*[*Convolutions(Conv2dSame)][:-1]), None).eval()
+    mimic = Segmenter(separable(32, 8, (32, 48, 64, 64), (0, 0, 0)), None)  # ordinary padding
+    pixels = F.avg_pool2d(_blobs()[0], 5, 1, 2, count_include_pad=False)
     with torch.no_grad():
-        maps = shown.features(_scenes()[0][..., :128, :160])
+        maps = shown.features(pixels[..., :64, :96])
     mean, std = maps.mean((0, 2, 3)), maps.std((0, 2, 3)).clamp(min=1e-6)
 
+    @torch.no_grad()
     def standardised(images: Tensor) -> Tensor:
         return (shown.features(images) - mean[:, None, None]) / std[:, None, None]
 
-    trunk = separable(maps.shape[1], 8, (32, 48, 96, 128), (1, 1, 1))  # ordinary padding
-    mimic = Segmenter(trunk, None).train()
-    optimizer = torch.optim.AdamW(mimic.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-2, 120)
-    for step in range(120):
-        images, _ = _windows(step)
-        with torch.no_grad():
-            wanted = standardised(images)
-        optimizer.zero_grad()
-        (mimic.features(images) - wanted).square().mean().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-    mimic.eval()
+    def loss(images: Tensor, labels: Tensor) -> Tensor:
+        images = F.avg_pool2d(images, 5, 1, 2, count_include_pad=False)
+        return (mimic.features(images) - standardised(images)).square().mean()
 
     @torch.no_grad()
     def explained(size: tuple[int, int]) -> float:
-        images = _scenes()[0][..., : size[0], : size[1]]
+        images = pixels[..., : size[0], : size[1]]
         metric = ExplainedVariance()
         metric.update(mimic.features(images), standardised(images))
         return float(metric.compute())
 
-    assert explained((96, 128)) > 0.15
+    _trained(mimic, loss, 60, 3e-2)
+    assert explained((48, 64)) > 0.25
     for size in ODD:
         assert explained(size) == pytest.approx(explained(fitted(size, 8)), abs=0.05)

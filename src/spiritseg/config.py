@@ -219,7 +219,7 @@ class Head:
             dense.
     """
 
-    name: Literal["student", "pyramid", "own", "none"] = "student"
+    name: str = "student"
     channels: Annotated[int, Interval(ge=1, le=MAX_CHANNELS)] = 64
     convolution: Convolution = "separable"
 

@@ -31,8 +31,8 @@ from spiritseg.config import Extractor, Head, Network
 from spiritseg.data.domains import open_domains
 from spiritseg.errors import BundleError, ConfigError, RunError
 from spiritseg.models.bundle import BundleInfo, save_bundle
-from spiritseg.models.extractors import separable
 from spiritseg.models.segmenter import Segmenter
+from spiritseg.models.separable import separable
 from spiritseg.recipes import load_experiment
 
 Planted = Callable[..., Path]

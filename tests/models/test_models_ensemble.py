@@ -10,7 +10,7 @@ from spiritseg.errors import ConfigError
 from spiritseg.losses import Pixelwise
 from spiritseg.models import Segmenter, student_head
 from spiritseg.models.ensemble import Ensemble, stage_teacher
-from spiritseg.models.extractors import separable
+from spiritseg.models.separable import separable
 
 
 def _network(channels: int, seed: int) -> Segmenter:

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from spiritseg.config import Convolution
 from spiritseg.errors import ConfigError
 from spiritseg.models import Extractor, project, separable, student_head
-from spiritseg.models.extractors import SeparableTrunk
+from spiritseg.models.separable import SeparableTrunk
 
 
 def _params(module: nn.Module) -> int:

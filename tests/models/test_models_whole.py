@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from spiritseg.config import Extractor, Head, Network
 from spiritseg.errors import ConfigError, WeightsError
 from spiritseg.models import Segmenter, WholeNetwork, build_network, build_networks, teacher
-from spiritseg.models.class_path import construct
+from spiritseg.models.external import construct
 
 OWN = Head(name="own")
 LRASPP = "torchvision.models.segmentation.lraspp_mobilenet_v3_large"

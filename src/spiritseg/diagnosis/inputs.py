@@ -12,14 +12,12 @@ from torch import Tensor, nn
 from spiritseg.config import Experiment
 from spiritseg.diagnosis.findings import Section
 from spiritseg.models import Segmenter
-from spiritseg.models.backbones import LITES
-from spiritseg.models.segmenter import IMAGENET_MEAN, IMAGENET_STD
+from spiritseg.models.sources import source_of
 
 __all__ = ["examine_inputs", "expected_normalisation", "seen_by_first_convolution"]
 
 RGB = tuple[float, float, float]
 
-_LITE: tuple[RGB, RGB] = ((127 / 255,) * 3, (128 / 255,) * 3)
 _FAR_MEAN = 2.0  # a dusk drive comes to -1.5
 _RAW_STD = 0.35  # photographs in [0, 1] have 0.2 to 0.3, normalised ones 0.7 to 1.2
 _BYTES = 10.0  # beyond it values are 0..255
@@ -72,16 +70,7 @@ def expected_normalisation(name: str) -> tuple[RGB, RGB] | None:
     Returns:
         Of RGB in [0, 1]; None where it is not known.
     """
-    if name in LITES:
-        return _LITE
-    if name in ("vgg16", "deeplabv3_resnet50"):
-        return IMAGENET_MEAN, IMAGENET_STD
-    if name.startswith("timm:"):
-        import timm
-
-        found: Any = timm.get_pretrained_cfg(name.removeprefix("timm:"))
-        return (found.mean, found.std) if found is not None else None
-    return None
+    return source_of(name).normalisation(name) if name else None
 
 
 @torch.inference_mode()

@@ -16,12 +16,11 @@ from spiritseg.diagnosis.findings import Section
 from spiritseg.evaluation.cost import cost
 from spiritseg.geometry import fitted
 from spiritseg.models import Segmenter, splits, teacher
-from spiritseg.models.class_path import is_class_path
+from spiritseg.models.sources import source_of
 from spiritseg.modes import evaluating
 
 __all__ = ["Split", "examine_splits", "split_points"]
 
-_MADE = ("compact", "copy", "separable")
 _DEPTH = 2  # of the module paths that are listed for networks given by their class
 _MOST = 24
 _FEW = 4  # positions on a side of a training crop's feature map
@@ -82,7 +81,7 @@ def examine_splits(
             )
         given = experiment.networks[name]
         source = given.extractor.name
-        if given.bundle or source in _MADE or source in seen:
+        if given.bundle or source_of(source).of_network or source in seen:
             continue
         seen.add(source)
         try:
@@ -149,10 +148,10 @@ def split_points(name: str, size: tuple[int, int], network: Segmenter | None = N
     Raises:
         ConfigError: an unknown name.
     """
-    if is_class_path(name):
+    if not (cuts := splits(name)):
         return [] if network is None else _layers(network, size)
-    if name in ("vgg16", "deeplabv3_resnet50"):
-        return [_built(name, split, size) for split in splits(name)]
+    if source_of(name).whole is None:
+        return [_built(name, split, size) for split in cuts]
     return _timm(name, size)
 
 
@@ -168,7 +167,7 @@ def _built(name: str, split: str, size: tuple[int, int]) -> Split:
 def _timm(name: str, size: tuple[int, int]) -> list[Split]:
     import timm
 
-    from spiritseg.models.backbones import LITES, backbone_splits
+    from spiritseg.models.timm import LITES
 
     model = LITES.get(name, name.removeprefix("timm:"))
     info: Any = timm.create_model(model, features_only=True).feature_info
@@ -176,7 +175,7 @@ def _timm(name: str, size: tuple[int, int]) -> list[Split]:
     of_stride = zip(info.channels(), strides, strict=True)
     described = dict(zip(map(str, info.module_name()), of_stride, strict=True))
     whole = timm.create_model(model).eval()
-    points = _run(whole, torch.zeros(1, 3, *size), backbone_splits(model))
+    points = _run(whole, torch.zeros(1, 3, *size), splits(name))
     found = []
     for path, one in points.items():  # as they are met on the way
         # timm describes the last layer of a stride only; the others are blocks with plain maps,

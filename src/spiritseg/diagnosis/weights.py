@@ -15,9 +15,9 @@ from spiritseg.config import Experiment, Network, Stage
 from spiritseg.diagnosis.findings import Section
 from spiritseg.errors import SpiritsegError
 from spiritseg.models import Segmenter, build_networks
-from spiritseg.models.backbones import LITES, lite_classifier
 from spiritseg.models.bundle import check_bundles
-from spiritseg.models.class_path import is_class_path
+from spiritseg.models.external import is_class_path
+from spiritseg.models.sources import source_of
 
 __all__ = ["Traces", "build_each", "effective_rank", "examine_weights", "traces"]
 
@@ -168,7 +168,7 @@ def _extractor(
                 f"{said}: the weights look untrained",
                 "check the file; weights that were saved before training fit just as well",
             )
-        if found.trained is not False and given.extractor.name in LITES and samples:
+        if found.trained is not False and samples:
             _scores(section, name, given, samples)
         return
     trained_by = _trained_by(experiment, name, ("all", "extractor"))
@@ -227,16 +227,20 @@ def _share_equal(one: nn.Module, other: nn.Module) -> float:
 @torch.inference_mode()
 def _scores(section: Section, name: str, given: Network, samples: Sequence[Tensor]) -> None:
     """Whether the whole ImageNet classifier is sure of anything on the user's images."""
-    if given.extractor.weights != "pretrained":
+    source, extractor = source_of(given.extractor.name), given.extractor
+    normalisation = source.normalisation(extractor.name)
+    if extractor.weights != "pretrained" or source.classifier is None or normalisation is None:
         return
-    whole = lite_classifier(given.extractor.name)
+    whole = source.classifier(extractor.name)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in normalisation)
     entropies = []
     for image in samples:
-        p = whole((image - 127 / 255) / (128 / 255)).softmax(1)
+        p = whole((image - mean) / std).softmax(1)
         entropies.append(float(-(p * p.clamp_min(1e-12).log()).sum()))
-    mean, most = statistics.mean(entropies), math.log(1000)
-    said = f"{name}: class scores on your images have an entropy of {mean:.1f} (at most {most:.1f})"
-    if mean < _SURE * most:
+    found, most = statistics.mean(entropies), math.log(1000)
+    scale = f"{found:.1f} (at most {most:.1f})"
+    said = f"{name}: class scores on your images have an entropy of {scale}"
+    if found < _SURE * most:
         section.ok(f"{said}: the classifier sees something in them")
     else:
         section.warn(

@@ -128,7 +128,7 @@ class _Term(nn.Module):
 
     def __init__(self, options: Mimicry, context: Context) -> None:
         super().__init__()
-        from spiritseg.models.adapters import adapter
+        from spiritseg.models.segmenter import adapter
 
         self.options = options
         self.statistics = context.statistics

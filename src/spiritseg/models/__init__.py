@@ -1,22 +1,26 @@
 """Networks: a Segmenter is an extractor, then a head."""
 
-from spiritseg.models.build import build_network
 from spiritseg.models.compact import compact
 from spiritseg.models.critic import Critic, critic
-from spiritseg.models.extractors import project, separable
-from spiritseg.models.heads import student, student_head
+from spiritseg.models.entries import HeadKind, Request, Source
+from spiritseg.models.factory import build_network
+from spiritseg.models.heads import HEADS, PyramidHead, pyramid_head, student, student_head
 from spiritseg.models.networks import build_networks
-from spiritseg.models.pyramid import PyramidHead, pyramid_head
-from spiritseg.models.segmenter import Extractor, Segmenter
-from spiritseg.models.teachers import TEACHERS, splits, teacher
-from spiritseg.models.whole import WholeNetwork, whole_network
+from spiritseg.models.segmenter import Extractor, Segmenter, project
+from spiritseg.models.separable import separable
+from spiritseg.models.sources import SOURCES, splits, teacher
+from spiritseg.models.whole import WholeNetwork
 
 __all__ = [
-    "TEACHERS",
+    "HEADS",
+    "SOURCES",
     "Critic",
     "Extractor",
+    "HeadKind",
     "PyramidHead",
+    "Request",
     "Segmenter",
+    "Source",
     "WholeNetwork",
     "build_network",
     "build_networks",
@@ -29,5 +33,4 @@ __all__ = [
     "student",
     "student_head",
     "teacher",
-    "whole_network",
 ]

@@ -17,8 +17,8 @@ from torch import Tensor
 from spiritseg.config import Network
 from spiritseg.errors import BundleError, ConfigError, SpiritsegError
 from spiritseg.files import json_bytes, write_atomically
-from spiritseg.models.build import build_network, limited_parameters
 from spiritseg.models.bundle_info import FORMATS, BundleInfo, info_from_dict, refuse_foreign
+from spiritseg.models.factory import build_network, limited_parameters
 from spiritseg.models.segmenter import Segmenter
 
 __all__ = [

@@ -14,13 +14,9 @@ from pydantic import BeforeValidator, Field, InstanceOf, TypeAdapter, Validation
 from spiritseg.config import MAX_CHANNELS, Experiment, Extractor, Network
 from spiritseg.errors import BundleError, ConfigError
 from spiritseg.files import without_folders
-from spiritseg.models.build import network_from_dict
-from spiritseg.models.class_path import (
-    DOWNLOADS,
-    is_class_path,
-    is_library_network,
-    untrusted_argument,
-)
+from spiritseg.models.external import DOWNLOADS, untrusted_argument
+from spiritseg.models.factory import foreign_names, network_from_dict
+from spiritseg.models.sources import needs_trust
 
 __all__ = ["FORMATS", "BundleInfo", "info_from_dict", "refuse_foreign"]
 
@@ -64,11 +60,11 @@ class BundleInfo:
     def needs_trust(self) -> list[str]:
         """What loading would import, or could open or fetch, beyond the library networks."""
         found = set()
-        for extractor in (network.extractor for network in self.networks.values()):
-            if _is_foreign(extractor.name):
-                found.add(f"the class {extractor.name}")
-            elif argument := untrusted_argument(extractor.args):
-                found.add(f"the argument {argument} of {extractor.name}")
+        for network in self.networks.values():
+            extractor, foreign = network.extractor, foreign_names(network)
+            found |= {f"the class {name}" for name in foreign}
+            if extractor.name not in foreign and (bad := untrusted_argument(extractor.args)):
+                found.add(f"the argument {bad} of {extractor.name}")
         return sorted(found)
 
     def experiment(
@@ -155,17 +151,13 @@ def _validator() -> TypeAdapter[BundleInfo]:
     return TypeAdapter(BundleInfo)
 
 
-def _is_foreign(name: str) -> bool:
-    return is_class_path(name) and not is_library_network(name)
-
-
 def _bare(extractor: Extractor) -> Extractor:
     """Remove weights, and the paths of this machine that only weights and caches need.
 
     The constructor of a user's own class may need its paths, so its arguments stay.
     """
     args = extractor.args
-    if not _is_foreign(extractor.name):
+    if not needs_trust(extractor.name):
         kept = {k: v for k, v in args.items() if k not in DOWNLOADS and not _is_path(v)}
         args = {k: without_folders(v) for k, v in kept.items()}
     return dataclasses.replace(extractor, weights="random", args=args)

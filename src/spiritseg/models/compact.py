@@ -1,4 +1,4 @@
-"""Dense convolutions to compact ones, by policy: how the paper makes its student."""
+"""Dense convolutions to compact ones by policy, as the paper makes its student."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from spiritseg.config import Policy
 from spiritseg.errors import ConfigError, unknown
-from spiritseg.models.graph import parallel_projections
 from spiritseg.models.segmenter import Segmenter
+from spiritseg.models.tracing import parallel_projections
 from spiritseg.randomness import derive_seed, seeded
 
 __all__ = ["compact"]
@@ -30,40 +30,40 @@ _NORMS = (
 def compact(
     module: M, policy: Policy = "spatial", seed: int = 0, example: Sequence[Any] | None = None
 ) -> M:
-    """Copy a network with compact convolutions and fresh weights.
+    """Copy a network with compact convolutions, randomly initialised.
 
-    A grouped convolution takes groups = gcd(C_in, C_out). One that has groups already stays
-    as it is: it is compact (depthwise), or its groups are part of its design (ResNeXt).
+    A grouped convolution takes groups = gcd(C_in, C_out). One that has groups already is not
+    changed: it is compact (depthwise), or its groups are part of its design (ResNeXt).
     With a gcd of 1, as from RGB to 64, a convolution stays dense.
 
     Where the whole network has no normalisation layer (VGG16), a batch norm follows each
-    convolution that the policy covers, in place of its bias; a `Segmenter`'s extractor and
-    head are looked at apart.
+    convolution that the policy covers, in place of its bias; the extractor and the head of a
+    `Segmenter` are treated separately.
 
     The paper's text makes *every* convolution grouped; its Table II (9.5 M, 169.4 GFLOPs)
     is reached with "spatial", which is why that is the default.
 
     Args:
-        module: made of `nn.Conv2d`; an `Extractor`, a `Segmenter` or any module. It stays
-            as it is.
+        module: Network of `nn.Conv2d`; an `Extractor`, a `Segmenter` or any module. It is not
+            changed.
         policy: "spatial": kernels larger than 1, and the 1x1 projections on the parallel
             branch of residual blocks, become grouped. They are found in the graph of a dry
             run, not by name.
-            "all": every convolution becomes grouped (the paper's letter).
+            "all": every convolution becomes grouped, as the paper's text says.
             "separable": kernels larger than 1 become a depthwise convolution and a dense
             1x1; for networks without 1x1 convolutions to mix channels. A convolution of
-            RGB stays dense: depthwise, it would see next to nothing.
-        seed: of the fresh weights: Kaiming normal for convolutions, ones and zeros for
-            norms, each other layer's own way. Loose parameters of one dimension (layer
+            RGB stays dense: a depthwise one would see one colour only.
+        seed: Random seed for initialisation: Kaiming normal for convolutions, ones and zeros
+            for norms, each other layer's own way. Loose parameters of one dimension (layer
             scales) become ones, of more dimensions normal with a deviation of 0.02.
-        example: positional arguments of the dry run; by default one small image, or a map
+        example: Positional arguments of the dry run; by default one small image, or a map
             of as many channels as the first convolution takes.
 
     Returns:
         The copy: trainable, in train mode.
 
     Raises:
-        ConfigError: an unknown policy, or a module that the dry run cannot call.
+        ConfigError: if the policy is unknown, or the dry run cannot call the module.
 
     Source: Wu et al., Spirit Distillation, arXiv:2103.13733, Table II.
     """
@@ -76,7 +76,7 @@ def compact(
     result = _map_convolutions(
         result, lambda conv: replace(conv, conv in bare) if conv in covered else conv
     )
-    _freshen(result, seed)
+    _reset(result, seed)
     return result
 
 
@@ -127,7 +127,7 @@ def _without_norm(module: nn.Module) -> set[nn.Conv2d]:
 
 
 def _map_convolutions(module: M, function: Callable[[nn.Conv2d], nn.Module]) -> M:
-    new: dict[nn.Module, nn.Module] = {}  # a layer that stands in two places stays one layer
+    new: dict[nn.Module, nn.Module] = {}  # a layer that is used in two places stays one layer
     holder = nn.Sequential(module)  # the module may be a convolution itself
     for parent in list(holder.modules()):
         for name, child in list(parent.named_children()):
@@ -158,7 +158,7 @@ def _separate(conv: nn.Conv2d, norm: bool) -> nn.Module:
 
 
 def _reshaped(conv: nn.Conv2d, groups: int, out_channels: int) -> nn.Conv2d:
-    # A copy, not a new nn.Conv2d: a subclass (timm's "same" padding) stays what it is.
+    # A copy, not a new nn.Conv2d, so that a subclass (timm's "same" padding) is kept.
     conv = copy.copy(conv)
     conv._parameters = dict(conv._parameters)
     conv.groups, conv.out_channels = groups, out_channels
@@ -177,22 +177,22 @@ def _norm(conv: nn.Conv2d) -> nn.BatchNorm2d:
 
 
 @torch.no_grad()
-def _freshen(module: nn.Module, seed: int) -> None:
-    """Redraw every weight; each is a function of (seed, its name)."""
+def _reset(module: nn.Module, seed: int) -> None:
+    """Initialise every weight anew; each is a function of (seed, its name)."""
     for name, part in module.named_modules():
         with seeded(derive_seed(seed, name)):
             if isinstance(part, nn.Conv2d):
-                _freshen_convolution(part)
+                _reset_convolution(part)
             elif isinstance(part, _NORMS) or not hasattr(part, "reset_parameters"):
                 for key, parameter in part.named_parameters(recurse=False):
-                    _freshen_loose(key, parameter)
+                    _reset_loose(key, parameter)
                 if isinstance(part, nn.modules.batchnorm._NormBase):
                     part.reset_running_stats()
             else:
                 cast(Callable[[], None], part.reset_parameters)()
 
 
-def _freshen_convolution(conv: nn.Conv2d) -> None:
+def _reset_convolution(conv: nn.Conv2d) -> None:
     # The fan-in counts the channels of one group; torch's fan-out would count all groups.
     weight = torch.empty(conv.weight.shape, device="cpu")
     nn.init.kaiming_normal_(weight, mode="fan_in", nonlinearity="relu")
@@ -201,7 +201,7 @@ def _freshen_convolution(conv: nn.Conv2d) -> None:
         conv.bias.zero_()
 
 
-def _freshen_loose(name: str, parameter: Tensor) -> None:
+def _reset_loose(name: str, parameter: Tensor) -> None:
     if parameter.ndim > 1:
         parameter.copy_(torch.empty(parameter.shape, device="cpu").normal_(std=0.02))
     else:

@@ -1,4 +1,4 @@
-"""The critic of SKD's holistic loss: it tells the student's maps from the teacher's."""
+"""The critic of SKD's holistic loss: it discriminates the student's maps from the teacher's."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.nn.utils.parametrizations import spectral_norm as normalised
 
 from spiritseg.errors import ConfigError
 from spiritseg.geometry import resize
+from spiritseg.models.segmenter import check_count
 from spiritseg.randomness import seeded
 
 __all__ = ["Critic", "SelfAttention", "critic"]
@@ -21,13 +22,13 @@ LARGEST_SIDE = 128  # attention is between all positions of an eighth: 16 x 16 o
 
 
 class SelfAttention(nn.Module):
-    r"""Let each position add what it attends to (SAGAN, Zhang et al., arXiv:1805.08318).
+    r"""Self-attention over positions (SAGAN, Zhang et al., arXiv:1805.08318).
 
     .. math:: y_j = x_j + \gamma \sum_i
         \mathrm{softmax}_i\left(q(x_j)^\top k(x_i)\right) v(x_i)
 
     with q, k (to an eighth of the channels) and v 1x1 convolutions. Gamma is learned and
-    starts at 0, so that a fresh critic is a plain convolutional one.
+    starts at 0, so that a newly initialised critic is purely convolutional.
 
     Args:
         channels: C of the features.
@@ -42,7 +43,7 @@ class SelfAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return features (B, C, h, w) with what their positions attended to."""
+        """Return features (B, C, h, w) plus the attended values."""
         query, key, value = (part(x).flatten(2) for part in (self.query, self.key, self.value))
         # written out, since torch's fused attention cannot be differentiated twice
         weights = (query.transpose(1, 2) @ key).softmax(dim=-1)
@@ -61,9 +62,8 @@ class Critic(nn.Module):
         spectral_norm: bool = False,
     ) -> None:
         super().__init__()
-        for name, value in (("num_classes", num_classes), ("width", width)):
-            if value < 1:
-                raise ConfigError(f"critic: expected {name} of 1 or more, got {value}.")
+        check_count("critic", "num_classes", num_classes)
+        check_count("critic", "width", width)
         self.num_classes = num_classes
         self.conditioned = conditioned
         in_channels = num_classes + (3 if conditioned else 0)
@@ -80,14 +80,13 @@ class Critic(nn.Module):
 
         Args:
             maps: (B, K, H, W), probabilities or logits.
-            images: (B, 3, H', W'), RGB in [0, 1]; a critic that is not conditioned takes no
-                notice of them.
+            images: (B, 3, H', W'), RGB in [0, 1]; ignored by a critic that is not conditioned.
 
         Returns:
-            (B,) scores, without bounds.
+            (B,) unbounded scores.
 
         Raises:
-            ConfigError: maps of other than K classes, or images missing or of another number.
+            ConfigError: if the maps have not K classes, or images are missing or of another number.
         """
         x = self._input(maps, images)
         x = self.stage3(self.stage2(self.stage1(x)))
@@ -106,7 +105,7 @@ class Critic(nn.Module):
         if images is None or images.ndim != 4 or images.shape[:2] != (len(maps), 3):
             came = "none" if images is None else str(tuple(images.shape))
             raise ConfigError(
-                f"critic: expected {len(maps)} RGB images (B, 3, H, W) beside the maps, got "
+                f"critic: expected {len(maps)} RGB images (B, 3, H, W) with the maps, got "
                 f"{came}. Give it the images that the maps belong to, or make it with "
                 "conditioned=False."
             )
@@ -116,7 +115,7 @@ class Critic(nn.Module):
         return torch.cat([maps, 2 * seen - 1], dim=1)
 
     def extra_repr(self) -> str:
-        """Say what it scores."""
+        """Describe its input."""
         return f"num_classes={self.num_classes}, conditioned={self.conditioned}"
 
 
@@ -127,13 +126,13 @@ def critic(
     spectral_norm: bool = False,
     seed: int = 0,
 ) -> Critic:
-    """Make a critic of segmentation maps with fresh weights.
+    """Make a randomly initialised critic of segmentation maps.
 
     Five 4x4 convolutions of stride 2 with width x (1, 2, 4, 8) and 1 channels, LeakyReLU, and
     self-attention before the last two (SKD, Liu et al., arXiv:1903.04197, section 3.3; sizes
     as in the authors' released code). The patch of scores of an image is averaged into one.
 
-    Where we decide or differ:
+    Decisions and differences:
 
     * **Size.** The released code scores maps of 65x65 only. Ours takes any: maps with a side
       beyond 128 are averaged over blocks (each pixel weighs the same), those with one below
@@ -152,16 +151,16 @@ def critic(
 
     Args:
         num_classes: K, the background included.
-        conditioned: whether it sees the images too (the paper).
-        width: channels of the first convolution.
-        spectral_norm: divide the weights of the convolutions by their largest singular value.
-        seed: of the fresh weights.
+        conditioned: Whether it sees the images too, as in the paper.
+        width: Channels of the first convolution.
+        spectral_norm: Whether weights of convolutions are divided by their largest singular value.
+        seed: Random seed for initialisation.
 
     Returns:
         A critic in train mode: maps (B, K, H, W) and images (B, 3, H', W') to scores (B,).
 
     Raises:
-        ConfigError: a number that is not positive.
+        ConfigError: if a number is out of range.
     """
     with seeded(seed):
         return Critic(num_classes, conditioned, width, spectral_norm)

@@ -25,12 +25,12 @@ class Ensemble(Segmenter):
     the others may have other widths and grids.
 
     Args:
-        members: two networks or more, with the same classes. They are not copied: what trains
-            later changes the ensemble too.
-        temperature: tau > 0, of the loss that reads the logits.
+        members: Two networks or more, with the same classes. They are not copied: training
+            them changes the ensemble too.
+        temperature: Temperature tau > 0 of the loss that uses the logits.
 
     Raises:
-        ConfigError: fewer than two.
+        ConfigError: if there are fewer than two.
 
     Source: Lakshminarayanan et al., arXiv:1612.01474, section 2.4; distilled into one network
     as Hinton et al., arXiv:1503.02531.
@@ -49,7 +49,7 @@ class Ensemble(Segmenter):
 
         Args:
             images: (B, 3, H, W), RGB in [0, 1].
-            size: (H', W') of the answer, which covers what the images cover; by default (H, W).
+            size: (H', W') of the logits, which covers what the images cover; by default (H, W).
 
         Returns:
             The logits z (B, K, H', W'); log probabilities at tau = 1.
@@ -78,11 +78,11 @@ class Ensemble(Segmenter):
 
 
 def stage_teacher(stage: Stage, networks: Mapping[str, Segmenter]) -> Segmenter | None:
-    """Return what a stage distils from: its teacher, an `Ensemble` of several, or None.
+    """Return the teacher of a stage: one network, an `Ensemble` of several, or None.
 
     Args:
-        stage: its teacher and co_teachers are read.
-        networks: by name.
+        stage: Stage with a teacher and co_teachers.
+        networks: Networks by name.
     """
     if stage.teacher is None:
         return None

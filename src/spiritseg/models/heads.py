@@ -5,18 +5,34 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import cast, get_args
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from spiritseg.config import MAX_CHANNELS, Convolution, Policy
+from spiritseg.config import Convolution, Policy
 from spiritseg.errors import ConfigError, unknown
 from spiritseg.geometry import resize
 from spiritseg.models.compact import compact
-from spiritseg.models.segmenter import Segmenter
+from spiritseg.models.entries import HeadKind
+from spiritseg.models.segmenter import Segmenter, check_count
 from spiritseg.randomness import derive_seed, seeded
+from spiritseg.registry import Registry, is_in_file
 
-__all__ = ["ResizedHead", "StudentHead", "student", "student_head"]
+__all__ = [
+    "BINS",
+    "HEADS",
+    "PyramidHead",
+    "ResizedHead",
+    "StudentHead",
+    "is_foreign_head",
+    "pyramid_head",
+    "student",
+    "student_head",
+]
+
+BINS = (1, 2, 3, 6)
 
 
 class StudentHead(nn.Module):
@@ -54,6 +70,36 @@ class ResizedHead(nn.Module):
         return resize(self.module(features), size)
 
 
+class PyramidHead(nn.Module):
+    """PSPNet's head; see `pyramid_head`.
+
+    Args:
+        in_channels: Channels of the features.
+        num_classes: K, the background included.
+        channels: Channels of the bottleneck.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, channels: int) -> None:
+        super().__init__()
+        width = in_channels // len(BINS)
+        self.branches = nn.ModuleList(_branch(in_channels, width, bins) for bins in BINS)
+        self.bottleneck = nn.Sequential(
+            nn.Conv2d(in_channels + len(BINS) * width, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+        )
+        self.dropout = nn.Dropout(0.1)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(self, features: Tensor, size: Sequence[int]) -> Tensor:
+        """Classify features (B, C, h, w); return logits (B, K, H, W) of a size (H, W)."""
+        grid = features.shape[-2:]
+        pooled = [resize(b(features), grid) for b in self.branches]
+        context = self.bottleneck(torch.cat([features, *pooled], 1))
+        logits = self.classifier(self.dropout(context))
+        return resize(logits, size)
+
+
 def student_head(
     in_channels: int,
     num_classes: int,
@@ -70,38 +116,78 @@ def student_head(
     last step resizes to (H, W) rather than by 2, so that any size works.
 
     Args:
-        in_channels: channels of the features.
+        in_channels: Channels of the features.
         num_classes: K, the background included.
-        channels: width of the head, 1 to `MAX_CHANNELS`; the paper's is 512.
+        channels: Width of the head, 1 to `MAX_CHANNELS`; the paper's is 512.
         convolution: "grouped", the paper's: groups = gcd(in, out), in the classifier as
             well. Between equal widths it mixes no channels.
-            "separable": depthwise 3x3 and dense 1x1. The first of each group takes its 1x1
-            before the upsampling, where it costs a quarter: a 1x1 convolution and a bilinear
-            resize commute, so only the order of the two halves differs.
+            "separable": depthwise 3x3 and dense 1x1. The 1x1 of the first one of each group
+            comes before the upsampling, where it costs a quarter: a 1x1 convolution and a
+            bilinear resize commute, so only the order of the two halves differs.
             "dense": plain convolutions.
-        seed: of the fresh weights.
+        seed: Random seed for initialisation.
 
     Returns:
         A head: (features, (H, W)) to logits (B, K, H, W).
 
     Raises:
-        ConfigError: an unknown convolution, or a number that is not positive or too large.
+        ConfigError: if the convolution is unknown, or a number out of range.
 
     Source: Wu et al., Spirit Distillation, arXiv:2103.13733, Table V.
     """
     if convolution not in get_args(Convolution):
         raise ConfigError(unknown("convolution", convolution, get_args(Convolution)))
-    for name, value in (
-        ("in_channels", in_channels),
-        ("num_classes", num_classes),
-        ("channels", channels),
-    ):
-        if value < 1:
-            raise ConfigError(f"student_head: expected {name} of 1 or more, got {value}.")
-        if value > MAX_CHANNELS:
-            raise ConfigError(f"student_head: expected {name} up to {MAX_CHANNELS}, got {value}.")
+    for name, value in {
+        "in_channels": in_channels,
+        "num_classes": num_classes,
+        "channels": channels,
+    }.items():
+        check_count("student_head", name, value)
     with seeded(seed):
         return StudentHead(in_channels, num_classes, channels, convolution)
+
+
+def pyramid_head(
+    in_channels: int, num_classes: int, channels: int = 512, seed: int = 0
+) -> PyramidHead:
+    """Make PSPNet's head.
+
+    Average pooling to 1x1, 2x2, 3x3 and 6x6 bins; for each a 1x1 convolution to in_channels / 4,
+    BN, ReLU and bilinear upsampling; concatenated with the features; a 3x3 convolution to
+    `channels`, BN, ReLU (``head.bottleneck``, the feature map of SKD's pair-wise loss);
+    dropout of 0.1; 1x1 classifier; bilinear to the input's (H, W).
+
+    With one image in the batch, the 1x1 bin has one value per channel, which has no variance:
+    in training its BN then uses the running statistics and does not update them.
+
+    Where SKD's released networks differ: leaky ReLU (0.01), dropout of whole channels, corners
+    aligned when resizing, and, for training only, a second classifier on the trunk's third
+    stage. Their pair-wise loss takes the bottleneck after its dropout.
+
+    Args:
+        in_channels: Channels of the features, 4 or more; a ResNet's at stride 8 (dilated).
+        num_classes: K, the background included.
+        channels: Channels of the bottleneck: 512 on a ResNet-101, 128 on a ResNet-18.
+        seed: Random seed for initialisation: Kaiming normal convolutions.
+
+    Returns:
+        A head: (features, (H, W)) to logits (B, K, H, W).
+
+    Raises:
+        ConfigError: if a number is out of range.
+
+    Source: Zhao et al., Pyramid Scene Parsing Network, arXiv:1612.01105, fig. 3 and sec. 3.2;
+    its use with SKD: Liu et al., arXiv:1903.04197, sec. 4.1.
+    """
+    check_count("pyramid_head", "in_channels", in_channels, least=len(BINS))
+    check_count("pyramid_head", "num_classes", num_classes)
+    check_count("pyramid_head", "channels", channels)
+    with seeded(seed):
+        head = PyramidHead(in_channels, num_classes, channels)
+        for conv in head.modules():
+            if isinstance(conv, nn.Conv2d) and conv is not head.classifier:
+                nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+    return head
 
 
 def student(
@@ -115,29 +201,23 @@ def student(
     """Make the paper's student of a teacher: its extractor made compact, and a student head.
 
     Args:
-        teacher: whose extractor is copied; it stays as it is.
+        teacher: Network whose extractor is copied; it is not changed.
         num_classes: K, the background included.
-        policy: which convolutions become compact; see `spiritseg.compact`.
-        channels: width of the head.
-        convolution: of the head; see `student_head`.
-        seed: of the fresh weights.
+        policy: Which convolutions become compact; see `spiritseg.compact`.
+        channels: Width of the head.
+        convolution: Kind of the head's convolutions; see `student_head`.
+        seed: Random seed for initialisation.
 
     Returns:
-        A trainable network with fresh weights.
+        A trainable, randomly initialised network.
 
     Raises:
-        ConfigError: an unknown policy or convolution.
+        ConfigError: if the policy or the convolution is unknown.
     """
     extractor = compact(teacher.extractor, policy, seed=derive_seed(seed, "extractor"))
-    head = student_head(
-        teacher.extractor.channels,
-        num_classes,
-        channels,
-        convolution,
-        seed=derive_seed(seed, "head"),
-    )
-    network = Segmenter(extractor, head)
-    return network.requires_grad_(True).train()
+    in_channels, head_seed = teacher.extractor.channels, derive_seed(seed, "head")
+    head = student_head(in_channels, num_classes, channels, convolution, head_seed)
+    return Segmenter(extractor, head).requires_grad_(True).train()
 
 
 def _group(count: int, in_channels: int, channels: int, convolution: Convolution) -> nn.Sequential:
@@ -157,7 +237,7 @@ def _group(count: int, in_channels: int, channels: int, convolution: Convolution
     return nn.Sequential(layers)
 
 
-def _equal(channels: int, convolution: Literal["dense", "grouped", "separable"]) -> list[nn.Module]:
+def _equal(channels: int, convolution: Convolution) -> list[nn.Module]:
     if convolution == "dense":
         return [_conv(channels, channels, 1)]
     depthwise = _conv(channels, channels, channels)
@@ -172,3 +252,74 @@ def _conv(in_channels: int, out_channels: int, groups: int) -> nn.Module:
 
 def _block(convolutions: list[nn.Module], channels: int) -> nn.Sequential:
     return nn.Sequential(*convolutions, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+
+
+class _Pool(nn.Module):
+    """Average pooling to bins x bins; bins overlap where a side is not a multiple of their number.
+
+    Bin i of n covers positions floor(i h / n) to ceil((i + 1) h / n).
+    """
+
+    def __init__(self, bins: int) -> None:
+        super().__init__()
+        self.bins = bins
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_exporting():
+            return F.adaptive_avg_pool2d(x, self.bins)
+        # Adaptive pooling would be exported for the example's size alone.
+        rows, columns = (self._weights(x, x.shape[dim]) for dim in (-2, -1))
+        return ((x @ columns.mT).mT @ rows.mT).mT
+
+    def _weights(self, like: Tensor, side: int) -> Tensor:
+        bin_ = torch.arange(self.bins, device=like.device)[:, None]
+        position = torch.arange(side, device=like.device)
+        starts, ends = bin_ * side // self.bins, -(-(bin_ + 1) * side // self.bins)
+        inside = ((position >= starts) & (position < ends)).to(like.dtype)
+        return inside / inside.sum(1, keepdim=True)
+
+    def extra_repr(self) -> str:
+        return f"bins={self.bins}"
+
+
+class _PooledNorm(nn.BatchNorm2d):
+    """Batch norm that uses the running statistics where the batch has no variance."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.numel() == x.shape[1]:
+            mean, var = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
+            return F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(x)
+
+
+def _branch(in_channels: int, width: int, bins: int) -> nn.Sequential:
+    return nn.Sequential(
+        _Pool(bins),
+        nn.Conv2d(in_channels, width, 1, bias=False),
+        _PooledNorm(width),
+        nn.ReLU(inplace=True),
+    )
+
+
+_OWN = {
+    "student": HeadKind(
+        help="the student head of Table V",
+        build=student_head,
+        options=("channels", "convolution"),
+    ),
+    "pyramid": HeadKind(
+        help="PSPNet's pooling at 1, 2, 3 and 6 bins, then a classifier",
+        build=pyramid_head,
+        options=("channels",),
+    ),
+    "own": HeadKind(help="the network's own head", own=True, needs_training=False),
+    "none": HeadKind(help="no head: a trunk that gives features only", needs_training=False),
+}
+HEADS: Registry[HeadKind] = Registry("head", "spiritseg.heads", HeadKind)
+for _name, _kind in _OWN.items():
+    HEADS.register(_name, _kind)
+
+
+def is_foreign_head(name: str) -> bool:
+    """Return whether a head's code is the user's or another package's; nothing is imported."""
+    return name not in _OWN and (is_in_file(name) or name in HEADS)

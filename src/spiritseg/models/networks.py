@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from spiritseg.config import Network
 from spiritseg.errors import ConfigError, MissingExtraError, WeightsError, unknown
-from spiritseg.models.build import build_network
 from spiritseg.models.bundle import load_bundle
+from spiritseg.models.factory import build_network
 from spiritseg.models.segmenter import Segmenter
 from spiritseg.randomness import derive_seed
 
@@ -17,20 +17,20 @@ __all__ = ["build_networks"]
 def build_networks(
     networks: Mapping[str, Network], num_classes: int, seed: int
 ) -> dict[str, Segmenter]:
-    """Build the networks of an experiment; fresh weights are a function of (seed, name).
+    """Build the networks of an experiment; initialisation is a function of (seed, name).
 
     Args:
-        networks: their descriptions by name. One may be made of another (`of`), in any order.
+        networks: Descriptions by name. One may be made of another (`of`), in any order.
         num_classes: K, the background included.
-        seed: the experiment's.
+        seed: Random seed of the experiment.
 
     Returns:
         The networks by name, trainable and in train mode, in the order of `networks`.
 
     Raises:
-        ConfigError: an unknown name, networks made of each other in a circle, a bundle that
-            knows another number of classes, or whatever `build_network` finds.
-        BundleError: a bundle that cannot be read.
+        ConfigError: if a name is unknown, networks are made of each other in a circle, a bundle
+            has another number of classes, or `build_network` refuses one.
+        BundleError: if a bundle cannot be read.
     """
     built: dict[str, Segmenter] = {}
 

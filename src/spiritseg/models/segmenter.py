@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any, cast
+from collections.abc import Collection, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from spiritseg.errors import ConfigError, unknown
-from spiritseg.geometry import covered, cut, fit, resize
-from spiritseg.models.strides import dry_strides, meta_strides
-from spiritseg.modes import evaluating
+from spiritseg.config import MAX_CHANNELS
+from spiritseg.errors import ConfigError
+from spiritseg.geometry import covered, cut, fit
+from spiritseg.models.tracing import (
+    DRY_SIZE,
+    Maps,
+    dry_run,
+    dry_strides,
+    join_maps,
+    meta_strides,
+    recorded,
+)
 from spiritseg.randomness import seeded
 
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "RGB",
     "Extractor",
     "JoinMaps",
     "Segmenter",
-    "join_maps",
-    "layer",
+    "adapter",
+    "check_count",
+    "layer_channels",
+    "project",
 ]
 
 RGB = tuple[float, float, float]
-Maps = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 
 IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
 IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
@@ -38,12 +47,12 @@ class Extractor(nn.Module):
     Several maps are joined: resized bilinearly to the finest one's grid, concatenated.
 
     Args:
-        module: normalised images to a feature map, or to a list, tuple or dict of maps.
+        module: Normalised images to a feature map, or to a list, tuple or dict of maps.
         channels: C of the (joined) feature map.
-        stride: image pixels per position of it.
-        mean: what the module expects to be subtracted from RGB in [0, 1].
-        std: what it expects to be divided by.
-        multiple_of: deepest stride inside the module, in pixels: the sides of its input are
+        stride: Image pixels per position of the feature map.
+        mean: Mean that is subtracted from RGB in [0, 1].
+        std: Standard deviation that it is divided by.
+        multiple_of: Deepest stride inside the module, in pixels: the sides of its input are
             multiples of this (`spiritseg.geometry`); 0 for `stride`.
     """
 
@@ -77,25 +86,25 @@ class Extractor(nn.Module):
         module: nn.Module,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
-        size: tuple[int, int] = (128, 128),
+        size: tuple[int, int] = DRY_SIZE,
     ) -> Extractor:
         """Make an extractor of any module; dry runs tell its channels and strides.
 
         Args:
-            module: (1, 3, H, W) to one map or several; its state stays as it is.
-            mean: see `Extractor`.
-            std: see `Extractor`.
+            module: (1, 3, H, W) to one map or several; its state does not change.
+            mean: See `Extractor`.
+            std: See `Extractor`.
             size: (H, W) of the dry run that tells the channels, in pixels.
 
         Returns:
             The module as an extractor.
 
         Raises:
-            ConfigError: the module does not turn images into feature maps.
+            ConfigError: if the module does not turn images into feature maps.
         """
-        features = _dry_run(module, size)
+        channels = _channels(module, size)
         stride, deepest = dry_strides(module, join_maps, size)
-        return cls(module, features.shape[1], stride, mean, std, deepest)
+        return cls(module, channels, stride, mean, std, deepest)
 
     def forward(self, images: Tensor) -> Tensor:
         """Extract features.
@@ -107,11 +116,14 @@ class Extractor(nn.Module):
         Returns:
             (B, channels, H / stride, W / stride).
         """
-        normalised = (images - self._mean) / self._std
-        return join_maps(self.module(normalised))
+        return join_maps(self.module(self.normalised(images)))
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Normalise images (B, 3, H, W) from [0, 1] to what the module expects."""
+        return (images - self._mean) / self._std
 
     def extra_repr(self) -> str:
-        """Say what the feature map is."""
+        """Describe the feature map."""
         return f"channels={self.channels}, stride={self.stride}"
 
 
@@ -124,7 +136,7 @@ class Segmenter(nn.Module):
     Freezing belongs to a stage of training, never to this module.
 
     Args:
-        extractor: an `Extractor`, a module of your own with `channels` and `stride` (it
+        extractor: An `Extractor`, a module of your own with `channels` and `stride` (it
             gets images in [0, 1] and normalises them itself; sides are multiples of its
             `multiple_of`, or of the deepest stride found in it), or any other module, which
             is wrapped with ImageNet's normalisation (`Extractor.wrap`).
@@ -136,7 +148,7 @@ class Segmenter(nn.Module):
         super().__init__()
         if not (hasattr(extractor, "channels") and hasattr(extractor, "stride")):
             extractor = Extractor.wrap(extractor)
-        # Whatever stands here has an Extractor's channels and stride, and is called like one.
+        # Whatever it is, it has an Extractor's channels and stride, and is called like one.
         self.extractor = cast(Extractor, extractor)
         self.head = head
         if not hasattr(extractor, "multiple_of"):
@@ -154,7 +166,7 @@ class Segmenter(nn.Module):
             Logits (B, K, H', W').
 
         Raises:
-            ConfigError: the network has no head.
+            ConfigError: if the network has no head.
         """
         return self.classify(self.features(images), size or images.shape[-2:])
 
@@ -163,14 +175,14 @@ class Segmenter(nn.Module):
 
         Args:
             images: (B, 3, ceil(H / pool), ceil(W / pool)), RGB in [0, 1].
-            pool: side of the max-pool's windows.
+            pool: Side of the max-pool's windows.
             size: (H, W) of the images before it.
 
         Returns:
             Logits (B, K, H, W).
 
         Raises:
-            ConfigError: the network has no head.
+            ConfigError: if the network has no head.
         """
         return cut(self(images, covered(images.shape[-2:], pool)), size)
 
@@ -187,7 +199,7 @@ class Segmenter(nn.Module):
         """Turn features (B, C, h, w) into logits (B, K, H, W) of a size (H, W).
 
         Raises:
-            ConfigError: the network has no head.
+            ConfigError: if the network has no head.
         """
         if self.head is None:
             raise ConfigError(
@@ -198,7 +210,7 @@ class Segmenter(nn.Module):
         return cast(Tensor, self.head(features, size))
 
     def outputs(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
-        """Compute several outputs in one pass, and no more of the network than they need.
+        """Compute several outputs in one pass, running no more of the network than they need.
 
         Args:
             images: (B, 3, H, W), RGB in [0, 1].
@@ -209,7 +221,7 @@ class Segmenter(nn.Module):
             The outputs by name. Several maps of one layer are joined (`join_maps`).
 
         Raises:
-            ConfigError: a layer that is not there, or logits of a network without a head.
+            ConfigError: if there is no such layer, or logits are wanted and there is no head.
         """
         layers = [name for name in wanted if name not in ("features", "logits")]
         with recorded(self, layers) as found:
@@ -222,81 +234,99 @@ class Segmenter(nn.Module):
 
 
 class JoinMaps(nn.Module):
-    """Several maps as one, as a module; see `join_maps`."""
+    """`join_maps` as a module."""
 
     def forward(self, maps: Maps) -> Tensor:
         """Join maps."""
         return join_maps(maps)
 
 
-def join_maps(maps: Maps) -> Tensor:
-    """Resize maps bilinearly to the finest grid and concatenate their channels.
+def project(extractor: nn.Module, out_channels: int, seed: int = 0) -> Extractor:
+    """Append a linear 1x1 projection to an extractor, such as to match a teacher's channels.
 
     Args:
-        maps: one map (B, C, h, w), or several in a list, tuple or dict.
+        extractor: An `Extractor`, or any module that `Segmenter` takes for one. It is not
+            copied.
+        out_channels: Channels of the result, 1 to `MAX_CHANNELS`.
+        seed: Random seed for initialisation.
 
     Returns:
-        (B, sum of C, h, w) on the finest grid.
+        An extractor of the same stride and normalisation.
+
+    Raises:
+        ConfigError: if the number of channels is out of range.
     """
-    if isinstance(maps, Tensor):
-        return maps
-    several = list(maps.values()) if isinstance(maps, Mapping) else list(maps)
-    if len(several) == 1:
-        return several[0]
-    size = max((m.shape[-2:] for m in several), key=lambda s: s[0])
-    return torch.cat([m if m.shape[-2:] == size else resize(m, size) for m in several], dim=1)
+    check_count("project", "channels", out_channels)
+    mean: Sequence[float] = (0.0, 0.0, 0.0)  # a module of your own normalises by itself
+    std: Sequence[float] = (1.0, 1.0, 1.0)
+    trunk: nn.Module = Segmenter(extractor, None).extractor  # which knows its strides
+    given = cast(Extractor, trunk)
+    if isinstance(trunk, Extractor):
+        mean, std, trunk = trunk.mean, trunk.std, trunk.module
+    module = nn.Sequential(trunk, JoinMaps(), _projection(given.channels, out_channels, seed))
+    return Extractor(module, out_channels, given.stride, mean, std, given.multiple_of)
 
 
-@contextmanager
-def recorded(network: nn.Module, layers: Collection[str]) -> Iterator[dict[str, Tensor]]:
-    """Note the outputs of layers in whatever runs inside the block.
+def adapter(in_channels: int, out_channels: int, seed: int = 0) -> nn.Module:
+    """Make a 1x1 projection from a student's layer to its teacher's channels, for mimicry alone.
+
+    It trains together with the student and is then dropped. Grids need no adapter: mimicry
+    resizes the student's map to the teacher's.
 
     Args:
-        network: that has the layers.
-        layers: paths of modules inside it.
+        in_channels: Channels of the student's layer.
+        out_channels: Channels of the teacher's.
+        seed: Random seed for initialisation.
 
-    Yields:
-        The outputs by path, as they come.
+    Returns:
+        A linear 1x1 convolution, or the identity where the channels agree.
+    """
+    if in_channels == out_channels:
+        return nn.Identity()
+    return _projection(in_channels, out_channels, seed)
+
+
+def layer_channels(
+    network: Segmenter, layers: Collection[str], size: tuple[int, int] = DRY_SIZE
+) -> dict[str, int]:
+    """Find out how many channels layers have; the network's state does not change.
+
+    Args:
+        network: Any segmenter.
+        layers: As for `Segmenter.outputs`.
+        size: (H, W) of the dry run, in pixels.
+
+    Returns:
+        Channels by layer.
 
     Raises:
-        ConfigError: a layer that is not there.
+        ConfigError: if there is no such layer.
     """
-    found: dict[str, Tensor] = {}
-    hooks = [layer(network, path).register_forward_hook(_note(found, path)) for path in layers]
-    # Code that an earlier stage compiled would pass the hooks over in silence.
-    eager = torch.compiler.set_stance("force_eager") if hooks else nullcontext()
-    try:
-        with eager:
-            yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
+    found = {"features": network.extractor.channels} if "features" in layers else {}
+    rest = set(layers) - {"features"}
+    if not rest:
+        return found
+    outputs = dry_run(network, lambda images: network.outputs(images, rest), size)
+    return found | {name: x.shape[1] for name, x in outputs.items()}
 
 
-def layer(network: nn.Module, path: str) -> nn.Module:
-    """Find a module inside a network by its path.
+def check_count(where: str, name: str, value: int, least: int = 1) -> None:
+    """Refuse a number of channels or classes that is out of range.
 
     Raises:
-        ConfigError: there is none; the message lists what there is at that place.
+        ConfigError: if it is below `least` or above `MAX_CHANNELS`.
     """
-    here = network
-    walked: list[str] = []
-    for name in path.split("."):
-        children = dict(here.named_children())
-        if name not in children:
-            kind = f"layer of {'.'.join(walked) or type(network).__name__}"
-            raise ConfigError(f"layer {path!r}: {unknown(kind, name, children)}")
-        here = children[name]
-        walked.append(name)
-    return here
+    if not least <= value <= MAX_CHANNELS:
+        wanted = f"of {least} or more" if value < least else f"up to {MAX_CHANNELS}"
+        raise ConfigError(f"{where}: expected {name} {wanted}, got {value}.")
 
 
-def _note(found: dict[str, Tensor], path: str) -> Any:
-    def hook(module: nn.Module, inputs: Any, output: Maps) -> None:
-        # A copy: an in-place activation behind the layer would change what was noted.
-        found[path] = join_maps(output).clone()
-
-    return hook
+def _projection(in_channels: int, out_channels: int, seed: int) -> nn.Conv2d:
+    with seeded(seed):
+        projection = nn.Conv2d(in_channels, out_channels, 1)
+        nn.init.kaiming_normal_(projection.weight, nonlinearity="linear")
+        nn.init.zeros_(cast(Tensor, projection.bias))
+    return projection
 
 
 def _rgb(name: str, values: Sequence[float]) -> RGB:
@@ -306,13 +336,11 @@ def _rgb(name: str, values: Sequence[float]) -> RGB:
     return red, green, blue
 
 
-def _dry_run(module: nn.Module, size: tuple[int, int]) -> Tensor:
-    like = next(module.parameters(), torch.zeros(()))
-    images = torch.zeros(1, 3, *size, device=like.device, dtype=like.dtype)
+def _channels(module: nn.Module, size: tuple[int, int]) -> int:
+    """Return the channels of a module's feature map, or say why it cannot be an extractor."""
     name = type(module).__name__
     try:
-        with torch.no_grad(), evaluating(module), seeded(0):
-            features = join_maps(module(images))
+        features = dry_run(module, lambda images: join_maps(module(images)), size)
     except Exception as error:
         raise ConfigError(
             f"cannot use {name} as an extractor: expected it to turn a (1, 3, {size[0]}, "
@@ -325,4 +353,4 @@ def _dry_run(module: nn.Module, size: tuple[int, int]) -> Tensor:
             f"cannot use {name} as an extractor: expected feature maps (B, C, h, w), got shape "
             f"{tuple(features.shape)}. Cut the network before its pooling and classifier."
         )
-    return features
+    return int(features.shape[1])

@@ -20,7 +20,7 @@ _WRAPPERS = ("state_dict", "model", "model_state_dict")
 
 
 def is_file(weights: str) -> bool:
-    """Say whether weights are meant as a path, rather than as a library's name."""
+    """Return whether weights are given as a path, rather than by a library's name."""
     return weights.endswith(_SUFFIXES) or "/" in weights or "\\" in weights
 
 
@@ -28,14 +28,14 @@ def read_weights(path: str | Path) -> State:
     """Read a state dict from a .pth or .safetensors file.
 
     Args:
-        path: the file. One wrapped in ``{"state_dict": ...}`` or ``{"model": ...}``, or saved
-            under data-parallel training (``module.``), is unwrapped.
+        path: The file. A state dict wrapped in ``{"state_dict": ...}`` or ``{"model": ...}``, or
+            saved under data-parallel training (``module.``), is unwrapped.
 
     Returns:
         The tensors by key, on the CPU.
 
     Raises:
-        WeightsError: the file is missing, or holds something else than tensors.
+        WeightsError: if the file is missing, or holds anything but tensors.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -80,13 +80,14 @@ def fit_weights(
     """Load weights whose keys and shapes fit exactly; half precision is cast.
 
     Args:
-        module: takes the weights.
-        state: tensors by key.
-        source: where they are from, for the error message.
-        surplus: keys that may be there beyond the module's, and are left out.
+        module: Module that takes the weights.
+        state: Tensors by key.
+        source: Where they are from, for the error message.
+        surplus: Whether a key that the module does not have may be there; it is ignored.
 
     Raises:
-        WeightsError: naming missing keys, unexpected ones and other shapes, up to ten each.
+        WeightsError: if keys are missing or unexpected, or shapes differ; up to ten of each
+            are listed.
     """
     wanted = module.state_dict()
     problems = {
@@ -112,11 +113,11 @@ def fetch_torchvision(choices: Mapping[str, Any], name: str) -> State:
     """Get weights that torchvision knows by name, downloaded once and checked by their hash.
 
     Args:
-        choices: torchvision's weights enum members by name.
-        name: one of them.
+        choices: Members of torchvision's weights enum by name.
+        name: One of them.
 
     Raises:
-        WeightsError: an unknown name, or no download.
+        WeightsError: if the name is unknown, or the download fails.
     """
     if name not in choices:
         raise WeightsError(
@@ -128,7 +129,7 @@ def fetch_torchvision(choices: Mapping[str, Any], name: str) -> State:
         state = choices[name].get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
         raise WeightsError(
-            f"cannot download the weights {name}: {error}. Get {choices[name].url} by another way "
+            f"cannot download the weights {name}: {error}. Get {choices[name].url} in another way "
             "and pass its path as weights."
         ) from error
     return cast(State, state)

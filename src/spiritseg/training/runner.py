@@ -24,7 +24,6 @@ from spiritseg.inference import Student, load
 from spiritseg.losses import used_losses
 from spiritseg.losses.loss import FEATURES, LOGITS
 from spiritseg.models import Segmenter
-from spiritseg.models.adapters import layer_channels
 from spiritseg.models.bundle import (
     BundleInfo,
     bundle_digest,
@@ -35,6 +34,7 @@ from spiritseg.models.bundle import (
 )
 from spiritseg.models.ensemble import stage_teacher
 from spiritseg.models.networks import build_networks
+from spiritseg.models.segmenter import layer_channels
 from spiritseg.recipes import fingerprint
 from spiritseg.training.allocator import freed_memory_kept
 from spiritseg.training.fit import discard_checkpoints, fit, lightning_trainer

@@ -28,9 +28,8 @@ from spiritseg.losses.loss import (
     Term,
 )
 from spiritseg.models import Segmenter
-from spiritseg.models.adapters import layer_channels
-from spiritseg.models.graph import used_parameters
-from spiritseg.models.segmenter import recorded
+from spiritseg.models.segmenter import layer_channels
+from spiritseg.models.tracing import recorded, used_parameters
 from spiritseg.randomness import derive_seed
 from spiritseg.training.adversary import AdversaryTraining
 from spiritseg.training.cache import FrozenOutputs, Key

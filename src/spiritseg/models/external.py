@@ -1,4 +1,4 @@
-"""Networks by class path: what is imported, what it is given, whom it is trusted from."""
+"""Networks by class path: how they are imported and constructed, and what needs trust."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from spiritseg import config
 from spiritseg.config import MAX_CHANNELS
 from spiritseg.errors import (
     ConfigError,
@@ -21,14 +22,17 @@ from spiritseg.errors import (
     WeightsError,
     unknown,
 )
+from spiritseg.models.entries import Request, Source
+from spiritseg.models.segmenter import Segmenter
 from spiritseg.models.weights import fit_weights, is_file, read_weights
+from spiritseg.models.whole import WholeExtractor, WholeNetwork
 
 __all__ = [
+    "CLASS_PATH",
     "DOWNLOADS",
     "construct",
     "is_class_path",
     "is_library_network",
-    "load_file",
     "untrusted_argument",
 ]
 
@@ -72,7 +76,7 @@ _DEEPEST = 4
 
 
 def is_class_path(name: str) -> bool:
-    """Say whether an extractor's name is a class path, such as ``package.module.Class``."""
+    """Return whether an extractor's name is a class path, such as ``package.module.Class``."""
     return "." in name and ":" not in name
 
 
@@ -81,19 +85,19 @@ def construct(path: str, args: Mapping[str, Any], num_classes: int | None = None
 
     Args:
         path: ``package.module.Class``.
-        args: of the constructor. For torchvision, timm and segmentation-models-pytorch, no
-            weights are fetched unless these say so.
-        num_classes: fills a parameter of this meaning that `args` leave out.
+        args: Arguments of the constructor. For torchvision, timm and
+            segmentation-models-pytorch, weights are fetched only where they ask for it.
+        num_classes: Value of a parameter ``num_classes`` or ``classes`` that is not in `args`.
 
     Raises:
-        ConfigError: it cannot be imported, does not take the arguments, or makes no module.
-        WeightsError: weights that `args` ask for cannot be fetched.
+        ConfigError: if it cannot be imported, does not take the arguments, or makes no module.
+        WeightsError: if weights that `args` ask for cannot be fetched.
     """
     factory = _import(path)
     try:
         signature = inspect.signature(factory)
     except (TypeError, ValueError):
-        filled = dict(args)  # a builtin that tells no signature
+        filled = dict(args)  # a builtin without a signature
     else:
         filled = {**_defaults(path, signature, num_classes), **args}
         if num_classes is not None and any(name in args for name in _CLASSES):
@@ -121,7 +125,7 @@ def construct(path: str, args: Mapping[str, Any], num_classes: int | None = None
 
 
 def is_library_network(path: str) -> bool:
-    """Say whether a class path names a network that may be made without trust.
+    """Return whether a class path names a network that may be made without trust.
 
     These are torchvision's and timm's registered models, by ``torchvision.models.NAME``,
     ``torchvision.models.segmentation.NAME`` and ``timm.models.NAME``, and the classes of
@@ -129,10 +133,10 @@ def is_library_network(path: str) -> bool:
     functions that download, write and unpickle files. No other package is imported.
 
     Args:
-        path: a class path, from anywhere.
+        path: Any class path.
 
     Raises:
-        MissingExtraError: the path belongs to a package that is not installed.
+        MissingExtraError: if the path belongs to a package that is not installed.
     """
     module, _, name = path.rpartition(".")
     if module in ("torchvision.models", "torchvision.models.segmentation"):
@@ -157,7 +161,7 @@ def untrusted_argument(args: Mapping[str, Any]) -> str:
     mappings of these; and those of `DOWNLOADS` with the value that fetches nothing.
 
     Args:
-        args: of an extractor.
+        args: Arguments of an extractor.
 
     Returns:
         The first that needs trust, and its value; empty if none does.
@@ -224,24 +228,64 @@ def _defaults(path: str, signature: inspect.Signature, num_classes: int | None) 
     return {name: value for name, value in wanted.items() if name in signature.parameters}
 
 
-def load_file(module: nn.Module, path: str, weights: str) -> None:
-    """Load a network's weights from a file.
-
-    Args:
-        module: takes them.
-        path: its class path, for error messages.
-        weights: a .pth or .safetensors file; a second classifier in it (``aux_classifier.*`` of
-            torchvision's training) may be there beyond the module's keys.
-
-    Raises:
-        WeightsError: no file, or one that does not fit.
-    """
+def _load_file(module: nn.Module, request: Request) -> None:
+    """Load a network's weights from a file, except for torchvision's second classifier in it."""
+    weights = request.weights or ""
     if not is_file(weights):
         raise WeightsError(
-            f"{path}: expected the path of a .pth or .safetensors file as weights, or random, "
-            f"got {weights!r}. A library's own weights go into args: weights_backbone of "
+            f"{request.name}: expected the path of a .pth or .safetensors file as weights, or "
+            f"random, got {weights!r}. A library's own weights go into args: weights_backbone of "
             "torchvision, encoder_weights of segmentation-models-pytorch."
         )
-    fit_weights(
-        module, read_weights(weights), weights, lambda key: key.startswith("aux_classifier.")
+    fit_weights(module, read_weights(weights), weights, lambda k: k.startswith("aux_classifier."))
+
+
+def _build(request: Request) -> Segmenter:
+    """Make a network from its class path: whole if its own head is wanted, else its trunk.
+
+    A `Segmenter` (`WholeNetwork` with another normalisation, for instance) is taken as it is.
+    """
+    path, split = request.name, request.split
+    if request.strides:
+        raise ConfigError(
+            f"extractor.strides: {path} is given by its class and takes no strides, got "
+            f"{list(request.strides)}. Cut it at a layer (split), or in its constructor (args)."
+        )
+    module = construct(path, request.args, request.num_classes)
+    if request.weights is not None:
+        _load_file(module, request)
+    if isinstance(module, Segmenter):
+        if split:
+            raise ConfigError(
+                f"extractor.split: {path} is a Segmenter, which defines its feature map itself, "
+                f"got {split!r}. Leave it empty."
+            )
+        return module
+    if request.num_classes is not None:
+        return WholeNetwork(module, split)
+    if not split:
+        return Segmenter(module, None)
+    extractor = WholeExtractor(module, split)
+    extractor.drop_rest()
+    return Segmenter(extractor, None)
+
+
+# In the names of constructors' arguments: weights of a trunk, which leave the head untrained.
+_TRUNK_WORDS = ("backbone", "encoder", "trunk")
+
+
+def _trained_head(extractor: config.Extractor) -> bool:
+    asked = [name for name, value in extractor.args.items() if value]
+    return extractor.weights != "random" or any(
+        name == "pretrained" or ("weights" in name and not any(w in name for w in _TRUNK_WORDS))
+        for name in asked
     )
+
+
+CLASS_PATH = Source(
+    help="package.module.Class, a module of your own, or any network of torchvision, timm or "
+    "segmentation-models-pytorch",
+    build=_build,
+    trained_head=_trained_head,
+    needs_trust=lambda path: not is_library_network(path),
+)

@@ -1,4 +1,4 @@
-"""Small extractors of our own, and the projection that brings any extractor to a width."""
+"""A small extractor of depthwise-separable convolutions."""
 
 from __future__ import annotations
 
@@ -12,16 +12,10 @@ from torch.nn import functional as F
 from spiritseg.config import MAX_CHANNELS
 from spiritseg.errors import ConfigError
 from spiritseg.geometry import resize
-from spiritseg.models.segmenter import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Extractor,
-    JoinMaps,
-    Segmenter,
-)
+from spiritseg.models.segmenter import IMAGENET_MEAN, IMAGENET_STD, Extractor
 from spiritseg.randomness import seeded
 
-__all__ = ["SeparableTrunk", "project", "separable"]
+__all__ = ["SeparableTrunk", "separable"]
 
 _STRIDES = (4, 8, 16)
 _MAX_DEPTH = 100
@@ -37,10 +31,10 @@ class SeparableTrunk(nn.Module):
     thirds of the variance that these do, at twice the latency).
 
     Args:
-        out_channels: channels of the result.
-        stride: of the result: 4, 8 or 16.
-        widths: channels at strides 2, 4, 8 and 16.
-        depths: residual blocks after the downsampling at strides 4, 8 and 16.
+        out_channels: Channels of the result.
+        stride: Stride of the result: 4, 8 or 16.
+        widths: Channels at strides 2, 4, 8 and 16.
+        depths: Residual blocks after the downsampling at strides 4, 8 and 16.
     """
 
     def __init__(
@@ -96,30 +90,29 @@ def separable(
     std: Sequence[float] = IMAGENET_STD,
     seed: int = 0,
 ) -> Extractor:
-    """Make a small extractor of depthwise-separable convolutions, with fresh weights.
+    """Make a small, randomly initialised extractor of depthwise-separable convolutions.
 
     For a teacher that is itself compact, where `compact` has nothing to save.
 
     Args:
-        out_channels: channels of the feature map, 1 to `MAX_CHANNELS`; those of the one to be
-            matched.
-        stride: image pixels per position: 4, 8 or 16.
-        widths: channels at strides 2, 4, 8 and 16, each 1 to `MAX_CHANNELS`.
-        depths: residual blocks after the downsampling at strides 4, 8 and 16, each 0 to 100.
-        mean: subtracted from RGB in [0, 1].
-        std: divided by.
-        seed: of the fresh weights, of 64 bits.
+        out_channels: Channels of the feature map, 1 to `MAX_CHANNELS`.
+        stride: Image pixels per position of the feature map: 4, 8 or 16.
+        widths: Channels at strides 2, 4, 8 and 16, each 1 to `MAX_CHANNELS`.
+        depths: Residual blocks after the downsampling at strides 4, 8 and 16, each 0 to 100.
+        mean: Mean that is subtracted from RGB in [0, 1].
+        std: Standard deviation that it is divided by.
+        seed: Random seed for initialisation, of 64 bits.
 
     Returns:
         The extractor; it ends in linear 1x1 projections.
 
     Raises:
-        ConfigError: another stride, or a value of another type or out of range.
+        ConfigError: if a value is of another type or out of range.
     """
     if stride not in _STRIDES:
         raise ConfigError(
-            f"the small extractor 'separable' gives stride {_STRIDES}, got {stride}. Use strides "
-            "such as [8, 16] in the network that it matches, or a timm backbone instead."
+            f"separable gives stride {_STRIDES}, got {stride}. Use strides such as [8, 16] in the "
+            "network that it matches, or a timm backbone instead."
         )
     _check("out_channels", [out_channels], 1, MAX_CHANNELS)
     _check("widths", widths, 1, MAX_CHANNELS)
@@ -136,39 +129,6 @@ def separable(
         trunk = SeparableTrunk(out_channels, stride, widths, depths)
         _initialise(trunk)
     return Extractor(trunk, out_channels, stride, mean, std, multiple_of=max(_STRIDES))
-
-
-def project(extractor: nn.Module, out_channels: int, seed: int = 0) -> Extractor:
-    """Append a linear 1x1 projection to an extractor, such as to match a teacher's channels.
-
-    Args:
-        extractor: an `Extractor`, or any module that `Segmenter` takes for one. It is not
-            copied.
-        out_channels: channels of the result.
-        seed: of the projection's fresh weights.
-
-    Returns:
-        An extractor of the same stride and normalisation.
-
-    Raises:
-        ConfigError: the number of channels is not positive, or above `MAX_CHANNELS`.
-    """
-    if out_channels < 1:
-        raise ConfigError(f"project: expected 1 or more channels, got {out_channels}.")
-    if out_channels > MAX_CHANNELS:
-        raise ConfigError(f"project: expected up to {MAX_CHANNELS} channels, got {out_channels}.")
-    mean: Sequence[float] = (0.0, 0.0, 0.0)  # a module of your own normalises by itself
-    std: Sequence[float] = (1.0, 1.0, 1.0)
-    trunk: nn.Module = Segmenter(extractor, None).extractor  # which knows its strides
-    given = cast(Extractor, trunk)
-    if isinstance(trunk, Extractor):
-        mean, std, trunk = trunk.mean, trunk.std, trunk.module
-    with seeded(seed):
-        projection = nn.Conv2d(given.channels, out_channels, 1)
-        nn.init.kaiming_normal_(projection.weight, nonlinearity="linear")
-        nn.init.zeros_(cast(Tensor, projection.bias))
-    module = nn.Sequential(trunk, JoinMaps(), projection)
-    return Extractor(module, out_channels, given.stride, mean, std, given.multiple_of)
 
 
 class _Block(nn.Module):

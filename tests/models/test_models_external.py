@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from spiritseg.errors import ConfigError, MissingExtraError, WeightsError
-from spiritseg.models.class_path import construct, is_library_network, untrusted_argument
+from spiritseg.models.external import construct, is_library_network, untrusted_argument
 
 LRASPP = "torchvision.models.segmentation.lraspp_mobilenet_v3_large"
 needs_smp = pytest.mark.skipif(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from spiritseg.config import Extractor, Head, Network
 from spiritseg.errors import ConfigError
 from spiritseg.models import Segmenter, build_network, build_networks
-from spiritseg.models.build import limited_parameters, network_from_dict
+from spiritseg.models.factory import limited_parameters, network_from_dict
 
 NONE = Head(name="none")
 SMALL = Head(channels=8)
@@ -103,7 +103,7 @@ def test_projection_and_own_head() -> None:
         ({"a": Extractor("os:path.join")}, "unknown network 'os:path.join'"),
         ({"a": Extractor("deeplabv3_resnet50", args={"num_classes": "x"})}, "TypeError"),
         ({"a": Extractor("separable", of="b", args={"widths": 3}), "b": own()}, "widths of whole"),
-        ({"a": Extractor("copy", of="b", project=10**5), "b": own()}, "up to 16384 channels"),
+        ({"a": Extractor("copy", of="b", project=10**5), "b": own()}, "channels up to 16384"),
         ({"a": Extractor("no_such_package.Net")}, "cannot import"),
         ({"a": Extractor(".relative.Net")}, "cannot import"),
     ],
@@ -141,7 +141,7 @@ def test_a_description_survives_json() -> None:
         ("extractor", "of", [], r"extractor.of: expected str \| None, got \[\]"),
         ("extractor", "project", True, "extractor.project: expected int, got True"),
         ("extractor", "strides", [8, "x"], "extractor.strides: expected tuple"),
-        ("head", "name", "other", "head.name: expected typing.Literal"),
+        ("head", "name", 3, "head.name: expected str, got 3"),
         ("head", "channels", 1.5, "head.channels: expected int, got 1.5"),
     ],
 )
