@@ -1,100 +1,84 @@
-"""What keeps a network busy: batches, several passes at once, encoding behind it."""
+"""Decoding, the network and encoding at once, in threads and in order."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from itertools import groupby, islice
+from typing import TypeVar
 
 import numpy as np
 
 from spiritseg.pixels import Pixels
 
-__all__ = ["Writers", "batches", "segmented"]
+__all__ = ["batches", "mapped", "segmented"]
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
-def batches(pairs: Iterable[tuple[T, Pixels]], most: int) -> Iterator[tuple[list[T], list[Pixels]]]:
-    """Group neighbours of one size.
+def mapped(function: Callable[[T], R], items: Iterable[T], workers: int, ahead: int) -> Iterator[R]:
+    """Call a function on items in several threads.
 
     Args:
-        pairs: keys and images (H, W, 3) uint8.
-        most: images in a group, 1 or more.
+        function: Called in the threads.
+        items: Read in the caller's thread, when their results are asked for.
+        workers: Number of threads.
+        ahead: Number of items beyond the result that is waited for.
 
     Yields:
-        The keys of a group and its images, in order; none is held back for longer than it
-        takes to fill its group, or to meet an image of another size.
+        The results, in order. An exception is raised in the place of its result.
     """
-    keys: list[T] = []
-    images: list[Pixels] = []
-    for key, pixels in pairs:
-        if images and (len(images) == most or pixels.shape != images[0].shape):
-            yield keys, images
-            keys, images = [], []
-        keys.append(key)
-        images.append(pixels)
-        if len(images) == most:
-            yield keys, images
-            keys, images = [], []
-    if images:
-        yield keys, images
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def batches(pairs: Iterable[tuple[T, Pixels]], most: int) -> Iterator[list[tuple[T, Pixels]]]:
+    """Group neighbouring images of one size.
+
+    Args:
+        pairs: Keys and images (H, W, 3) uint8.
+        most: Largest number of images in a group.
+
+    Yields:
+        The pairs of each group, as soon as it is full or the next image has another size.
+    """
+    for _, same in groupby(pairs, key=lambda pair: pair[1].shape):
+        while group := list(islice(same, most)):
+            yield group
 
 
 def segmented(
     masks: Callable[[Pixels], Pixels],
-    groups: Iterable[tuple[list[T], list[Pixels]]],
-    streams: int,
+    pairs: Iterable[tuple[T, Pixels]],
+    batch: int = 1,
+    streams: int = 1,
 ) -> Iterator[tuple[T, Pixels, Pixels]]:
-    """Run groups of images through a network, several groups at once.
+    """Segment images, several batches at once.
 
     Args:
-        masks: from images (N, H, W, 3) to masks (N, H, W); called in threads.
-        groups: of `batches`.
-        streams: calls at once; one more group waits, so that none of them does.
+        masks: Maps images (N, H, W, 3) to masks (N, H, W); called in threads.
+        pairs: Keys and images (H, W, 3) uint8.
+        batch: Largest number of images of one size in a batch.
+        streams: Number of batches at once; one more waits, so that no thread idles.
 
     Yields:
-        Key, image and mask, in the order of the groups.
+        Key, image and mask, in order.
     """
-    waiting: deque[tuple[list[T], list[Pixels], Future[Pixels]]] = deque()
 
-    def oldest() -> Iterator[tuple[T, Pixels, Pixels]]:
-        keys, images, found = waiting.popleft()
-        yield from zip(keys, images, found.result(), strict=True)
+    def run(group: list[tuple[T, Pixels]]) -> list[tuple[T, Pixels, Pixels]]:
+        found = masks(np.stack([pixels for _, pixels in group]))
+        return [(key, pixels, mask) for (key, pixels), mask in zip(group, found, strict=True)]
 
-    with ThreadPoolExecutor(streams, "network") as pool:
-        try:
-            for keys, images in groups:
-                waiting.append((keys, images, pool.submit(masks, np.stack(images))))
-                if len(waiting) > streams:
-                    yield from oldest()
-            while waiting:
-                yield from oldest()
-        finally:
-            for _, _, found in waiting:
-                found.cancel()
-
-
-class Writers:
-    """Threads that encode and write behind the network, never many files behind."""
-
-    def __init__(self, workers: int) -> None:
-        self._pool = ThreadPoolExecutor(workers, "encode")
-        self._waiting: deque[Future[None]] = deque()
-        self._most = 4 * workers
-
-    def do(self, work: Callable[..., None], *args: Any) -> None:
-        """Run work in a thread; what an earlier one raised is raised here."""
-        self._waiting.append(self._pool.submit(work, *args))
-        while len(self._waiting) > self._most or (self._waiting and self._waiting[0].done()):
-            self._waiting.popleft().result()
-
-    def __enter__(self) -> Writers:
-        return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._pool.shutdown(wait=True)
-        if error is None:
-            for future in self._waiting:
-                future.result()
+    for found in mapped(run, batches(pairs, batch), streams, streams):
+        yield from found

@@ -1,57 +1,58 @@
-"""A student on images, folders, videos and cameras: decoded ahead, written behind."""
+"""Segment images and videos: decoded ahead of the network, written behind it."""
 
 from __future__ import annotations
 
-import signal
-import threading
+import io
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
+import numpy as np
 from PIL import Image
-
-from spiritseg.deploy.opening import open_runtime
-from spiritseg.deploy.outputs import (
-    Kind,
-    check_kind,
-    claim,
-    earlier_outputs,
-    note_source,
-    plan,
-    shows_whole,
-    write_png,
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
 )
-from spiritseg.deploy.pipeline import Writers, batches, segmented
-from spiritseg.deploy.progress import Progress
-from spiritseg.deploy.runtime import Runtime
-from spiritseg.deploy.sources import Item, check_path, find_items, read_ahead
-from spiritseg.deploy.video_reader import Sound, VideoReader
-from spiritseg.deploy.video_writer import VideoWriter
+from rich.text import Text
+
+from spiritseg.deploy.pipeline import mapped, segmented
+from spiritseg.deploy.sources import Item, Kind, check_path, find_items, plan
+from spiritseg.deploy.video import Frame, VideoReader, VideoWriter
 from spiritseg.errors import BadImageError, BundleError, ConfigError
-from spiritseg.pixels import Pixels, oversized
+from spiritseg.files import make_folder, write_atomically
+from spiritseg.inference import Student, load
+from spiritseg.pixels import Pixels, read_pixels
 
 __all__ = ["PredictReport", "predict"]
 
 T = TypeVar("T")
 
 
-@dataclass
+@dataclass(repr=False)
 class PredictReport:
-    """What a prediction did.
+    """The result of a prediction.
 
     Args:
-        frames: images and frames that went through the network.
-        kept: outputs that were there already.
-        outputs: files and folders, finished in this call.
-        skipped: inputs that could not be read, wholly or to their end, or whose sound could
-            not be kept, with the reason.
-        seconds: from the first decoding to the last writing.
+        out: Folder of the outputs.
+        frames: Number of images and frames that were segmented.
+        kept: Number of outputs that existed already.
+        outputs: Files and folders that were written.
+        skipped: Inputs that could not be read, wholly or to their end, or whose sound could not
+            be kept, with the reason.
+        seconds: Duration, files included.
     """
 
+    out: Path
     frames: int = 0
     kept: int = 0
     outputs: list[Path] = field(default_factory=list)
@@ -60,277 +61,237 @@ class PredictReport:
 
     @property
     def frames_per_second(self) -> float:
-        """Of the whole, files and all."""
+        """Rate, files included."""
         return self.frames / self.seconds if self.seconds else 0.0
+
+    def __repr__(self) -> str:
+        rate = f", {self.frames_per_second:.1f} a second" if self.frames else ""
+        lines = [f"{self.frames} frames in {self.seconds:.1f} s{rate}: {self.out}"]
+        if self.kept:
+            lines.append(f"{self.kept} outputs existed and were kept; --overwrite replaces them")
+        if self.skipped:
+            lines.append(f"{len(self.skipped)} inputs were left out, end early, or lost sound:")
+            lines += [f"  {path}: {reason}" for path, reason in self.skipped]
+        return "\n".join(lines)
 
 
 def predict(
-    student: str | Path | Runtime,
+    student: str | Path | Student,
     inputs: str | Path | Sequence[str | Path],
     out: str | Path,
     kind: Kind = "mask",
     *,
+    overwrite: bool = False,
     batch: int = 1,
     workers: int = 2,
     opacity: float = 0.5,
     threads: int | None = None,
+    streams: int = 0,
     device: str = "cpu",
     frames: int = 0,
-    progress: bool = True,
     trust: bool = False,
-    streams: int = 0,
+    progress: bool = True,
 ) -> PredictReport:
-    """Segment images, folders, globs, videos or a camera, and write what comes out.
+    """Segment images and videos, and write masks, overlays or videos.
 
-    Unreadable files are left out and reported. The same call continues where it was stopped:
-    finished outputs are kept, and none is ever half-written. A video whose source could not be
-    read to its end, or has another size since, is made anew.
+    An output that exists is kept, so the same call continues one that was stopped; no file is
+    ever half-written. Unreadable inputs are left out and reported.
 
     Args:
-        student: a run, a bundle, or an exported file (see `open_runtime`).
-        inputs: files, folders, globs, or ``camera:0``, which runs until it is interrupted.
-        out: folder of the outputs, named after the inputs. What earlier calls made in it is
-            no input, though a folder or glob leads there.
-        kind: mask: class-index PNGs; overlay: coloured PNGs; video: coloured videos with
-            their sound, where the file can hold it (images among the inputs become overlays).
-        batch: images of one size through the network at once.
-        workers: threads that decode ahead, and as many that encode.
-        opacity: of the colours in overlays, 0 to 1.
-        threads: of the network in all, over its streams; by default all cores.
+        student: Run, bundle or exported file, or what `load` returned.
+        inputs: Files, folders and globs.
+        out: Folder of the outputs, which are named after the inputs.
+        kind: mask: class-index PNGs; overlay: coloured PNGs; video: coloured videos with their
+            sound, where the format can hold it (images become overlays).
+        overwrite: Replace outputs that exist.
+        batch: Largest number of images of one size in a forward pass.
+        workers: Number of threads that decode images, and of those that encode.
+        opacity: Opacity of the colours in overlays, 0 to 1.
+        threads: CPU threads of the network in all; by default all cores.
+        streams: Number of passes at once, for an .onnx on the CPU, each with its share of the
+            threads and its own working memory; 0 for one a core, at most 4.
         device: cpu or cuda.
-        frames: stop each video and camera after so many; 0 for none. A folder holds videos
-            that were cut alike.
-        progress: draw a progress bar.
-        trust: open a bundle of your own classes, or a .pt2.
-        streams: passes of the network at once, for an .onnx on the CPU, each with its share of
-            the threads; 0 for one a core, up to 4 and up to the threads. Each needs its own
-            working memory. What is opened already keeps its own.
+        frames: Largest number of frames of a video; 0 for all.
+        trust: Open a .pt2, or import the classes that a bundle names.
+        progress: Draw a progress bar.
 
     Returns:
-        What was done, and what was left out.
+        What was written and what was left out.
 
     Raises:
-        ConfigError: a wrong option, or an input that is not there.
-        DataError: outputs would collide, or replace inputs.
-        RunError: the folder holds outputs of another student or of other options, or files
-            that `predict` did not make under their names, or cannot be written.
-        BundleError: the student cannot be opened.
+        ConfigError: if an option is wrong, or an input does not exist.
+        DataError: if outputs would collide, or replace inputs.
+        RunError: if an output cannot be written.
+        BundleError: if the student cannot be opened.
     """
-    check_kind(kind)
     if batch < 1 or workers < 1 or frames < 0 or streams < 0 or not 0 <= opacity <= 1:
         raise ConfigError(
             "predict: expected batch and workers of 1 or more, frames and streams of 0 or more "
             f"and an opacity in 0..1, got {batch}, {workers}, {frames}, {streams} and {opacity}."
         )
-    out = Path(out)
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-    planned = plan(find_items(given, out, earlier_outputs(out)), out, kind)
-    if not isinstance(student, Runtime):
+    out = Path(out).expanduser()
+    planned = plan(find_items(given, out), out, kind)
+    if not isinstance(student, Student):
         check_path(student, BundleError)
-        student = open_runtime(student, threads, device, trust, streams)
-    claim(out, kind, student.card, opacity, planned, frames)
-    with warnings.catch_warnings(), Progress(progress) as bar:
-        # Half a decompression bomb is a warning to Pillow; to us it is a file to leave out.
+        student = load(student, device, trust, threads, streams)
+    make_folder(out)
+    bar = Progress(
+        *(TextColumn("segmenting"), BarColumn(), MofNCompleteColumn(), _Rate()),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not progress,
+    )
+    bar.add_task("", total=0)
+    job = _Job(student, bar, kind, overwrite, batch, workers, opacity, frames, PredictReport(out))
+    with warnings.catch_warnings(), bar:
+        # Pillow only warns of an image of more than MAX_IMAGE_PIXELS; here it is left out.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        job = _Job(student, out, kind, batch, workers, opacity, frames, bar)
-        return job.run(planned)
-
-
-class _Job:
-    """One call on its way through its inputs."""
-
-    def __init__(
-        self,
-        runtime: Runtime,
-        out: Path,
-        kind: Kind,
-        batch: int,
-        workers: int,
-        opacity: float,
-        frames: int,
-        bar: Progress,
-    ) -> None:
-        self.runtime, self.kind, self.batch, self.workers = runtime, kind, batch, workers
-        self.out, self.opacity, self.frames, self.bar = out, opacity, frames, bar
-        self.report = PredictReport()
-
-    def run(self, planned: list[tuple[Item, Path]]) -> PredictReport:
-        """Segment all: the images first, then one video after the other."""
         started = time.perf_counter()
-        stills = [(item, target) for item, target in planned if item.kind == "image"]
-        wanted = [(item, target) for item, target in stills if not target.exists()]
-        self.report.kept = len(stills) - len(wanted)
-        self.bar.expect(len(wanted))
-        self._stills(wanted)
-        for item, target in planned:
-            if item.kind != "image":
+        job.run(planned)
+    job.report.seconds = time.perf_counter() - started
+    return job.report
+
+
+class _Rate(ProgressColumn):
+    """Frames per second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed or 0:.1f} frames/s")
+
+
+@dataclass
+class _Job:
+    """The state of one call."""
+
+    student: Student
+    bar: Progress
+    kind: Kind
+    overwrite: bool
+    batch: int
+    workers: int
+    opacity: float
+    frames: int
+    report: PredictReport
+
+    def run(self, planned: Mapping[Item, Path]) -> None:
+        """Segment the images, then the videos one by one."""
+        stills = [(item, target) for item, target in planned.items() if not item.is_video]
+        missing = [(item, target) for item, target in stills if not self._keeps(target)]
+        self._expect(len(missing))
+        read = mapped(_read, missing, self.workers, 2 * self.workers)
+        self.report.outputs += self._written(self._readable(read))
+        for item, target in planned.items():
+            if item.is_video and not (self.kind == "video" and self._keeps(target)):
                 self._video(item, target)
-        self.report.seconds = time.perf_counter() - started
-        return self.report
 
-    def _stills(self, wanted: list[tuple[Item, Path]]) -> None:
-        targets = dict(wanted)
-        with Writers(self.workers) as writers:
-            for item, image, mask in self._segmented(self._readable(targets)):
-                writers.do(self._write, targets[item], image, mask)
-                self.report.outputs.append(targets[item])
+    def _keeps(self, target: Path) -> bool:
+        keeps = not self.overwrite and _exists(target)
+        self.report.kept += keeps
+        return keeps
 
-    def _readable(self, targets: dict[Item, Path]) -> Iterator[tuple[Item, Pixels]]:
-        for item, found in read_ahead(targets, self.workers):
+    def _readable(
+        self, read: Iterable[tuple[Item, Path, Pixels | str]]
+    ) -> Iterator[tuple[Path, Pixels]]:
+        for item, target, found in read:
             if isinstance(found, str):
                 self._skip(item, found)
-                self.bar.advance(1)
+                self.bar.advance(self.bar.task_ids[0])
             else:
-                yield item, found
+                yield target, found
 
     def _segmented(self, pairs: Iterable[tuple[T, Pixels]]) -> Iterator[tuple[T, Pixels, Pixels]]:
-        groups = batches(pairs, self.batch)
-        for found in segmented(self.runtime.masks, groups, self.runtime.streams):
+        streams = self.student.engine.streams
+        for found in segmented(self.student.masks, pairs, self.batch, streams):
             self.report.frames += 1
-            self.bar.advance(1)
+            self.bar.advance(self.bar.task_ids[0])
             yield found
 
-    def _write(self, target: Path, image: Pixels, mask: Pixels) -> None:
-        write_png(target, mask if self.kind == "mask" else self._overlay(image, mask))
+    def _written(self, pairs: Iterable[tuple[Path, Pixels]]) -> Iterator[Path]:
+        """Segment images, write the results as PNGs, and yield their paths."""
+
+        def write(found: tuple[Path, Pixels, Pixels]) -> Path:
+            target, image, mask = found
+            _write_png(target, mask if self.kind == "mask" else self._overlay(image, mask))
+            return target
+
+        return mapped(write, self._segmented(pairs), self.workers, 4 * self.workers)
 
     def _overlay(self, image: Pixels, mask: Pixels) -> Pixels:
-        return self.runtime.overlay(image, mask, self.opacity)
-
-    def _skip(self, item: Item, reason: str) -> None:
-        self.report.skipped.append((str(item.path), reason))
+        return np.asarray(self.student.overlay(image, self.opacity, mask))
 
     def _video(self, item: Item, target: Path) -> None:
-        as_file, size = self.kind == "video", _size(item)
-        if as_file and target.exists() and shows_whole(self.out, target, size):
-            self.report.kept += 1
-            return
+        as_file, lost = self.kind == "video", None
         try:
-            ahead = 2 * self.batch + 4
-            with VideoReader(item, ahead, sound=as_file) as reader, _interruptible(reader):
-                limit = self.frames or reader.expected
-                self.bar.expect(min(limit, reader.expected) if reader.expected else self.frames)
-                lost = None
+            with VideoReader(item.path, sound=as_file) as reader:
+                self._expect(min(self.frames or reader.expected, reader.expected))
                 if as_file:
-                    lost = self._to_file(reader, target, size)
+                    lost = self._to_video(reader, target)
                 else:
-                    self._to_frames(reader, target)
+                    self._to_images(reader, target)
                 if reasons := [reason for reason in (reader.problem, lost) if reason]:
                     self._skip(item, "; ".join(reasons))
         except BadImageError as error:
             self._skip(item, error.reason)
 
-    def _to_frames(self, reader: VideoReader, folder: Path) -> None:
-        """Write a file a frame; those that are there already are not computed again."""
+    def _to_images(self, reader: VideoReader, folder: Path) -> None:
+        """Write an image a frame; those that exist are not computed again."""
 
         def missing() -> Iterator[tuple[Path, Pixels]]:
-            for number, (_, pixels) in enumerate(self._shown(reader, None)):
-                target = folder / f"{number:06d}.png"
-                if target.exists():
-                    self.report.kept += 1
-                    self.bar.advance(1)
+            for number, frame in enumerate(self._frames(reader)):
+                if self._keeps(target := folder / f"{number:06d}.png"):
+                    self.bar.advance(self.bar.task_ids[0])
                 else:
-                    yield target, pixels
+                    yield target, frame.pixels
 
-        with Writers(self.workers) as writers:
-            for target, image, mask in self._segmented(missing()):
-                writers.do(self._write, target, image, mask)
-        if folder.exists():
+        if sum(1 for _ in self._written(missing())):
             self.report.outputs.append(folder)
 
-    def _to_file(self, reader: VideoReader, target: Path, size: int) -> str | None:
-        """Write a video, anew if it was stopped half-way; return which sound it lacks."""
-        video: VideoWriter | None = None
-        waiting: list[Any] = []  # sound before the first frame
-        try:
-            with Writers(1) as writers:
+    def _to_video(self, reader: VideoReader, target: Path) -> str | None:
+        """Write a video; return which sound it lacks, if any."""
+        with VideoWriter(target, reader) as writer:
 
-                def on_sound(packet: Any) -> None:
-                    if video is None:
-                        waiting.append(packet)
-                    else:
-                        writers.do(video.sound, packet)
+            def write(found: tuple[Frame, Pixels, Pixels]) -> None:
+                frame, image, mask = found
+                writer.write(self._overlay(image, mask), frame)
 
-                for moment, image, mask in self._segmented(self._shown(reader, on_sound)):
-                    if video is None:
-                        video = VideoWriter(target, reader, image.shape[:2])
-                        for packet in waiting:
-                            writers.do(video.sound, packet)
-                    writers.do(_append, video, self._overlay, image, mask, moment)
-            if video is None:
-                return None
-            self._finish(video, 0 if reader.problem else size)
-            lost, video = video.problem, None
-            return lost
-        finally:
-            if video is not None:
-                video.discard()
+            pairs = ((frame, frame.pixels) for frame in self._frames(reader))
+            count = sum(1 for _ in mapped(write, self._segmented(pairs), 1, 4))
+        if count:
+            self.report.outputs.append(target)
+        return writer.problem
 
-    def _finish(self, video: VideoWriter, size: int) -> None:
-        """Put a video under its name; killed in between, it does not count as a whole one."""
-        if not size:
-            note_source(self.out, video.path, 0)
-        video.finish()
-        self.report.outputs.append(video.path)
-        if size:
-            note_source(self.out, video.path, size)
+    def _frames(self, reader: VideoReader) -> Iterator[Frame]:
+        return islice(reader, self.frames or None)
 
-    def _shown(
-        self, reader: VideoReader, on_sound: Callable[[Any], None] | None
-    ) -> Iterator[tuple[int | None, Pixels]]:
-        """Yield frames until the end, the limit, or the interruption of a camera."""
-        count = 0
-        for given in reader:
-            if isinstance(given, Sound):
-                if on_sound is not None:
-                    on_sound(given.packet)
-                continue
-            _check_size(given.pixels)
-            yield given.time, given.pixels
-            count += 1
-            if count == self.frames:
-                reader.end()
-                return
+    def _skip(self, item: Item, reason: str) -> None:
+        self.report.skipped.append((str(item.path), reason))
+
+    def _expect(self, count: int) -> None:
+        task = self.bar.tasks[0]
+        self.bar.update(task.id, total=(task.total or 0) + count)
 
 
-@contextmanager
-def _interruptible(reader: VideoReader) -> Iterator[None]:
-    """Let Ctrl-C end a camera's film, which is kept; a second one ends the program."""
-    if not reader.live or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def end(number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, before)
-        reader.end()
-
-    signal.signal(signal.SIGINT, end)
+def _read(pair: tuple[Item, Path]) -> tuple[Item, Path, Pixels | str]:
+    """Decode an image, or return why it cannot be read."""
+    item, target = pair
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+        return item, target, read_pixels(item.path)
+    except BadImageError as error:
+        return item, target, error.reason
+    except MemoryError:
+        return item, target, "there is not enough memory for it"
 
 
-def _size(item: Item) -> int:
-    """Return the bytes of a video; 0 of a camera, and of a file that is gone."""
+def _exists(path: Path) -> bool:
     try:
-        return item.path.stat().st_size if item.kind == "video" else 0
-    except OSError:
-        return 0
+        return path.exists()
+    except OSError:  # the name is too long, which is reported where it is written
+        return False
 
 
-def _check_size(frame: Pixels) -> None:
-    """Refuse a frame that would be refused as an image."""
-    limit = Image.MAX_IMAGE_PIXELS
-    if reason := oversized(frame.shape[0], frame.shape[1], limit, f"{limit} in all"):
-        raise BadImageError("a frame", reason)
-
-
-def _append(
-    video: VideoWriter,
-    overlay: Callable[[Pixels, Pixels], Pixels],
-    image: Pixels,
-    mask: Pixels,
-    moment: int | None,
-) -> None:
-    video.write(overlay(image, mask), moment)
+def _write_png(path: Path, pixels: Pixels) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    make_folder(path.parent)
+    write_atomically(path, buffer.getvalue())

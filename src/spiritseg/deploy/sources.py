@@ -1,160 +1,186 @@
-"""Images, folders, globs, videos and cameras: found and named; images decoded ahead."""
+"""The inputs of a prediction: images, videos, folders and globs, and the names of their outputs."""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from spiritseg.errors import BadImageError, ConfigError, SpiritsegError
+from spiritseg.errors import ConfigError, DataError, SpiritsegError, listed, unknown
 from spiritseg.image_files import files_below
-from spiritseg.pixels import Pixels, read_pixels
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "VIDEO_SUFFIXES",
+    "WRITTEN_FORMATS",
     "Item",
+    "Kind",
     "check_path",
     "find_images",
     "find_items",
-    "read_ahead",
+    "plan",
 ]
+
+Kind = Literal["mask", "overlay", "video"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
-_CAMERA = "camera:"
+# Videos that keep their suffix, with FFmpeg's name of the format; the others become Matroska.
+WRITTEN_FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 
 
 @dataclass(frozen=True)
 class Item:
-    """One thing to segment.
+    """An image or a video to segment.
 
     Args:
-        path: the file; for a camera its number.
-        name: what its output is called after: the path below the input that led to it.
-        kind: image, video or camera.
+        path: The file.
+        name: Its path below the input that led to it, after which its output is named.
     """
 
     path: Path
     name: str
-    kind: Literal["image", "video", "camera"]
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it is a video, by its suffix."""
+        return self.path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def check_path(path: str | Path, error: type[SpiritsegError]) -> None:
     """Refuse a path that the system cannot look up, such as a name of 5,000 characters.
 
     Args:
-        path: a file or folder, which need not be there.
-        error: what is raised.
+        path: File or folder, which need not exist.
+        error: Type of the error.
 
     Raises:
-        SpiritsegError: of that type, where a name is too long, or a folder may not be entered.
+        SpiritsegError: of that type, if a name is too long or a folder may not be entered.
     """
     try:
         os.lstat(Path(path) / "student" / "student.safetensors")  # the longest path below it
     except (FileNotFoundError, NotADirectoryError):
-        return  # whoever opens it says so
+        return  # reported where the path is opened
     except (OSError, ValueError) as reason:
         text = str(path)
         shown = text if len(text) <= 120 else f"{text[:80]}...{text[-30:]}"
         why = getattr(reason, "strerror", None) or reason
-        said = f"cannot look up {shown} ({len(text)} characters): {why}. Check the path."
-        raise error(said) from None
+        raise error(
+            f"cannot look up {shown} ({len(text)} characters): {why}. Check the path."
+        ) from None
 
 
-def find_items(
-    inputs: Sequence[str | Path], out: Path | None = None, made: Collection[Path] = ()
-) -> list[Item]:
-    """Find what inputs stand for.
+def find_items(inputs: Sequence[str | Path], out: Path | None = None) -> list[Item]:
+    """Find the images and videos of the inputs.
 
-    Folders are searched at any depth, through links too; a glob's ``**`` passes by linked
-    folders. What is hidden is left out.
+    Folders are searched at any depth, and links in them are followed; a glob's ``**`` skips
+    linked folders. Hidden files are left out.
 
     Args:
-        inputs: files, folders, globs, or ``camera:0``.
-        out: a folder; a folder or glob that it lies below does not bring in what is in it.
-        made: files and folders, resolved, that no folder or glob brings in.
+        inputs: Files, folders and globs.
+        out: Folder of outputs. What it holds is left out where it lies below a folder or glob.
 
     Returns:
-        The items in the order of the inputs, a folder's sorted; a file that is met again
-        counts once.
+        The items in the order of the inputs, those of a folder sorted; each file once.
 
     Raises:
-        ConfigError: an input that is not there, or has nothing to segment.
+        ConfigError: if an input does not exist, or has nothing to segment.
+        DataError: if `out` is a folder that is searched: its outputs would become inputs.
     """
-    found: dict[tuple[bool, Path], Item] = {}
+    found: dict[Path, Item] = {}
     for given in inputs:
         root, items = _items(str(given))
-        if root is not None and items:
-            below = out if out is not None and _inside(out, root) else None
-            items = [item for item in items if not _is_output(item.path, below, made)]
-            if not items:
-                raise ConfigError(
-                    f"{given}: nothing to segment but what is in --out, or was made by an "
-                    "earlier call. Give the images themselves."
+        if root is not None and out is not None:
+            if out.resolve() == root.resolve():
+                raise DataError(
+                    f"--out is {given}, the folder of the inputs: the outputs would replace inputs "
+                    "or become inputs of the next call. Choose another --out."
                 )
+            if root.resolve() in out.resolve().parents:
+                items = [i for i in items if out.resolve() not in i.path.resolve().parents]
         if not items:
             raise ConfigError(
                 f"{given}: nothing to segment. Expected images ({' '.join(IMAGE_SUFFIXES)}), "
-                f"videos ({' '.join(VIDEO_SUFFIXES)}), folders or globs of them, or camera:0."
+                f"videos ({' '.join(VIDEO_SUFFIXES)}), or folders or globs of them; --out is not "
+                "searched."
             )
         for item in items:
-            found.setdefault((item.kind == "camera", item.path.resolve()), item)
+            found.setdefault(item.path.resolve(), item)
     return list(found.values())
 
 
 def find_images(inputs: Sequence[str | Path]) -> list[Path]:
-    """Find the image files that inputs stand for; videos and cameras among them are passed by.
+    """Find the image files of the inputs; see `find_items`. Videos among them are left out.
 
     Args:
-        inputs: files, folders and globs; see `find_items`.
+        inputs: Files, folders and globs.
 
     Returns:
-        The files in the order of the inputs, a folder's sorted, each once.
+        The files in the order of the inputs, those of a folder sorted; each once.
 
     Raises:
-        ConfigError: an input that is not there, or has nothing to segment.
+        ConfigError: if an input does not exist, or has nothing to segment.
     """
-    return [item.path for item in find_items(inputs) if item.kind == "image"]
+    return [item.path for item in find_items(inputs) if not item.is_video]
 
 
-def read_ahead(items: Iterable[Item], workers: int) -> Iterator[tuple[Item, Pixels | str]]:
-    """Decode images in several threads, a few ahead of the one that is asked for.
+def plan(items: Sequence[Item], out: Path, kind: Kind) -> dict[Item, Path]:
+    """Name the output of each item.
+
+    An image ``a/b.jpg`` becomes ``a/b.png`` (mask) or ``a/b.overlay.png``; where two inputs
+    would become one, both keep their suffix (``a/b.jpg.png``). A video becomes a folder of
+    frames ``a/b.mp4/000000.png``, or with kind video a file ``a/b.overlay.mp4``.
 
     Args:
-        items: images.
-        workers: threads.
+        items: Images and videos.
+        out: Folder of the outputs.
+        kind: Kind of the outputs.
 
-    Yields:
-        In order, each item with its pixels (H, W, 3) uint8, or with why it cannot be read.
+    Returns:
+        The file of each item, or the folder of its frames.
+
+    Raises:
+        ConfigError: if the kind is unknown.
+        DataError: if two inputs would still share an output, or an output would replace an input.
     """
-    left = iter(items)
-    with ThreadPoolExecutor(workers, "decode") as pool:
-        ahead: deque[tuple[Item, Future[Pixels | str]]] = deque()
-        try:
-            while True:
-                for item in islice(left, 2 * workers - len(ahead)):
-                    ahead.append((item, pool.submit(_read, item.path)))
-                if not ahead:
-                    return
-                item, future = ahead.popleft()
-                yield item, future.result()
-        finally:
-            for _, future in ahead:
-                future.cancel()
+    if kind not in get_args(Kind):
+        raise ConfigError(unknown("kind", kind, get_args(Kind)))
+    short = [_output(item, kind, whole=False) for item in items]
+    count = Counter(short)
+    names = [
+        name if count[name] == 1 else _output(item, kind, whole=True)
+        for item, name in zip(items, short, strict=True)
+    ]
+    shared = sorted(name for name, times in Counter(names).items() if times > 1)
+    if shared:
+        raise DataError(
+            f"several inputs would have one output:\n{listed(shared)}\nGive their common folder "
+            "as the only input, or use different --out folders."
+        )
+    inputs = {item.path.resolve() for item in items}
+    lost = [str(out / name) for name in names if (out / name).resolve() in inputs]
+    if lost:
+        raise DataError(f"outputs would replace inputs:\n{listed(lost)}\nChoose another --out.")
+    return {item: out / name for item, name in zip(items, names, strict=True)}
+
+
+def _output(item: Item, kind: Kind, whole: bool) -> str:
+    """Return the name of an output; a whole one keeps the suffix of its input."""
+    stem = item.name if whole else str(Path(item.name).with_suffix(""))
+    if not item.is_video:
+        return f"{stem}.png" if kind == "mask" else f"{stem}.overlay.png"
+    if kind != "video":
+        return item.name if kind == "mask" else f"{item.name}.overlay"
+    suffix = item.path.suffix.lower()
+    return f"{stem}.overlay{suffix if suffix in WRITTEN_FORMATS else '.mkv'}"
 
 
 def _items(given: str) -> tuple[Path | None, list[Item]]:
-    """Return what an input stands for, and the folder that was searched, if one was."""
-    if given.startswith(_CAMERA):
-        number = given.removeprefix(_CAMERA)
-        return None, [Item(Path(number), f"camera-{number}", "camera")] if number else []
+    """Return the folder that is searched, if any, and the items of an input."""
     try:
         path = Path(given).expanduser()
     except RuntimeError as error:  # ~nobody
@@ -163,22 +189,22 @@ def _items(given: str) -> tuple[Path | None, list[Item]]:
     if path.is_dir():
         return path, _within(path, files_below(path, IMAGE_SUFFIXES + VIDEO_SUFFIXES))
     if path.is_file():
-        return None, [Item(path, path.name, "video" if _is_video(path) else "image")]
+        return None, [Item(path, path.name)]
     if not glob.has_magic(given):
         raise ConfigError(f"{given}: there is no such file or folder.")
     if any("**" in part and part != "**" for part in path.parts):
         raise ConfigError(
-            f"{given}: ** stands for folders at any depth, and for nothing else beside it. Write "
-            "NAME/**/*.png for files at any depth, NAME/*.png for those of one folder."
+            f"{given}: ** matches whole folders only. Write NAME/**/*.png for files at any depth, "
+            "NAME/*.png for those of one folder."
         )
-    fixed = path
-    while glob.has_magic(str(fixed)):
-        fixed = fixed.parent
+    root = path
+    while glob.has_magic(str(root)):
+        root = root.parent
     try:
-        found = sorted(fixed.glob(str(path.relative_to(fixed))))
+        found = sorted(root.glob(str(path.relative_to(root))))
     except OSError as error:  # a name in it is too long
         raise ConfigError(f"{given}: cannot be searched: {error.strerror}.") from None
-    return fixed, _within(fixed, found)
+    return root, _within(root, found)
 
 
 def _within(root: Path, files: Iterable[Path]) -> list[Item]:
@@ -186,32 +212,10 @@ def _within(root: Path, files: Iterable[Path]) -> list[Item]:
     for file in files:
         below = file.relative_to(root)
         hidden = any(part.startswith(".") for part in below.parts)
-        wanted = _is_video(file) or file.suffix.lower() in IMAGE_SUFFIXES
-        if wanted and not hidden and file.is_file():
-            items.append(Item(file, below.as_posix(), "video" if _is_video(file) else "image"))
+        if (
+            not hidden
+            and file.name.lower().endswith(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
+            and file.is_file()
+        ):
+            items.append(Item(file, below.as_posix()))
     return items
-
-
-def _inside(path: Path, folder: Path) -> bool:
-    """Whether it lies below the folder, at any depth."""
-    return folder.resolve() in path.resolve().parents
-
-
-def _is_output(path: Path, out: Path | None, made: Collection[Path]) -> bool:
-    if out is not None and _inside(path, out):
-        return True
-    real = path.resolve()
-    return bool(made) and (real in made or any(folder in made for folder in real.parents))
-
-
-def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_SUFFIXES
-
-
-def _read(path: Path) -> Pixels | str:
-    try:
-        return read_pixels(path)
-    except BadImageError as error:
-        return error.reason
-    except MemoryError:
-        return "there is not enough memory for it"

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from spiritseg.deploy.video_format import video_format
-from spiritseg.deploy.video_reader import pyav, upright
+from spiritseg.deploy.video import pyav, upright, video_format
 from spiritseg.errors import BadImageError, ConfigError, DataError
 from spiritseg.pixels import Pixels, opened, oversized, read_pixels
 
