@@ -218,17 +218,15 @@ class _Tally:
 
     def _pytorch(self, images: Pixels) -> NDArray[np.float32]:
         """Logits on the export's own grid, by the student's own path to them."""
-        from spiritseg.data.transforms import pool
-
-        network, side = self.student.network, self.card.pool
         tensors = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
-        with torch.inference_mode():
-            pooled = pool(tensors.float() / 255, side)
-            if self.card.preprocess:
-                found = network.before_pool(pooled, side, tensors.shape[-2:])
-            else:
-                found = network(pooled)
-        return found.float().cpu().numpy()
+        if self.card.preprocess:
+            found = torch.stack([self.student.logits(one.contiguous()) for one in tensors])
+        else:
+            from spiritseg.data.transforms import pool
+
+            with torch.inference_mode():
+                found = self.student.network(pool(tensors.float() / 255, self.card.pool))
+        return found.cpu().numpy()
 
     def _export(self, images: Pixels) -> NDArray[Any]:
         from spiritseg.deploy.runtime import prepare
