@@ -25,13 +25,13 @@ import spiritseg
 from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.export import build
 from spiritseg.deploy.opening import open_runtime
-from spiritseg.deploy.predict import predict
-from spiritseg.deploy.sources import find_images
 from spiritseg.deploy.timing import in_turn, int8_instructions, matrix_products, product_rate
-from spiritseg.inference import Student, load
 from spiritseg.models import Segmenter
 from spiritseg.models.bundle import BundleInfo
 from spiritseg.pixels import read_pixels
+from spiritseg.predict.inputs import find_images
+from spiritseg.predict.predict import predict
+from spiritseg.student import Student, load
 from spiritseg.tables import Table, markdown
 
 _SIDE = 2048

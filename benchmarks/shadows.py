@@ -24,8 +24,8 @@ from spiritseg.data.classes import IGNORED
 from spiritseg.data.datasets import open_domains
 from spiritseg.data.image_sets import ScenePair
 from spiritseg.data.scenes import render
-from spiritseg.inference import Student
 from spiritseg.recipes import load_experiment
+from spiritseg.student import Student
 from spiritseg.tables import Table, markdown
 
 NAMES = ("S", "SD", "ESD")

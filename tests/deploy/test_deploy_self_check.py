@@ -26,9 +26,9 @@ from spiritseg.deploy.runtime import Runtime
 from spiritseg.deploy.self_check import CheckImages, check, open_check_images, resize, spaced
 from spiritseg.deploy.torch_runtime import TorchRuntime, card_of
 from spiritseg.errors import DataError, RunError
-from spiritseg.inference import Student
 from spiritseg.models.bundle import BundleInfo, save_bundle
 from spiritseg.models.networks import build_networks
+from spiritseg.student import Student
 
 Array = NDArray[Any]
 SIZE, SMALLER = (64, 96), (48, 72)

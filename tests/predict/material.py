@@ -14,8 +14,8 @@ from PIL import Image
 
 from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.runtime import Runtime
-from spiritseg.inference import Student
 from spiritseg.pixels import Pixels
+from spiritseg.student import Student
 
 
 class Red(Runtime):
@@ -50,7 +50,7 @@ COMMAND = """
 import sys
 from predict.material import RED
 from spiritseg.cli import main
-from spiritseg.deploy import predict
+from spiritseg.predict import predict
 predict.load = lambda *options: RED
 main(sys.argv[1:])
 """

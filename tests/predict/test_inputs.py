@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from spiritseg.deploy.sources import Item, Kind, find_images, find_items, plan
 from spiritseg.errors import ConfigError, DataError
+from spiritseg.predict.inputs import Item, Kind, find_images, find_items, plan
 
 _OVERLAYS = ["a/1.png.overlay.png", "a/1.jpg.overlay.png", "2.overlay.png"]
 
@@ -123,7 +123,7 @@ def test_outputs_are_neither_shared_nor_put_over_inputs(tmp_path: Path) -> None:
 
 def test_the_inputs_need_no_torch_and_no_video_library() -> None:
     code = (
-        "import sys, spiritseg.deploy.predict\n"
+        "import sys, spiritseg.predict.predict\n"
         "assert not {'torch', 'av'} & set(sys.modules), set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spiritseg.deploy.onnx_runtime import _shared
-from spiritseg.deploy.pipeline import mapped, segmented
 from spiritseg.pixels import Pixels
+from spiritseg.predict.pipeline import mapped, segmented
 
 
 @given(st.lists(st.integers(1, 3), max_size=12), st.integers(1, 4), st.integers(1, 3))

@@ -20,10 +20,10 @@ from PIL import Image
 from predict.material import COMMAND, RED, film, names, picture, read
 from spiritseg.cli import main
 from spiritseg.cli.predict import parser
-from spiritseg.deploy.predict import PredictReport, predict
-from spiritseg.deploy.sources import Kind
 from spiritseg.errors import BundleError, ConfigError, RunError
 from spiritseg.pixels import read_pixels
+from spiritseg.predict.inputs import Kind
+from spiritseg.predict.predict import PredictReport, predict
 
 # Of the processes: where the tests' own modules lie.
 _ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

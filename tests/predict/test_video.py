@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from predict.material import RED, cut, film, heard, names, picture, read, remux, shown
-from spiritseg.deploy.predict import PredictReport, predict
-from spiritseg.deploy.sources import Kind
-from spiritseg.deploy.video import VIDEO_HEAD, VideoReader, video_format
 from spiritseg.errors import BadImageError
+from spiritseg.predict.inputs import Kind
+from spiritseg.predict.predict import PredictReport, predict
+from spiritseg.predict.video import VIDEO_HEAD, VideoReader, video_format
 
 
 def _predict(inputs: Any, out: Path, kind: Kind = "video", **options: Any) -> PredictReport:

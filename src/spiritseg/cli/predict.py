@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
 def run(words: list[str]) -> None:
     """Segment images and videos; write masks, overlays or videos."""
     options = parser().parse_args(words)
-    from spiritseg.deploy.predict import predict
+    from spiritseg.predict.predict import predict
 
     report = predict(**vars(options))
     if report.skipped and not report.frames + report.kept:

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from spiritseg.deploy.sources import check_path
 from spiritseg.errors import BundleError, ConfigError, MissingExtraError, RunError
 from spiritseg.files import write_atomically
+from spiritseg.predict.inputs import check_path
 
 __all__ = ["hub_name", "pull", "push"]
 
@@ -323,7 +323,7 @@ def _verify(copy: Path, source: str | Path, trust: bool) -> None:
 
 def _bundle_folder(given: str | Path) -> Path:
     """Return where the bundle lies; the folder itself may be a symbolic link, what is in it not."""
-    from spiritseg.inference import bundle_folder
+    from spiritseg.student import bundle_folder
 
     check_path(given, BundleError)
     folder = bundle_folder(given)

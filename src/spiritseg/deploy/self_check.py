@@ -15,8 +15,8 @@ from PIL import Image
 from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.runtime import Runtime
 from spiritseg.errors import DataError, RunError, SpiritsegError
-from spiritseg.inference import Student
 from spiritseg.pixels import Pixels
+from spiritseg.student import Student
 
 __all__ = [
     "LIMITS",

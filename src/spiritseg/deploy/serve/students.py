@@ -17,9 +17,9 @@ from PIL import Image
 from spiritseg.deploy.onnx_runtime import LARGE_BYTES
 from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.runtime import Runtime
-from spiritseg.deploy.sources import check_path
 from spiritseg.errors import BundleError, ConfigError, unknown
 from spiritseg.pixels import Pixels
+from spiritseg.predict.inputs import check_path
 
 __all__ = ["Answer", "Students", "jpeg_url", "open_students", "png", "png_url"]
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from spiritseg.deploy.video import pyav, upright, video_format
 from spiritseg.errors import BadImageError, ConfigError, DataError
 from spiritseg.pixels import Pixels, opened, oversized, read_pixels
+from spiritseg.predict.video import pyav, upright, video_format
 
 __all__ = ["Limits", "TooLargeError", "UnknownKindError", "is_video", "read_still", "read_video"]
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from spiritseg.deploy.sources import WRITTEN_FORMATS
 from spiritseg.errors import BadImageError, MissingExtraError, RunError
 from spiritseg.files import clear_parts, make_folder, part_of
 from spiritseg.pixels import Pixels, oversized
+from spiritseg.predict.inputs import WRITTEN_FORMATS
 
 __all__ = ["VIDEO_HEAD", "Frame", "VideoReader", "VideoWriter", "pyav", "upright", "video_format"]
 

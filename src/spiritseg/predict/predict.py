@@ -25,13 +25,13 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from spiritseg.deploy.pipeline import mapped, segmented
-from spiritseg.deploy.sources import Item, Kind, check_path, find_items, plan
-from spiritseg.deploy.video import Frame, VideoReader, VideoWriter
 from spiritseg.errors import BadImageError, BundleError, ConfigError
 from spiritseg.files import make_folder, write_atomically
-from spiritseg.inference import Student, load
 from spiritseg.pixels import Pixels, read_pixels
+from spiritseg.predict.inputs import Item, Kind, check_path, find_items, plan
+from spiritseg.predict.pipeline import mapped, segmented
+from spiritseg.predict.video import Frame, VideoReader, VideoWriter
+from spiritseg.student import Student, load
 
 __all__ = ["PredictReport", "predict"]
 
