@@ -255,5 +255,6 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(
     full = subprocess.run(limited, capture_output=True, text=True, check=False, env=_ENVIRONMENT)
     assert full.returncode == 2, full.stderr
     assert re.search(r"cannot write .*overlay", full.stderr)
+    assert re.search(r"segmenting .* frames/s", full.stderr)
     assert "Traceback" not in full.stderr
     assert names(tmp_path / "out") == []

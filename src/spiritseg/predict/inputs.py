@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
-from spiritseg.errors import ConfigError, DataError, SpiritsegError, listed, unknown
+from spiritseg.errors import ConfigError, DataError, SpiritsegError, listed
 from spiritseg.image_files import files_below
 
 __all__ = [
@@ -144,11 +144,8 @@ def plan(items: Sequence[Item], out: Path, kind: Kind) -> dict[Item, Path]:
         The file of each item, or the folder of its frames.
 
     Raises:
-        ConfigError: if the kind is unknown.
         DataError: if two inputs would still share an output, or an output would replace an input.
     """
-    if kind not in get_args(Kind):
-        raise ConfigError(unknown("kind", kind, get_args(Kind)))
     short = [_output(item, kind, whole=False) for item in items]
     count = Counter(short)
     names = [

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import numpy as np
 from PIL import Image
@@ -25,7 +25,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from spiritseg.errors import BadImageError, BundleError, ConfigError
+from spiritseg.errors import BadImageError, BundleError, ConfigError, unknown
 from spiritseg.files import make_folder, write_atomically
 from spiritseg.pixels import Pixels, read_pixels
 from spiritseg.predict.inputs import Item, Kind, check_path, find_items, plan
@@ -124,6 +124,8 @@ def predict(
         RunError: if an output cannot be written.
         BundleError: if the student cannot be opened.
     """
+    if kind not in get_args(Kind):
+        raise ConfigError(unknown("kind", kind, get_args(Kind)))
     if batch < 1 or workers < 1 or frames < 0 or streams < 0 or not 0 <= opacity <= 1:
         raise ConfigError(
             "predict: expected batch and workers of 1 or more, frames and streams of 0 or more "
