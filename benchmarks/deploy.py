@@ -25,13 +25,13 @@ import spiritseg
 from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.export import build
 from spiritseg.deploy.opening import open_runtime
-from spiritseg.deploy.predict import predict
-from spiritseg.deploy.sources import find_images
 from spiritseg.deploy.timing import in_turn, int8_instructions, matrix_products, product_rate
 from spiritseg.images import read_pixels
-from spiritseg.inference import Student
 from spiritseg.models import Segmenter
 from spiritseg.models.bundle import BundleInfo
+from spiritseg.predict.inputs import find_images
+from spiritseg.predict.predict import predict
+from spiritseg.student import Student, load
 from spiritseg.tables import Table, markdown
 
 _SIDE = 2048
@@ -92,7 +92,7 @@ def measure_networks(options: argparse.Namespace) -> None:
 
 def measure_predict(student: Path, folder: Path, options: argparse.Namespace) -> None:
     """Compare frames per second of files in, files out with those of the network alone."""
-    runtime, busy = open_runtime(student, options.threads), open_runtime(student, streams=0)
+    runtime, busy = open_runtime(student, options.threads), load(student, streams=0)
     images = [read_pixels(path)[None] for path in find_images([folder])]
     runtime.masks(images[0])
     bare, whole = [], []

@@ -18,14 +18,18 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from spiritseg.data.classes import IGNORED
+from spiritseg.data.image_sets import ScenePair
+from spiritseg.data.scenes import render
 
 import spiritseg
 from spiritseg.data.class_map import IGNORED
+from spiritseg.data.datasets import open_domains
 from spiritseg.data.domains import open_domains
 from spiritseg.data.items import ScenePair
-from spiritseg.inference import Student
 from spiritseg.recipes import load_experiment
 from spiritseg.scenes import render
+from spiritseg.student import Student
 from spiritseg.tables import Table, markdown
 
 NAMES = ("S", "SD", "ESD")

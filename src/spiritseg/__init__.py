@@ -7,6 +7,8 @@ instant and loads no torch.
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,10 +16,11 @@ if TYPE_CHECKING:
     from spiritseg.demo import demo
     from spiritseg.evaluation import DatasetIoU, ImageIoU, cost
     from spiritseg.hub import pull, push
-    from spiritseg.inference import load
     from spiritseg.models import Segmenter, student, student_head, teacher
     from spiritseg.models.compact import compact
+    from spiritseg.predict.predict import predict
     from spiritseg.recipes import load_experiment
+    from spiritseg.student import load
     from spiritseg.training.runner import distill, evaluate
 
 __version__ = "0.2.0"
@@ -31,10 +34,11 @@ _HOME = {
     "demo": "spiritseg.demo",
     "distill": "spiritseg.training.runner",
     "evaluate": "spiritseg.training.runner",
-    "load": "spiritseg.inference",
+    "load": "spiritseg.student",
     "load_experiment": "spiritseg.recipes",
     "pull": "spiritseg.hub",
     "push": "spiritseg.hub",
+    "predict": "spiritseg.predict.predict",
     "student": "spiritseg.models",
     "student_head": "spiritseg.models",
     "teacher": "spiritseg.models",
@@ -52,6 +56,7 @@ __all__ = [
     "load",
     "load_experiment",
     "losses",
+    "predict",
     "pull",
     "push",
     "student",
@@ -62,8 +67,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        # A function may share its module's name (spiritseg.demo, spiritseg.cost): importing
-        # the module sets it on the package, so the function is put back over it.
         value = getattr(importlib.import_module(_HOME[name]), name)
     elif name == "losses":
         value = importlib.import_module("spiritseg.losses")
@@ -75,3 +78,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+class _Package(ModuleType):
+    """Keeps a function, such as `predict`, when a module of its name is imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _HOME or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spiritseg.deploy.sources import check_path
 from spiritseg.errors import BundleError, ConfigError, MissingExtraError, RunError
 from spiritseg.files import json_bytes, make_folder, write_atomically
-from spiritseg.inference import bundle_folder
 from spiritseg.model_card import model_card
 from spiritseg.models.bundle import BUNDLE_FILES, BundleInfo, load_bundle
+from spiritseg.predict.inputs import check_path
+from spiritseg.student import bundle_folder
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

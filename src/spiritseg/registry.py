@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from spiritseg.errors import ConfigError, unknown
 
-__all__ = ["Registry", "is_in_file"]
+__all__ = ["Registry", "is_in_file", "names_in_files"]
 
 T = TypeVar("T")
 _LONGEST = 200  # characters of a name in an error message
@@ -94,6 +94,17 @@ def is_in_file(name: str) -> bool:
     """Return whether a name has the form ``path/to/file.py:NAME``; using it runs that file."""
     path, _, attribute = name.rpartition(":")
     return path.endswith(".py") and attribute.isidentifier()
+
+
+def names_in_files(fields: Any) -> set[str]:
+    """Return the names of the form ``path/to/file.py:NAME`` anywhere in nested plain values."""
+    if isinstance(fields, str):
+        return {fields} if is_in_file(fields) else set()
+    if isinstance(fields, Mapping):
+        return names_in_files([*fields.keys(), *fields.values()])
+    if isinstance(fields, (list, tuple)):
+        return set[str]().union(*map(names_in_files, fields))
+    return set()
 
 
 def _shortened(text: str) -> str:

@@ -12,9 +12,9 @@ from PIL import Image, PngImagePlugin
 
 from spiritseg.config import Input, Proximity, Target
 from spiritseg.data.domains import open_proximity, open_target_all
-from spiritseg.deploy.sources import find_items
 from spiritseg.errors import BadImageError, DataError
 from spiritseg.images import IMAGE_SUFFIXES, image_size, read_image, read_mask, to_rgb
+from spiritseg.predict.inputs import find_items
 
 Write = Callable[..., Path]
 

@@ -27,10 +27,10 @@ from spiritseg.deploy.self_check import Check, CheckImages, check, open_check_im
 from spiritseg.deploy.sliced_head import SlicedHead
 from spiritseg.errors import BundleError, ConfigError, DataError, RunError
 from spiritseg.images import Pixels
-from spiritseg.inference import Student
 from spiritseg.models.bundle import BundleInfo, save_bundle
 from spiritseg.models.heads import StudentHead
 from spiritseg.models.networks import build_networks
+from spiritseg.student import Student
 
 SIZES = [(1, 96, 128), (3, 61, 47), (2, 128, 64), (1, 33, 200)]
 

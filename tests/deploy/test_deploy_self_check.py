@@ -25,10 +25,10 @@ from spiritseg.deploy.self_check import CheckImages, check, open_check_images, r
 from spiritseg.deploy.torch_runtime import TorchRuntime, card_of
 from spiritseg.errors import DataError, RunError
 from spiritseg.geometry import max_pool
-from spiritseg.inference import Student
 from spiritseg.models.bundle import BundleInfo, save_bundle
 from spiritseg.models.networks import build_networks
 from spiritseg.scenes import STYLES, render
+from spiritseg.student import Student
 
 Array = NDArray[Any]
 SIZE, SMALLER = (64, 96), (48, 72)

@@ -23,9 +23,9 @@ from spiritseg.data.domains import Domains, open_domains
 from spiritseg.errors import SpiritsegError
 from spiritseg.evaluation import latencies_ms
 from spiritseg.files import json_bytes, write_atomically
-from spiritseg.inference import Student, bundle_folder, load
 from spiritseg.models.bundle import bundle_info, refuse_foreign
 from spiritseg.recipes import experiment_from_dict
+from spiritseg.student import Student, bundle_folder, load
 
 __all__ = [
     "Images",

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from spiritseg.colours import colourise
 from spiritseg.errors import ConfigError, DataError, unknown
 
 __all__ = ["IGNORED", "NAMED", "ClassMap", "binary", "load_class_map", "named"]
@@ -97,9 +98,7 @@ class ClassMap:
         Returns:
             (H, W, 3) uint8 image.
         """
-        palette = np.zeros((256, 3), np.uint8)
-        palette[: len(self)] = self.colours
-        return palette[np.asarray(labels, dtype=np.uint8)]
+        return colourise(np.asarray(labels, dtype=np.uint8), self.colours)
 
     def merge(self, groups: Mapping[str, Sequence[str]], rest: str | None = None) -> ClassMap:
         """Merge classes into fewer ones; ignored values stay ignored.

@@ -1,5 +1,5 @@
-"""Out of the laboratory: export, prediction on files and video, benchmarks.
+"""Deployment: export, the engines that run exports, benchmarks.
 
-Nothing is imported here, and `card`, `runtime`, `sources`, `outputs` and `predict` import no
-torch: an exported ``.onnx`` runs beside numpy, onnxruntime, Pillow, rich and av alone.
+Nothing is imported here. `card`, `runtime` and `spiritseg.predict` import no torch: an exported
+``.onnx`` needs only numpy, onnxruntime, Pillow, rich and av.
 """

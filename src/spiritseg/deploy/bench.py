@@ -19,10 +19,10 @@ from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.memory import peak_memory_mib
 from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.runtime import Runtime, prepare
-from spiritseg.deploy.sources import check_path
 from spiritseg.deploy.timing import in_turn, matrix_products, product_rate
 from spiritseg.errors import BundleError, ConfigError, MissingExtraError, unknown
 from spiritseg.images import Pixels
+from spiritseg.predict.inputs import check_path
 
 __all__ = ["BenchRow", "bench"]
 
@@ -171,7 +171,7 @@ def _entries(
     from spiritseg.deploy.export import build
     from spiritseg.deploy.graph import DeployedNetwork
     from spiritseg.deploy.torch_runtime import TorchRuntime, card_of
-    from spiritseg.inference import bundle_folder, load
+    from spiritseg.student import bundle_folder, load
 
     student = load(path, trust=trust)
     card = card_of(student, path.resolve().name, (256, 512))

@@ -25,12 +25,12 @@ from spiritseg.deploy.self_check import (
 )
 from spiritseg.deploy.shortcuts import make_dense, return_to_blocks
 from spiritseg.deploy.sliced_head import SlicedHead, can_be_sliced
-from spiritseg.deploy.sources import find_images
 from spiritseg.deploy.torch_runtime import card_of
 from spiritseg.errors import BadImageError, ConfigError, DataError, RunError, listed, unknown
 from spiritseg.images import Pixels, read_pixels
-from spiritseg.inference import Student, bundle_folder, load
 from spiritseg.models.heads import StudentHead
+from spiritseg.predict.inputs import find_images
+from spiritseg.student import Student, bundle_folder, load
 
 __all__ = ["ExportReport", "Format", "Precision", "build", "export"]
 

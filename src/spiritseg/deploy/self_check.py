@@ -16,7 +16,7 @@ from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.runtime import Runtime
 from spiritseg.errors import DataError, RunError, SpiritsegError
 from spiritseg.images import Pixels
-from spiritseg.inference import Student
+from spiritseg.student import Student
 
 __all__ = [
     "LIMITS",

@@ -18,7 +18,7 @@ from spiritseg.deploy.graph import DeployedNetwork
 from spiritseg.deploy.runtime import Runtime
 from spiritseg.errors import BundleError
 from spiritseg.evaluation.cost import cost
-from spiritseg.inference import Student, load
+from spiritseg.student import Student, load
 
 __all__ = ["TorchRuntime", "card_of", "open_torch"]
 

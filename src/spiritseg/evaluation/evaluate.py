@@ -11,6 +11,7 @@ from torch import Tensor
 
 from spiritseg.evaluation.dataset_iou import DatasetIoU
 from spiritseg.evaluation.image_iou import ImageIoU
+from spiritseg.evaluation.predictions import most_likely
 from spiritseg.models.segmenter import Segmenter
 
 __all__ = ["EvaluationModule", "Scores"]
@@ -93,8 +94,7 @@ class EvaluationModule(L.LightningModule):
         """Return label maps (B, H, W), a few images at once: their logits are of full size."""
         count = max(1, _LOGITS // (len(self.class_names) * size.numel()))
         found = [
-            # on a CPU many times faster than argmax, and the same
-            self.network.before_pool(images[i : i + count], self.pool, size).max(1).indices
+            most_likely(self.network.before_pool(images[i : i + count], self.pool, size))
             for i in range(0, len(images), count)
         ]
         return torch.cat(found)

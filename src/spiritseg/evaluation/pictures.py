@@ -1,4 +1,4 @@
-"""Predictions side by side: input, truth, and what each network says."""
+"""Predictions side by side: input, truth, and the mask of each network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from spiritseg.colours import overlay
 from spiritseg.data.class_map import ClassMap
+from spiritseg.data.classes import ClassMap
 from spiritseg.files import write_atomically
 
 __all__ = ["draw_predictions"]
@@ -76,8 +78,4 @@ def _row(
     image, labels = sample
     picture: NDArray[np.uint8] = image.permute(1, 2, 0).numpy()
     masks = [labels.numpy(), *(student(image) for student in students.values())]
-    return [picture, *(_blend(picture, classes.colourise(mask)) for mask in masks)]
-
-
-def _blend(picture: NDArray[np.uint8], colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return (picture * 0.45 + colours * 0.55).astype(np.uint8)
+    return [picture, *(overlay(picture, mask, classes.colours, 0.55) for mask in masks)]

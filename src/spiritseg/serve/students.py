@@ -13,9 +13,9 @@ from PIL import Image
 
 from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.runtime import Runtime
-from spiritseg.deploy.sources import check_path
 from spiritseg.errors import BadImageError, BundleError, ConfigError, DataError, unknown
 from spiritseg.images import Pixels, opened, oversized, read_pixels
+from spiritseg.predict.inputs import check_path
 
 __all__ = ["Answer", "Students", "open_students"]
 

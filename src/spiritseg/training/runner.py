@@ -20,7 +20,6 @@ from spiritseg.evaluation.cost import cost
 from spiritseg.evaluation.evaluate import Scores
 from spiritseg.evaluation.pictures import draw_predictions
 from spiritseg.files import without_folders, write_atomically
-from spiritseg.inference import Student, load
 from spiritseg.losses import used_losses
 from spiritseg.losses.loss import FEATURES, LOGITS
 from spiritseg.models import Segmenter
@@ -36,6 +35,7 @@ from spiritseg.models.ensemble import stage_teacher
 from spiritseg.models.networks import build_networks
 from spiritseg.models.segmenter import layer_channels
 from spiritseg.recipes import fingerprint
+from spiritseg.student import Student, load
 from spiritseg.training.allocator import freed_memory_kept
 from spiritseg.training.fit import discard_checkpoints, fit, lightning_trainer
 from spiritseg.training.measure import explained_variance, layer_statistics, score

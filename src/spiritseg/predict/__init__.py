@@ -1,0 +1,1 @@
+"""Prediction on images and videos: inputs, the pipeline, videos, and the command's function."""
