@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spiritseg import losses
     from spiritseg.demo import demo
+    from spiritseg.deploy.bench import bench
+    from spiritseg.deploy.export import export
     from spiritseg.evaluation import DatasetIoU, ImageIoU, cost
     from spiritseg.inference import load
     from spiritseg.models import Segmenter, student, student_head, teacher
@@ -25,11 +27,13 @@ _HOME = {
     "DatasetIoU": "spiritseg.evaluation",
     "ImageIoU": "spiritseg.evaluation",
     "Segmenter": "spiritseg.models",
+    "bench": "spiritseg.deploy.bench",
     "compact": "spiritseg.models",
     "cost": "spiritseg.evaluation",
     "demo": "spiritseg.demo",
     "distill": "spiritseg.training.runner",
     "evaluate": "spiritseg.training.runner",
+    "export": "spiritseg.deploy.export",
     "load": "spiritseg.inference",
     "load_experiment": "spiritseg.recipes",
     "student": "spiritseg.models",
@@ -41,11 +45,13 @@ __all__ = [
     "DatasetIoU",
     "ImageIoU",
     "Segmenter",
+    "bench",
     "compact",
     "cost",
     "demo",
     "distill",
     "evaluate",
+    "export",
     "load",
     "load_experiment",
     "losses",

@@ -15,7 +15,7 @@ from PIL import Image
 
 from spiritseg.config import Extractor, Head, Network
 from spiritseg.data.scenes import STYLES, render
-from spiritseg.deploy import formats
+from spiritseg.deploy import onnx_runtime, openvino_runtime
 from spiritseg.deploy.export import ExportReport, export
 from spiritseg.models.bundle import BundleInfo, save_bundle
 from spiritseg.models.networks import build_networks
@@ -74,7 +74,8 @@ def traced(exported: ExportReport, monkeypatch: pytest.MonkeyPatch) -> None:
         del model.metadata_props[:]
         return model
 
-    monkeypatch.setattr(formats, "_to_onnx", again)
+    monkeypatch.setattr(onnx_runtime, "to_onnx", again)
+    monkeypatch.setattr(openvino_runtime, "to_onnx", again)
 
 
 @pytest.fixture(scope="session")

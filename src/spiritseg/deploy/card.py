@@ -1,45 +1,46 @@
-"""What an exported network says of itself, and how a file shows that it is whole."""
+"""Metadata of an exported network, inside its file or in a .json next to it."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from spiritseg.errors import BundleError
+from spiritseg.files import json_bytes, write_atomically
 
-__all__ = ["KEY", "ModelCard", "check_sealed", "read_sidecar", "seal", "sidecar"]
+__all__ = ["KEY", "ModelCard", "read_sidecar", "write_sidecar"]
 
 KEY = "spiritseg"  # of the card among an ONNX model's metadata_props
 _FORMAT = 1
-_SEAL = b"spiritseg.sha256"
 
 Output = Literal["logits", "mask"]
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """All that is needed to feed an exported network and to read its answer.
+    """Metadata of an exported network: what its input and output are.
 
     Args:
-        name: of the student.
-        classes: names, in the order of the logits and of a mask's values.
+        name: Name of the student.
+        classes: Class names, in the order of the logits and of a mask's values.
         colours: (R, G, B) of each class, 0 to 255.
-        pool: side of the max-pool before the network.
-        preprocess: True: the input is (N, H, W, 3) uint8 RGB, and the max-pool is inside.
-            False: the input is (N, 3, H/pool, W/pool) float32 in [0, 1], and so is the
-            output's grid.
-        output: logits (N, K, H, W) float32, or the mask (N, H, W) uint8.
+        pool: Side of the max-pool before the network.
+        preprocess: Whether the input is (N, H, W, 3) uint8 RGB and the max-pool is inside.
+            Otherwise the input is (N, 3, H/pool, W/pool) float32 in [0, 1], and the output is on
+            that grid.
+        output: Logits (N, K, H, W) float32, or the mask (N, H, W) uint8.
         precision: fp32, fp16 or int8.
-        size: (H, W) of the images that it was made and checked with.
-        dynamic: whether it takes other sizes and batches.
-        params: number of the student's parameters.
-        gflops: of an image of that size, 2 for each multiply-add.
-        student_sha256: of the student's weights.
-        version: spiritseg's.
+        size: (H, W) of the images that it was traced with.
+        dynamic: Whether it takes other sizes and batches.
+        params: Number of parameters.
+        gflops: 10^9 operations for an image of that size, 2 for each multiply-add.
+        student_sha256: SHA-256 of the student's weights.
+        version: Version of spiritseg.
     """
 
     name: str
@@ -57,22 +58,19 @@ class ModelCard:
     version: str
 
     def to_json(self) -> str:
-        """Return the card as JSON; `from_json` reads it back."""
+        """Return the metadata as JSON; `from_json` reads them back."""
         return json.dumps({"format": _FORMAT, **dataclasses.asdict(self)})
 
     @classmethod
     def from_json(cls, text: str, where: object) -> ModelCard:
-        """Read a card.
+        """Read metadata.
 
         Args:
-            text: what `to_json` gave.
-            where: what an error calls it.
-
-        Returns:
-            The card.
+            text: Result of `to_json`.
+            where: Name of the place, for errors.
 
         Raises:
-            BundleError: it is of another format, or fields are missing.
+            BundleError: if it is of another version, or fields are missing.
         """
         try:
             values = json.loads(text)
@@ -90,71 +88,35 @@ class ModelCard:
         return cls(**fields)
 
 
-def seal(model: bytes) -> bytes:
-    """Append an ONNX model's own checksum to it, as one more metadata entry.
-
-    Protocol buffers can be concatenated: what is appended is a further metadata_props entry
-    (field 14: key and value), so that the file stays an ordinary ONNX model.
+def write_sidecar(card: ModelCard, format: str, files: Sequence[Path]) -> Path:
+    """Write the .json next to a model: its metadata, its format and its files' checksums.
 
     Args:
-        model: the serialised model.
+        card: Metadata of the export.
+        format: Name of its format.
+        files: Its files, the one to open first.
 
     Returns:
-        The model and its seal.
+        The .json.
     """
-    return model + _entry(hashlib.sha256(model).hexdigest().encode())
-
-
-def check_sealed(data: bytes, where: object) -> None:
-    """Check that a file is an ONNX model of ours, whole and as it was written.
-
-    Args:
-        data: its contents.
-        where: what an error calls it.
-
-    Raises:
-        BundleError: it is foreign, truncated or altered.
-    """
-    length = len(_entry(b"0" * 64))
-    model, tail = data[:-length], data[-length:]
-    if tail == _entry(hashlib.sha256(model).hexdigest().encode()):
-        return
-    if _entry_key(KEY.encode()) in data:
-        raise BundleError(
-            f"{where} is not as it was exported: its SHA-256 differs from the one inside (it is "
-            "truncated or altered). Copy it again, or export the student again."
-        )
-    raise BundleError(
-        f"{where} was not exported by spiritseg (or is cut short): it does not say its classes. "
-        "Expected a file that `spiritseg export RUN` wrote."
-    )
-
-
-def sidecar(card: ModelCard, files: dict[str, bytes]) -> dict[str, Any]:
-    """Return what the JSON beside a model says: its card, and its files' checksums.
-
-    Args:
-        card: the model's.
-        files: contents by file name.
-
-    Returns:
-        What `read_sidecar` reads, as plain values.
-    """
-    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    return {KEY: json.loads(card.to_json()), "sha256": digests}
+    digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    values = {KEY: json.loads(card.to_json()), "format": format, "sha256": digests}
+    beside = files[0].with_name(f"{files[0].name}.json")
+    write_atomically(beside, json_bytes(values))
+    return beside
 
 
 def read_sidecar(path: Path) -> ModelCard:
-    """Read the card beside a model, and check the model's files against it.
+    """Read the metadata next to a model, and check the model's files against their checksums.
 
     Args:
-        path: the model; its card is the same name and ``.json``.
+        path: The model; its metadata have the same name and ``.json``.
 
     Returns:
-        The card.
+        The metadata.
 
     Raises:
-        BundleError: a file is missing, altered, or not ours.
+        BundleError: if a file is missing, altered, or not exported by spiritseg.
     """
     beside = path.with_name(f"{path.name}.json")
     try:
@@ -179,12 +141,3 @@ def read_sidecar(path: Path) -> ModelCard:
                 f"{beside.name}. Copy it again, or export the student again."
             )
     return ModelCard.from_json(card, beside)
-
-
-def _entry(value: bytes) -> bytes:
-    body = _entry_key(_SEAL) + bytes([len(value)]) + value
-    return bytes([0x72, len(body)]) + body
-
-
-def _entry_key(key: bytes) -> bytes:
-    return bytes([0x0A, len(key)]) + key + b"\x12"

@@ -1,255 +1,220 @@
-"""Writers of the formats: ONNX, OpenVINO and torch.export."""
+"""Export formats: how a student is written, opened and run in each.
+
+An entry of `FORMATS` carries all that checks, help, the bench and the docs need to know of a
+format. Your own is a `Format` in a Python file (``--format path/to/file.py:NAME``), or an entry
+point of an installed package in the group ``spiritseg.formats``.
+"""
 
 from __future__ import annotations
 
-import logging
-import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-
-from spiritseg.deploy.card import KEY, ModelCard, seal, sidecar
-from spiritseg.deploy.graph import DeployedNetwork, trace
-from spiritseg.deploy.runtime import prepare
-from spiritseg.deploy.same_padding import translations
-from spiritseg.deploy.sliced_head import SlicedHead
-from spiritseg.errors import ConfigError, MissingExtraError
-from spiritseg.files import json_bytes, write_atomically
+from spiritseg.deploy.runtime import Runtime, import_engine
+from spiritseg.errors import BundleError, ConfigError, MissingExtraError, unknown
+from spiritseg.files import read_fields
 from spiritseg.pixels import Pixels
+from spiritseg.registry import Registry, is_in_file
 
-__all__ = ["write_onnx", "write_openvino", "write_pt2"]
+if TYPE_CHECKING:
+    from spiritseg.deploy.card import ModelCard
+    from spiritseg.deploy.graph import DeployedNetwork
 
-_OPSET = 20
-_AXES = ("N", "H", "W")
+__all__ = ["FORMATS", "PRECISIONS", "Format", "describe_formats", "format_of_file"]
 
-
-def write_onnx(
-    module: DeployedNetwork, card: ModelCard, path: Path, calibration: Sequence[Pixels]
-) -> list[Path]:
-    """Write an ``.onnx`` that carries its card and its own checksum.
-
-    Args:
-        module: what is exported, in eval mode.
-        card: what it is.
-        path: the file.
-        calibration: images (H, W, 3) uint8, for int8.
-
-    Returns:
-        The file.
-    """
-    model = _to_onnx(module, card)
-    if card.precision == "int8":
-        head = module.network.head
-        sliced = head.convolutions if isinstance(head, SlicedHead) else 0
-        model = _quantised(model, card, calibration, sliced)
-    entry = model.metadata_props.add()
-    entry.key, entry.value = KEY, card.to_json()
-    write_atomically(path, seal(model.SerializeToString()))
-    return [path]
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
-def write_openvino(
-    module: DeployedNetwork, card: ModelCard, path: Path, calibration: Sequence[Pixels]
-) -> list[Path]:
-    """Write OpenVINO's ``.xml`` and ``.bin``, and a ``.json`` with the card.
-
-    int8 is the quantised ONNX model, whose scales OpenVINO takes over.
+class Writer(Protocol):
+    """How a student is written.
 
     Args:
-        module: what is exported, in eval mode.
-        card: what it is.
-        path: the ``.xml``.
-        calibration: images (H, W, 3) uint8, for int8.
+        module: The student with its preprocessing, a copy in eval mode that may be changed.
+        card: Its metadata: precision, sizes, input and output.
+        path: The file to write; further files lie next to it.
+        calibration: Images (H, W, 3) uint8 to quantise with; empty unless the precision is int8.
 
     Returns:
-        The three files.
+        The files, the one to open first.
     """
-    try:
-        import openvino
-    except ImportError:
-        raise _missing("openvino", "openvino") from None
-    model = _to_onnx(module, card)
-    if card.precision == "int8":
-        model = _quantised(model, card, calibration)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".onnx-") as folder, _quiet():
-        source = Path(folder) / "model.onnx"
-        source.write_bytes(model.SerializeToString())
-        converted = openvino.convert_model(source)
-        openvino.save_model(converted, path, compress_to_fp16=card.precision == "fp16")
-        del converted  # it may hold the source open
-    return _with_sidecar(card, [path, path.with_suffix(".bin")])
+
+    def __call__(
+        self,
+        module: DeployedNetwork,
+        card: ModelCard,
+        path: Path,
+        calibration: Sequence[Pixels],
+        /,
+    ) -> list[Path]: ...
 
 
-def write_pt2(module: DeployedNetwork, card: ModelCard, path: Path) -> list[Path]:
-    """Write a ``.pt2`` of torch.export, and a ``.json`` with the card.
+class Opener(Protocol):
+    """How an exported file is opened.
 
     Args:
-        module: what is exported, in eval mode.
-        card: what it is.
-        path: the file.
+        path: The file; `spiritseg.deploy.card.read_sidecar` reads its metadata.
+        threads: Number of CPU threads; None for the engine's own choice.
+        device: One of the format's devices.
+        streams: Number of passes that may run at once; 0 for the engine's own choice.
 
     Returns:
-        Both files.
+        A `Runtime`.
     """
-    with _quiet():
-        torch.export.save(_traced(module, card), path)
-    return _with_sidecar(card, [path])
+
+    def __call__(
+        self, path: Path, threads: int | None, device: str, streams: int, /
+    ) -> Runtime: ...
 
 
-def _with_sidecar(card: ModelCard, files: list[Path]) -> list[Path]:
-    beside = files[0].with_name(f"{files[0].name}.json")
-    contents = {file.name: file.read_bytes() for file in files}
-    write_atomically(beside, json_bytes(sidecar(card, contents)))
-    return [*files, beside]
+@dataclass(frozen=True)
+class Format:
+    """An export format.
 
-
-def _traced(module: DeployedNetwork, card: ModelCard) -> torch.export.ExportedProgram:
-    try:
-        return trace(module, card.size, card.dynamic)
-    except Exception as error:  # torch.export raises whatever it stumbles over
-        hint = (
-            "The network's computation depends on the size: try a fixed one (--fixed)."
-            if card.dynamic
-            else "torch.export does not know one of its operations."
-        )
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"the student cannot be traced: {first[:300]} {hint}") from error
-
-
-def _to_onnx(module: DeployedNetwork, card: ModelCard) -> Any:
-    """Return the module as an onnx.ModelProto."""
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise _missing(error.name or "onnx", "deploy") from None
-    with _quiet():
-        program = torch.onnx.export(
-            _traced(module, card),
-            dynamo=True,
-            input_names=["image"],
-            output_names=[card.output],
-            opset_version=_OPSET,
-            custom_translation_table=translations(),
-            verbose=False,
-        )
-        assert program is not None
-        model = program.model_proto
-    _clean(model, card)
-    return model
-
-
-def _clean(model: Any, card: ModelCard) -> None:
-    """Drop the tracer's notes, which name files of this machine; name the open axes."""
-    del model.metadata_props[:]
-    model.doc_string = ""
-    for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.functions):
-        if hasattr(part, "metadata_props"):
-            del part.metadata_props[:]
-        part.doc_string = ""
-    del model.graph.value_info[:]
-    if not card.dynamic:
-        return
-    image, answer = model.graph.input[0], model.graph.output[0]
-    places = (
-        ((0, 1, 2) if card.preprocess else (0, 2, 3)),
-        ((0, 1, 2) if card.output == "mask" else (0, 2, 3)),
-    )
-    for value, axes in zip((image, answer), places, strict=True):
-        for name, axis in zip(_AXES, axes, strict=True):
-            value.type.tensor_type.shape.dim[axis].dim_param = name
-
-
-def _quantised(model: Any, card: ModelCard, calibration: Sequence[Pixels], sliced: int = 0) -> Any:
-    """Quantise weights (a scale a channel) and activations (calibrated) to 8 bits."""
-    import onnx
-
-    try:
-        from onnxruntime import quantization
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-    except ImportError:
-        raise _missing("onnxruntime", "deploy") from None
-
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # untyped base
-        def __init__(self) -> None:
-            self.left = iter(calibration)
-
-        def get_next(self) -> dict[str, Any] | None:
-            image = next(self.left, None)
-            if image is None:
-                return None
-            whole = image[None]
-            return {"image": whole if card.preprocess else prepare(whole, card.pool)}
-
-    with tempfile.TemporaryDirectory(prefix="spiritseg-int8-") as folder, _quiet():
-        plain, ready, done = (Path(folder) / f"{name}.onnx" for name in ("a", "b", "c"))
-        plain.write_bytes(model.SerializeToString())
-        quant_pre_process(str(plain), str(ready), skip_symbolic_shape=True)
-        quantization.quantize_static(
-            str(ready),
-            str(done),
-            Reader(),
-            quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "Add", "Relu", "Clip", "MaxPool", "Concat", "Resize"],
-            nodes_to_exclude=_kept_float(onnx.load(ready), sliced),
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            # The mean of the images' ranges: one odd image must not make all others coarse.
-            extra_options={"CalibMovingAverage": True},
-        )
-        quantised = onnx.load(done)
-    del quantised.metadata_props[:]
-    return quantised
-
-
-def _kept_float(model: Any, sliced: int) -> list[str]:
-    """Name the nodes that stay in float32.
-
-    What stands before the first convolution and after the last dense one stays exact: there
-    8 bits save no time. Nor do they in between where a convolution has groups and is not
-    depthwise, which no engine has in 8 bits. The last ``sliced`` convolutions are those of a
-    sliced head, which has nothing dense but its classifier.
+    Args:
+        about: One line for help and documentation.
+        suffix: Suffix of the file that is opened (``".onnx"``).
+        engine: Name of the library that runs it.
+        write: See `Writer`.
+        open: See `Opener`.
+        precisions: Those of `PRECISIONS` that it offers.
+        devices: Devices that it runs on.
+        requires: Modules that writing and running it import.
+        extra: Extras of spiritseg that install them; empty if none does.
+        has_card: Whether the file holds its metadata itself; otherwise `spiritseg.export` writes
+            them to a .json next to it.
+        needs_trust: Whether opening a file may run code that it holds.
     """
-    nodes = list(model.graph.node)
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    convolutions = [number for number, node in enumerate(nodes) if node.op_type == "Conv"]
-    groups = {
-        number: next((int(a.i) for a in nodes[number].attribute if a.name == "group"), 1)
-        for number in convolutions
-    }
-    trunk = convolutions[: len(convolutions) - sliced]
-    dense = [number for number in trunk if groups[number] == 1]
-    outside = [*nodes[: convolutions[0]], *nodes[(dense or trunk)[-1] + 1 :]]
-    kept = {node.name for node in outside}
-    makers = {output: node for node in nodes for output in node.output}
-    for number, count in groups.items():
-        node = nodes[number]
-        weight = shapes.get(node.input[1], ())
-        if count > 1 and weight[:2] != (count, 1):
-            # Between quantised neighbours onnxruntime would quantise it all the same.
-            kept |= {node.name, makers[node.input[0]].name}
-    return sorted(kept)
+
+    about: str
+    suffix: str
+    engine: str
+    write: Writer
+    open: Opener
+    precisions: tuple[str, ...] = ("fp32",)
+    devices: tuple[str, ...] = ("cpu",)
+    requires: tuple[str, ...] = ()
+    extra: str = ""
+    has_card: bool = False
+    needs_trust: bool = False
+
+    def missing(self) -> str:
+        """Return what is not installed and how to install it; empty if nothing is missing."""
+        names = [name for name in self.requires if importlib.util.find_spec(name) is None]
+        package = f"'spiritseg[{self.extra}]'" if self.extra else " ".join(names)
+        return f"{', '.join(names)} is not installed: pip install {package}" if names else ""
+
+    def check(self, name: str, precision: str) -> None:
+        """Raise an error if a student cannot be exported to this format.
+
+        Args:
+            name: Name of the format, for the message.
+            precision: Precision that was asked for.
+
+        Raises:
+            ConfigError: if the format does not offer the precision.
+            MissingExtraError: if a module is not installed.
+        """
+        if precision not in PRECISIONS:
+            raise ConfigError(unknown("precision", precision, PRECISIONS))
+        if precision not in self.precisions:
+            others = [n for n, f in FORMATS.items() if precision in f.precisions]
+            raise ConfigError(
+                f"{precision} is not offered for {name}; use --format {' or '.join(others)}."
+            )
+        if missing := self.missing():
+            raise MissingExtraError(f"format {name}: {missing}.")
 
 
-def _missing(name: str, extra: str) -> MissingExtraError:
-    return MissingExtraError(
-        f"exporting needs {name}, which is not installed: pip install 'spiritseg[{extra}]'."
-    )
+def _lazily(path: str) -> Callable[..., Any]:
+    """Return a function that is imported when it is called: a list of formats loads no engine."""
+    module, _, name = path.partition(":")
+
+    def call(*args: Any) -> Any:
+        return getattr(import_engine(f"spiritseg.deploy.{module}", ""), name)(*args)
+
+    return call
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporters' warnings and log lines, which a user cannot act on, to themselves."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
+FORMATS = Registry("format", "spiritseg.formats", Format)
+
+FORMATS.register(
+    "onnx",
+    Format(
+        about="one .onnx for onnxruntime; needs no torch to run",
+        suffix=".onnx",
+        engine="onnxruntime",
+        write=_lazily("onnx_runtime:write_onnx"),
+        open=_lazily("onnx_runtime:OnnxRuntime"),
+        precisions=PRECISIONS,
+        devices=("cpu", "cuda"),
+        requires=("onnx", "onnxscript", "onnxruntime"),
+        extra="deploy",
+        has_card=True,
+    ),
+)
+FORMATS.register(
+    "openvino",
+    Format(
+        about=".xml and .bin for OpenVINO on Intel processors; fp16 halves the file",
+        suffix=".xml",
+        engine="openvino",
+        write=_lazily("openvino_runtime:write_openvino"),
+        open=_lazily("openvino_runtime:OpenVinoRuntime"),
+        precisions=PRECISIONS,
+        requires=("onnx", "onnxscript", "onnxruntime", "openvino"),
+        extra="deploy,openvino",
+    ),
+)
+FORMATS.register(
+    "pt2",
+    Format(
+        about="a .pt2 of torch.export; opening one needs trust",
+        suffix=".pt2",
+        engine="torch",
+        write=_lazily("torch_runtime:write_pt2"),
+        open=_lazily("torch_runtime:open_pt2"),
+        precisions=("fp32", "fp16"),
+        needs_trust=True,
+    ),
+)
+
+
+def format_of_file(path: Path, trust: bool = False) -> Format:
+    """Find the format of an exported file: by its suffix, or by the .json next to it.
+
+    Args:
+        path: The file.
+        trust: Whether code may run that the file holds, or that wrote it.
+
+    Returns:
+        The entry.
+
+    Raises:
+        BundleError: if no format fits, or it needs trust.
+    """
+    known = dict(FORMATS.items())
+    found = next((entry for entry in known.values() if entry.suffix == path.suffix), None)
+    name = str(read_fields(path.with_name(f"{path.name}.json")).get("format", ""))
+    if found is None and not (is_in_file(name) or name in known):
+        *others, last = (entry.suffix for entry in known.values())
+        raise BundleError(
+            f"{path}: expected a run, a bundle, or a file that ends in {', '.join(others)} or "
+            f"{last}."
+        )
+    if not trust and (found.needs_trust if found else is_in_file(name)):
+        reason = "torch may unpickle it" if found else f"its format is in {name}"
+        raise BundleError(
+            f"{path}: opening it may run code ({reason}). Pass trust=True (--trust) if the file is "
+            "yours; an .onnx needs no trust."
+        )
+    return found or FORMATS[name]
+
+
+def describe_formats() -> list[tuple[str, str]]:
+    """Return name and description of each format, for help and documentation."""
+    return [
+        (name, f"{entry.about} ({', '.join(entry.precisions)})") for name, entry in FORMATS.items()
+    ]

@@ -1,14 +1,11 @@
-"""Open a student, whatever it was saved as.
-
-This module imports numpy alone; the engine is imported when a file is opened.
-"""
+"""Open a student, whatever it was saved as; only numpy is imported before its engine."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
-from spiritseg.deploy.onnx_runtime import OnnxRuntime
-from spiritseg.deploy.openvino_runtime import OpenVinoRuntime
+from spiritseg.deploy.formats import format_of_file
 from spiritseg.deploy.runtime import Runtime, import_engine
 from spiritseg.errors import BundleError, ConfigError
 
@@ -25,14 +22,14 @@ def open_runtime(
     """Open a student, whatever it was saved as.
 
     Args:
-        path: an ``.onnx`` (onnxruntime), an ``.xml`` (OpenVINO), a ``.pt2``, a run or a bundle
-            (torch, which nothing else needs).
-        threads: on the CPU in all, over the streams; by default the engine's own choice for
-            one stream, and the machine's cores for several.
+        path: An exported file, of any format of `spiritseg.deploy.formats.FORMATS`; or a run or a
+            bundle, which torch runs.
+        threads: Number of CPU threads in all, over the streams; by default the engine's own
+            choice for one stream, and the machine's cores for several.
         device: cpu or cuda; an ``.xml`` and a ``.pt2`` run on the CPU alone.
-        trust: import your own classes that a bundle names; open a .pt2, which torch may
-            unpickle.
-        streams: passes that shall run at once, in threads of the caller's, each with its share
+        trust: Whether to import your own classes that a bundle names, to open a ``.pt2``, which
+            torch may unpickle, and to run the file that a format of your own is in.
+        streams: Number of passes that run at once, in the caller's threads, each with its share
             of the threads; 0 for one a core, at most 4 and at most the threads. An ``.onnx`` on
             a CPU can; the others run one.
 
@@ -40,37 +37,24 @@ def open_runtime(
         The student: ``open_runtime(path).masks(images)``.
 
     Raises:
-        BundleError: it is missing, altered, truncated, or not of spiritseg.
-        ConfigError: threads or streams that cannot be, or a device that the engine lacks.
-        MissingExtraError: its engine is not installed.
+        BundleError: if it is missing, altered, truncated, or not of spiritseg.
+        ConfigError: for impossible threads or streams, or a device that the engine lacks.
+        MissingExtraError: if its engine is not installed.
     """
     _check_shares(streams, threads)
     path = Path(path)
     if not path.exists():
         raise BundleError(f"there is no {path}. Expected a run, a bundle, or an exported file.")
-    _check_device(path, device)
-    if path.suffix == ".onnx":
-        return OnnxRuntime(path, threads, device, streams)
-    if path.suffix == ".xml":
-        return OpenVinoRuntime(path, threads)
-    if path.is_file() and path.suffix != ".pt2":
-        raise BundleError(
-            f"{path}: expected a run, a bundle, or a file that ends in .onnx, .xml or .pt2."
-        )
-    import_engine("torch", "")
-    from spiritseg.deploy.torch_runtime import open_torch
-
-    return open_torch(path, threads, device, trust)
-
-
-def _check_device(path: Path, device: str) -> None:
-    """Refuse what would run on the CPU without a word."""
-    engine = {".xml": "OpenVINO", ".pt2": "torch"}.get(path.suffix)
-    if engine and device != "cpu":
+    if path.is_dir():
+        torch_runtime = import_engine("spiritseg.deploy.torch_runtime", "")
+        return cast(Runtime, torch_runtime.open_bundle(path, threads, device, trust))
+    entry = format_of_file(path, trust)
+    if device not in entry.devices:
         raise ConfigError(
-            f"{engine} cannot run {path} on {device!r}: such a file runs on the CPU alone. Use "
-            "cpu, or give an .onnx, a run or a bundle."
+            f"{entry.engine} cannot run {path} on {device!r}: such a file runs on "
+            f"{', '.join(entry.devices)} alone. Use cpu, or give an .onnx, a run or a bundle."
         )
+    return entry.open(path, threads, device, streams)
 
 
 def _check_shares(streams: int, threads: int | None) -> None:

@@ -166,20 +166,21 @@ def import_engine(name: str, extra: str) -> Any:
     """Import what runs a student.
 
     Args:
-        name: of the package.
-        extra: of ours that brings it; none for torch.
+        name: Name of the module.
+        extra: Extras of spiritseg that install it; empty for torch.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: if it, or what it imports, is not installed.
     """
     import importlib
 
     try:
         return importlib.import_module(name)
-    except ImportError:
+    except ImportError as error:
         wanted = f"spiritseg[{extra}]" if extra else "spiritseg"
         raise MissingExtraError(
-            f"{name} is not installed, and this student needs it: pip install '{wanted}'."
+            f"{error.name or name} is not installed, and this student needs it: pip install "
+            f"'{wanted}'."
             + ("" if extra else " Or export the student to .onnx, which runs without torch.")
         ) from None
 

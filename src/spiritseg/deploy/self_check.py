@@ -1,92 +1,45 @@
-"""An export against PyTorch: the same images through both, before anything is written."""
+"""Verify that an export agrees with PyTorch: the same images through both, before it is kept."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from spiritseg.deploy.card import ModelCard
-from spiritseg.deploy.runtime import Runtime
+from spiritseg.deploy.runtime import Runtime, prepare
 from spiritseg.errors import DataError, RunError, SpiritsegError
 from spiritseg.inference import Student
 from spiritseg.pixels import Pixels
 
-__all__ = [
-    "LIMITS",
-    "Check",
-    "CheckImages",
-    "Limits",
-    "check",
-    "open_check_images",
-    "resize",
-    "spaced",
-]
+__all__ = ["LIMITS", "Check", "CheckImages", "check", "evenly", "open_check_images", "resize"]
 
-Labels = NDArray[np.uint8]
+T = TypeVar("T")
 _SCENES, _SCENE_SIZE = 4, (144, 192)
 
-
-@dataclass(frozen=True)
-class Limits:
-    """By how much an export may differ from PyTorch.
-
-    Args:
-        difference: largest difference of a logit, as a share of the logits' range; None
-            where it says nothing (int8 rounds on purpose).
-        equal: least share of pixels with the same class.
-        miou: most mIOU that it may lose on labelled images, in [0, 1].
-    """
-
-    difference: float | None
-    equal: float
-    miou: float
-
-
-LIMITS = {
-    "fp32": Limits(difference=1e-3, equal=0.999, miou=0.001),
-    "fp16": Limits(difference=0.05, equal=0.99, miou=0.005),
-    "int8": Limits(difference=None, equal=0.9, miou=0.05),
-}
+# Least share of pixels with the same class; largest difference of a logit, as a share of the
+# logits' range (int8 rounds on purpose).
+LIMITS = {"fp32": (0.999, 1e-3), "fp16": (0.99, 0.05), "int8": (0.9, np.inf)}
 
 
 @dataclass(frozen=True)
 class CheckImages:
-    """What an export is checked on.
+    """Images that an export is verified on.
 
     Args:
-        images: (H, W, 3) uint8 each.
-        labels: (H, W) uint8 each, 255 ignored; None where there are none.
-        where: they come from, in words.
-        skipped: files of that place that could not be read.
+        images: (H, W, 3) uint8 each, at least one.
+        where: Where they come from, in words.
+        skipped: Files that could not be read.
     """
 
     images: Sequence[Pixels]
-    labels: Sequence[Labels] | None
     where: str
     skipped: Sequence[str] = ()
-
-    def resized(self, size: tuple[int, int]) -> CheckImages:
-        """Return them at another size, for an export that takes only that.
-
-        Args:
-            size: (H, W) of all of them.
-
-        Returns:
-            The images resized bilinearly, their labels by nearest neighbour.
-        """
-        images = [resize(image, size) for image in self.images]
-        labels = self.labels
-        if labels is not None:
-            box, nearest = (size[1], size[0]), Image.Resampling.NEAREST
-            labels = [np.array(Image.fromarray(one).resize(box, nearest)) for one in labels]
-        return CheckImages(images, labels, self.where, self.skipped)
 
 
 @dataclass(frozen=True)
@@ -94,249 +47,175 @@ class Check:
     """How an export compares with PyTorch.
 
     Args:
-        max_difference: of a logit; None where the export gives masks.
-        relative_difference: the same as a share of the logits' range.
-        equal_labels: share of pixels with the same class.
-        miou_pytorch: mIOU of the student on the labelled images; None without any.
-        miou: that of the export.
-        images: how many it was checked on.
-        where: they come from.
+        equal_labels: Share of pixels with the same class.
+        max_difference: Largest difference of a logit, as a share of their range; 0 for masks.
+        images: Number of images.
+        where: Where they come from.
     """
 
-    max_difference: float | None
-    relative_difference: float | None
     equal_labels: float
-    miou_pytorch: float | None
-    miou: float | None
+    max_difference: float
     images: int
     where: str
 
-    @property
-    def miou_lost(self) -> float | None:
-        """MIOU that the export costs; None without labelled images."""
-        if self.miou is None or self.miou_pytorch is None:
-            return None
-        return self.miou_pytorch - self.miou
+    def __str__(self) -> str:
+        return (
+            f"{100 * self.equal_labels:.3f} % of labels equal to PyTorch's, on {self.images} "
+            f"images of {self.where}"
+        )
 
 
 def open_check_images(
     student: Student,
     overrides: Mapping[str, Any] | None,
     limit: int,
-    unlabelled: Sequence[Pixels] = (),
+    given: Sequence[Pixels] = (),
+    otherwise: Sequence[Pixels] = (),
 ) -> CheckImages:
-    """Find images to check an export on: labelled ones, else unlabelled, else the scenes.
+    """Find images to verify an export on.
 
     Args:
-        student: its experiment says where its test images are.
-        overrides: dotted fields of that experiment; where given, they must lead to images.
-        limit: how many at the most, evenly spaced; 0 for all.
-        unlabelled: taken where there are no labelled ones.
+        student: Student; its experiment names its test images.
+        overrides: Dotted fields of that experiment; if given, they must lead to images.
+        limit: Largest number of images, evenly spaced; 0 for all.
+        given: Images to take unless there are overrides.
+        otherwise: Images to take where the student's own are not there any more.
 
     Returns:
-        One image at the least.
+        The first there is: the test images that `overrides` lead to, those given, the student's
+        own test images, those to take otherwise, embedded scenes.
 
     Raises:
-        SpiritsegError: where overrides are given and lead to no images.
+        SpiritsegError: if overrides are given and lead to no images.
     """
+    if given and not overrides:
+        return CheckImages(given, "the given images")
     try:
-        return _labelled(student, overrides or {}, limit)
+        return _test_images(student, overrides or {}, limit)
     except SpiritsegError:
         if overrides:
             raise
-    if unlabelled:
-        return CheckImages(list(unlabelled), None, "the given images")
+    if otherwise:
+        return CheckImages(otherwise, "the given images")
     from spiritseg.data.scenes import STYLES, render
 
     scenes = [render(0, index, _SCENE_SIZE, STYLES["test"]).image for index in range(_SCENES)]
-    return CheckImages(scenes, None, "the embedded scenes")
+    return CheckImages(scenes, "the embedded scenes")
 
 
-def check(student: Student, runtime: Runtime, card: ModelCard, on: CheckImages) -> Check:
+def check(student: Student, runtime: Runtime, on: CheckImages) -> Check:
     """Compare an export with its student.
 
-    Besides each image: the first one cropped to an odd size, and in a batch with its mirror
-    image, where the export takes any size.
+    If the export takes any size: also on the first image cropped to an odd and to an even size,
+    and on a batch of two.
 
     Args:
-        student: in PyTorch.
-        runtime: the export in its own engine.
-        card: what the export is.
-        on: the images.
+        student: Student in PyTorch.
+        runtime: Export in its own engine.
+        on: Images.
 
     Returns:
         The comparison.
 
     Raises:
-        RunError: the export differs by more than its precision's `LIMITS`.
+        RunError: if the export cannot run, or differs by more than its precision's `LIMITS`.
     """
-    tally = _Tally(student, runtime, card)
-    for number, image in enumerate(on.images):
-        tally.add(image[None], None if on.labels is None else on.labels[number])
-    if card.dynamic:
-        first = on.images[0]
-        height, width = (max(1, side * 2 // 3 - 1) | 1 for side in first.shape[:2])
-        tally.add(first[None, :height, :width])
-        tally.add(np.stack([first, first[:, ::-1]]))
-    found = tally.result(len(on.images), on.where)
-    _refuse_wrong(found, card)
-    return found
-
-
-class _Tally:
-    """Collects differences, image by image, so that no more than one is held."""
-
-    def __init__(self, student: Student, runtime: Runtime, card: ModelCard) -> None:
-        from spiritseg.evaluation import ImageIoU
-
-        self.student, self.runtime, self.card = student, runtime, card
-        self.worst, self.low, self.high = 0.0, np.inf, -np.inf
-        self.equal = self.pixels = 0
-        self.iou = {name: ImageIoU(len(card.classes)) for name in ("pytorch", "export")}
-        self.labelled = 0
-
-    def add(self, images: Pixels, labels: Labels | None = None) -> None:
-        """Run a batch of images of one size through both."""
-        wanted = self._pytorch(images)
-        if self.card.output == "mask":
-            masks = self._export(images)
-        else:
-            logits = self._export(images)
-            difference = np.abs(logits - wanted)
-            self.worst = max(self.worst, float(difference.max()))
-            if not np.isfinite(difference).all():
-                self.worst = np.inf  # NaN compares as smaller than anything
-            masks = logits.argmax(1)
-        self.low, self.high = min(self.low, wanted.min()), max(self.high, wanted.max())
+    equal = pixels = 0
+    difference, low, high = 0.0, np.inf, -np.inf
+    for images in _batches(on.images, runtime.card.dynamic):
+        wanted, found = _pytorch(student, runtime, images), _exported(runtime, images)
         truth = wanted.argmax(1)
-        self.equal += int((masks == truth).sum())
-        self.pixels += truth.size
-        if labels is not None:
-            self.labelled += 1
-            for name, mask in (("pytorch", truth), ("export", masks)):
-                self.iou[name].update(self._on_labels(mask, labels), torch.from_numpy(labels)[None])
-
-    def _pytorch(self, images: Pixels) -> NDArray[np.float32]:
-        """Logits on the export's own grid, by the student's own path to them."""
-        tensors = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
-        if self.card.preprocess:
-            found = torch.stack([self.student.logits(one.contiguous()) for one in tensors])
-        else:
-            from spiritseg.data.transforms import pool
-
-            with torch.inference_mode():
-                found = self.student.network(pool(tensors.float() / 255, self.card.pool))
-        return found.cpu().numpy()
-
-    def _export(self, images: Pixels) -> NDArray[Any]:
-        from spiritseg.deploy.runtime import prepare
-
-        given = np.ascontiguousarray(images)
-        try:
-            return self.runtime.forward(
-                given if self.card.preprocess else prepare(given, self.card.pool)
-            )
-        except Exception as error:  # the engines' own exceptions have no common base
-            other = ", or a fixed size (--fixed)" if self.card.dynamic else ""
-            raise RunError(
-                f"{self.runtime.name} cannot run the export on images {given.shape}: {error}. "
-                f"Nothing was written. Try another format{other}."
-            ) from error
-
-    def _on_labels(self, mask: NDArray[Any], labels: Labels) -> torch.Tensor:
-        picture = Image.fromarray(mask[0].astype(np.uint8))
-        if picture.size != (labels.shape[1], labels.shape[0]):
-            picture = picture.resize((labels.shape[1], labels.shape[0]), Image.Resampling.NEAREST)
-        return torch.from_numpy(np.array(picture)).long()[None]
-
-    def result(self, images: int, where: str) -> Check:
-        """Return the comparison."""
-        logits = self.card.output == "logits"
-        span = max(float(self.high - self.low), 1e-12)
-        miou = {
-            name: float(metric.compute()["mIOU"]) if self.labelled else None
-            for name, metric in self.iou.items()
-        }
-        return Check(
-            max_difference=self.worst if logits else None,
-            relative_difference=self.worst / span if logits else None,
-            equal_labels=self.equal / self.pixels,
-            miou_pytorch=miou["pytorch"],
-            miou=miou["export"],
-            images=images,
-            where=where,
-        )
+        if runtime.card.output == "logits":
+            worst = float(np.abs(found - wanted).max())
+            difference = max(difference, worst if np.isfinite(worst) else np.inf)
+            found = found.argmax(1)
+        low, high = min(low, float(wanted.min())), max(high, float(wanted.max()))
+        equal, pixels = equal + int((found == truth).sum()), pixels + truth.size
+    relative = difference / max(high - low, 1e-12)
+    result = Check(equal / pixels, relative, len(on.images), on.where)
+    _refuse_wrong(result, runtime.card.precision)
+    return result
 
 
-def _refuse_wrong(found: Check, card: ModelCard) -> None:
-    limits = LIMITS[card.precision]
+def _batches(images: Sequence[Pixels], dynamic: bool) -> Iterator[Pixels]:
+    yield from (image[None] for image in images)
+    if dynamic:
+        first = images[0]
+        height, width = (max(1, side * 2 // 3 - 1) for side in first.shape[:2])
+        yield first[None, : height | 1, : width | 1]
+        yield first[None, : (height | 1) + 1, : (width | 1) + 1]
+        yield np.stack([first, first[:, ::-1]])
+
+
+def _pytorch(student: Student, runtime: Runtime, images: Pixels) -> NDArray[np.float32]:
+    """Return logits on the export's own grid, by the student's own path to them."""
+    tensors = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
+    if runtime.card.preprocess:
+        found = torch.stack([student.logits(one.contiguous()) for one in tensors])
+    else:
+        from spiritseg.data.transforms import pool
+
+        with torch.inference_mode():
+            found = student.network(pool(tensors.float() / 255, runtime.card.pool))
+    return found.cpu().numpy()
+
+
+def _exported(runtime: Runtime, images: Pixels) -> NDArray[Any]:
+    card, given = runtime.card, np.ascontiguousarray(images)
+    try:
+        return runtime.forward(given if card.preprocess else prepare(given, card.pool))
+    except Exception as error:  # the engines' exceptions have no common base
+        other = ", or a fixed size (--fixed)" if card.dynamic else ""
+        raise RunError(
+            f"{runtime.name} cannot run the export on images {given.shape}: {error}. Nothing was "
+            f"written. Try another format{other}."
+        ) from error
+
+
+def _refuse_wrong(found: Check, precision: str) -> None:
+    least, most = LIMITS[precision]
     wrong = []
-    relative = found.relative_difference
-    if limits.difference is not None and relative is not None and relative > limits.difference:
+    if not found.equal_labels >= least:
+        wrong.append(f"{found.equal_labels:.2%} of the labels agree (at least {least:.1%})")
+    if found.max_difference > most:
         wrong.append(
-            f"a logit differs by {relative:.2%} of their range (at most {limits.difference:.1%})"
-        )
-    if not found.equal_labels >= limits.equal:
-        wrong.append(f"{found.equal_labels:.2%} of the labels agree (at least {limits.equal:.1%})")
-    if found.miou_lost is not None and found.miou_lost > limits.miou:
-        wrong.append(
-            f"{100 * found.miou_lost:.2f} points of mIOU are lost (at most {100 * limits.miou:.1f})"
+            f"a logit differs by {found.max_difference:.2%} of their range (at most {most:.1%})"
         )
     if wrong:
         hint = (
             "Calibrate on more images, and on such as the student will meet."
-            if card.precision == "int8"
+            if precision == "int8"
             else "This is a fault of the exporter or of the engine; try another format or version."
         )
         raise RunError(
-            f"the {card.precision} export is not the student, on {found.images} images of "
+            f"the {precision} export differs from the student, on {found.images} images of "
             f"{found.where}: {'; '.join(wrong)}. Nothing was written. {hint}"
         )
 
 
-def _labelled(student: Student, overrides: Mapping[str, Any], limit: int) -> CheckImages:
+def _test_images(student: Student, overrides: Mapping[str, Any], limit: int) -> CheckImages:
     from spiritseg.data.datasets import open_target
 
     experiment = student.experiment(overrides)
     input = dataclasses.replace(experiment.input, skip_bad=True)
     images = open_target(experiment.target, input, "test")
-    images.classes.require(student.classes)
-    chosen = [images[number] for number in spaced(len(images), limit)]
-    if not chosen:
+    if not len(images):
         raise DataError("the student's experiment has no test images.")
-    where = f"the test images of {experiment.target.root or experiment.target.dataset}"
+    chosen = evenly(range(len(images)), limit)
     return CheckImages(
-        [image.permute(1, 2, 0).contiguous().numpy() for image, _ in chosen],
-        [labels.numpy().astype(np.uint8) for _, labels in chosen],
-        where,
+        [images[number][0].permute(1, 2, 0).contiguous().numpy() for number in chosen],
+        f"the test images of {experiment.target.root or experiment.target.dataset}",
         images.skipped,
     )
 
 
-def spaced(count: int, limit: int) -> list[int]:
-    """Choose indices, evenly spaced.
-
-    Args:
-        count: how many there are.
-        limit: how many are chosen at the most; 0 for all.
-
-    Returns:
-        Rising indices in [0, count).
-    """
-    if limit <= 0 or count <= limit:
-        return list(range(count))
-    return [int(number * count / limit) for number in range(limit)]
+def evenly(items: Sequence[T], limit: int) -> list[T]:
+    """Return at most `limit` items, evenly spaced; all of them if `limit` is 0."""
+    count = min(len(items), limit) if limit > 0 else len(items)
+    return [items[number * len(items) // count] for number in range(count)]
 
 
 def resize(image: Pixels, size: tuple[int, int]) -> Pixels:
-    """Resize an image bilinearly.
-
-    Args:
-        image: (H, W, 3) uint8.
-        size: (H, W) of the result.
-
-    Returns:
-        The image at that size, uint8.
-    """
+    """Resize an image (H, W, 3) uint8 bilinearly to a size (H, W)."""
     picture = Image.fromarray(image)
     return np.array(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))

@@ -1,9 +1,10 @@
-"""A student that torch runs: a bundle, a run, or an exported ``.pt2``."""
+"""PyTorch: runs bundles and runs, writes and runs ``.pt2`` files."""
 
 from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,19 +15,21 @@ from torch import nn
 
 import spiritseg
 from spiritseg.deploy.card import ModelCard, read_sidecar
-from spiritseg.deploy.graph import DeployedNetwork
+from spiritseg.deploy.graph import DeployedNetwork, trace
+from spiritseg.deploy.onnx_runtime import quiet
 from spiritseg.deploy.runtime import Runtime
 from spiritseg.errors import BundleError
 from spiritseg.evaluation.cost import cost
 from spiritseg.inference import Student, load
+from spiritseg.pixels import Pixels
 
-__all__ = ["TorchRuntime", "card_of", "open_torch"]
+__all__ = ["TorchRuntime", "card_of", "open_bundle", "open_pt2", "write_pt2"]
 
 _SIZE = (512, 1024)  # of the card of a bundle, which takes any size
 
 
 class TorchRuntime(Runtime):
-    """A module that takes and gives what its card says."""
+    """A module whose input and output are what its metadata say."""
 
     def __init__(self, module: nn.Module, card: ModelCard, path: Path, device: str) -> None:
         super().__init__(card, "torch", path)
@@ -41,33 +44,17 @@ class TorchRuntime(Runtime):
             return cast(NDArray[Any], self.module(given).cpu().numpy())
 
 
-def open_torch(
+def open_bundle(
     path: Path, threads: int | None = None, device: str = "cpu", trust: bool = False
 ) -> TorchRuntime:
-    """Open a bundle, a run or a ``.pt2``; see `open_runtime`.
-
-    Args:
-        path: where it is.
-        threads: of torch in this process, 1 or more; by default as they are.
-        device: cpu or cuda; a .pt2 stays on the CPU.
-        trust: import your own classes that a bundle names; open a .pt2.
-
-    Returns:
-        The student, ready to run.
+    """Open a bundle or a run; see `open_runtime`.
 
     Raises:
-        BundleError: it is missing, altered, not of spiritseg, or a .pt2 without trust.
-        ConfigError: the device is unknown, or not there.
+        BundleError: if it is missing, altered, or not a bundle.
+        ConfigError: if the device is unknown or absent.
     """
     if threads:
         torch.set_num_threads(threads)
-    if path.suffix == ".pt2":
-        if not trust:
-            raise BundleError(
-                f"{path}: torch may unpickle what a .pt2 holds, which can run code. Pass "
-                "trust=True (--trust) if the file is yours; an .onnx needs no trust."
-            )
-        return TorchRuntime(_load_program(path), read_sidecar(path), path, "cpu")
     student = load(path, device, trust)
     card = card_of(student, path.name, _SIZE)
     network = student.network.to(memory_format=torch.channels_last)
@@ -75,16 +62,41 @@ def open_torch(
     return TorchRuntime(module, card, path, device)
 
 
+def open_pt2(
+    path: Path, threads: int | None = None, device: str = "cpu", streams: int = 1
+) -> TorchRuntime:
+    """Open a ``.pt2``, which torch may unpickle; see `spiritseg.deploy.formats.Opener`."""
+    if threads:
+        torch.set_num_threads(threads)
+    card = read_sidecar(path)  # first: an altered file must not even be opened
+    try:
+        with warnings.catch_warnings():
+            # Some versions of torch warn of a buffer that they only read.
+            warnings.filterwarnings("ignore", "The given buffer is not writable")
+            module = torch.export.load(path).module()
+    except Exception as error:  # torch raises whatever it meets
+        raise BundleError(f"torch cannot load {path}: {error}") from None
+    return TorchRuntime(module, card, path, device)
+
+
+def write_pt2(
+    module: DeployedNetwork, card: ModelCard, path: Path, calibration: Sequence[Pixels]
+) -> list[Path]:
+    """Write a ``.pt2`` of torch.export; see `spiritseg.deploy.formats.Writer`."""
+    if card.precision == "fp16":
+        module.in_half()
+    with quiet():
+        torch.export.save(trace(module, card, same_as_operation=card.dynamic), path)
+    return [path]
+
+
 def card_of(student: Student, name: str, size: tuple[int, int]) -> ModelCard:
-    """Describe a student as an export without argmax would.
+    """Return the metadata of a student's default export: preprocessing, logits, fp32, open sizes.
 
     Args:
-        student: what it is.
-        name: how it is called.
-        size: (H, W) of its images, which its GFLOPs are counted at.
-
-    Returns:
-        The card of an export with preprocessing, float32 and open sizes.
+        student: Student.
+        name: Its name.
+        size: (H, W) of its images, at which GFLOPs are counted.
     """
     pool = student.info.pool
     pooled = (-(-size[0] // pool), -(-size[1] // pool))
@@ -108,14 +120,3 @@ def card_of(student: Student, name: str, size: tuple[int, int]) -> ModelCard:
         student_sha256=digest.hexdigest(),
         version=spiritseg.__version__,
     )
-
-
-def _load_program(path: Path) -> nn.Module:
-    read_sidecar(path)  # first: torch must not even open a file that is not as it was written
-    try:
-        with warnings.catch_warnings():
-            # torch's own doing in some versions: it only reads these buffers.
-            warnings.filterwarnings("ignore", "The given buffer is not writable")
-            return torch.export.load(path).module()
-    except Exception as error:  # torch raises whatever it stumbles over
-        raise BundleError(f"torch cannot load {path}: {error}") from None
