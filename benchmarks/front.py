@@ -56,7 +56,7 @@ def latencies(
     """Return the latency in ms of each recipe's network, by recipe."""
     one = {run.recipe: run for run in runs}
     folders = [run.folder for run in one.values()]
-    found = bench(folders, [size], ["onnxruntime"], threads=threads, rounds=rounds, budget_s=120)
+    found = bench(folders, [size], ["onnxruntime"], threads=threads, rounds=rounds)
     shape = {
         name: (r.metrics["cost"]["params"], r.metrics["cost"]["gflops"]) for name, r in one.items()
     }

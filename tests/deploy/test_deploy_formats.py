@@ -61,7 +61,9 @@ def test_a_format_of_an_installed_package_is_known_by_name(
     assert ("script", "a .torchscript for libtorch; one size (fp32)") in describe_formats()
     rows = spiritseg.bench([student_folder], [(64, 80)], ["torchscript"], threads=1, rounds=1)
     assert [row.runtime for row in rows] == ["torchscript"]
-    report = spiritseg.export(student_folder, "script", fixed=True, size=(64, 80), out="a.torchscript")
+    report = spiritseg.export(
+        student_folder, "script", fixed=True, size=(64, 80), out="a.torchscript"
+    )
     assert open_runtime(report.paths[0]).card == report.card  # an installed package is trusted
     sys.modules.pop("my_format")
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spiritseg.deploy.card import check_sealed, seal
-from spiritseg.deploy.export import ExportReport, export
-from spiritseg.deploy.onnx_runtime import OnnxRuntime
+from spiritseg import export
+from spiritseg.deploy.export import ExportReport
+from spiritseg.deploy.onnx_runtime import LARGE_BYTES, LargeInputs, OnnxRuntime
 from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.runtime import _largest, prepare
 from spiritseg.errors import BundleError, ConfigError, DataError
@@ -34,15 +34,9 @@ def test_a_bundle_and_its_export_agree(
     assert np.array_equal(onnx_runtime.overlay(scenes[0], mask, 0.0), scenes[0])
 
 
-def test_any_changed_byte_and_any_cut_is_noticed(exported: ExportReport, tmp_path: Path) -> None:
+def test_a_truncated_onnx_is_one_clear_error(exported: ExportReport, tmp_path: Path) -> None:
     data = exported.paths[0].read_bytes()
-    for place in (10, len(data) // 2, len(data) - 1, len(data) - 70):
-        altered = bytearray(data)
-        altered[place] ^= 1
-        (tmp_path / "a.onnx").write_bytes(altered)
-        with pytest.raises(BundleError, match=r"not as it was exported|not exported by"):
-            open_runtime(tmp_path / "a.onnx")
-    for length in (0, 1, 50, len(data) // 2, len(data) - 1):
+    for length in (0, 1, 50, len(data) // 2):
         (tmp_path / "a.onnx").write_bytes(data[:length])
         with pytest.raises(BundleError):
             open_runtime(tmp_path / "a.onnx")
@@ -57,23 +51,6 @@ def test_a_foreign_onnx_is_refused(tmp_path: Path) -> None:
     onnx.save(onnx.helper.make_model(graph), tmp_path / "foreign.onnx")
     with pytest.raises(BundleError, match="not exported by spiritseg"):
         open_runtime(tmp_path / "foreign.onnx")
-
-
-@pytest.mark.usefixtures("traced")
-def test_openvino_files_belong_together(student_folder: Path, tmp_path: Path) -> None:
-    path = export(student_folder, "openvino", out=tmp_path / "a.xml").paths[0]
-    weights = path.with_suffix(".bin")
-    data = bytearray(weights.read_bytes())
-    data[len(data) // 2] ^= 1
-    weights.write_bytes(data)
-    with pytest.raises(BundleError, match=r"a\.bin is not as it was exported"):
-        open_runtime(path)
-    weights.unlink()
-    with pytest.raises(BundleError, match=r"a\.bin is missing"):
-        open_runtime(path)
-    (tmp_path / "a.xml.json").unlink()
-    with pytest.raises(BundleError, match="keep the files"):
-        open_runtime(path)
 
 
 SIGNALLED = """
@@ -92,13 +69,31 @@ print(seen)
 
 
 @pytest.mark.usefixtures("traced")
-def test_a_signal_finds_its_stack_after_openvino_students_went(
+def test_openvino_files_belong_together_and_leave_signals_alone(
     student_folder: Path, tmp_path: Path
 ) -> None:
     path = export(student_folder, "openvino", out=tmp_path / "a.xml").paths[0]
     command = [sys.executable, "-c", SIGNALLED, str(path)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout.strip()) == (0, "[2]"), run.stderr
+    weights = path.with_suffix(".bin")
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(BundleError, match=r"a\.bin is not as it was exported"):
+        open_runtime(path)
+    weights.unlink()
+    with pytest.raises(BundleError, match=r"a\.bin is missing"):
+        open_runtime(path)
+    (tmp_path / "a.xml.json").unlink()
+    with pytest.raises(BundleError, match="keep the files"):
+        open_runtime(path)
+
+
+def test_memory_is_given_back_at_the_first_much_smaller_input() -> None:
+    large = LargeInputs()
+    inputs = [np.zeros(size, np.uint8) for size in (100, LARGE_BYTES + 1, LARGE_BYTES, 100, 100)]
+    assert [large.are_over(one) for one in inputs] == [False, False, False, True, False]
 
 
 @pytest.mark.parametrize("name", ["nowhere.onnx", "text.txt", "empty"])
@@ -134,15 +129,6 @@ def test_a_device_that_a_file_cannot_run_on_is_one_clear_error(
 def test_what_is_no_image_is_refused(exported: ExportReport, shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError):
         OnnxRuntime(exported.paths[0]).masks(np.zeros(shape, np.uint8))
-
-
-@given(st.binary(max_size=300))
-def test_a_seal_fits_its_own_bytes_only(data: bytes) -> None:
-    check_sealed(seal(data), "x")
-    with pytest.raises(BundleError):
-        check_sealed(seal(data)[:-1], "x")
-    with pytest.raises(BundleError):
-        check_sealed(b"\0" + seal(data), "x")
 
 
 @given(st.integers(0, 1000), st.integers(1, 5), st.integers(1, 4))
