@@ -7,6 +7,8 @@ instant and loads no torch.
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,10 +63,22 @@ __all__ = [
 ]
 
 
+class _Package(ModuleType):
+    """Keeps functions that share their module's name (``spiritseg.export``).
+
+    Importing such a module binds it here by setting an attribute, over the function.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        # A function may share its module's name (spiritseg.demo, spiritseg.cost): importing
-        # the module sets it on the package, so the function is put back over it.
         value = getattr(importlib.import_module(_HOME[name]), name)
     elif name == "losses":
         value = importlib.import_module("spiritseg.losses")

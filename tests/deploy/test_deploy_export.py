@@ -368,17 +368,14 @@ def test_no_readable_image_is_an_error_without_a_hint_that_export_lacks(
     assert "--skip-bad" not in str(caught.value)
 
 
-@pytest.mark.parametrize("seconds", [0, 1])
-def test_an_export_that_is_stopped_leaves_nothing(
-    student_folder: Path, tmp_path: Path, seconds: float
-) -> None:
+def test_an_export_that_is_stopped_leaves_nothing(student_folder: Path, tmp_path: Path) -> None:
     words = ["export", str(student_folder), "--out", str(tmp_path / "new" / "a.onnx")]
     process = subprocess.Popen(
         [sys.executable, "-m", "spiritseg", *words], stderr=subprocess.PIPE, text=True
     )
     while process.poll() is None and not list(tmp_path.glob("new/.export-*")):
         time.sleep(0.01)
-    time.sleep(seconds)  # while it traces
+    time.sleep(0.5)  # while it traces
     process.send_signal(signal.SIGTERM)
     said = process.communicate()[1]
     assert (process.returncode, said) == (143, "\nspiritseg: stopped.\n")

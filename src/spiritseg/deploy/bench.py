@@ -208,44 +208,29 @@ def _exported(
 ) -> Iterator[_Entry]:
     """Export a student for each engine and precision, and open the exports."""
     from spiritseg.deploy.export import build
-    from spiritseg.deploy.torch_runtime import card_of
-    from spiritseg.inference import load
+    from spiritseg.deploy.torch_runtime import card_of, in_torch
+    from spiritseg.inference import bundle_folder, load
 
     student = load(path, trust=trust)
-    card = card_of(student, path.resolve().name, (256, 512))
+    plain = card_of(student, path.resolve().name, (256, 512))
     for engine, format in engines.items():
         offered = FORMATS[format].precisions if format else ("fp32",)
         for precision in (name for name in precisions if name in offered):
-            say(f"{card.name}: {engine} {precision} ...")
-            own = dataclasses.replace(card, precision=precision)
+            say(f"{plain.name}: {engine} {precision} ...")
+            card = dataclasses.replace(plain, precision=precision)
+            bare = dataclasses.replace(card, preprocess=False)
             if format is None:
-                yield _in_torch(path, own, threads, trust)
-                continue
-            opened, files = [], []
-            for kind in (
-                dataclasses.replace(own, preprocess=False),
-                dataclasses.replace(own, output="mask"),
-            ):
-                entry = FORMATS[format]
-                target = folder / f"{engine}-{precision}-{kind.output}{entry.suffix}"
-                pictures = _scenes() if precision == "int8" else []
-                files = build(student, kind, format, target, pictures)
-                opened.append(entry.open(files[0], threads, "cpu", 1))
-            size = sum(file.stat().st_size for file in files)
-            yield _Entry(own, opened[0], opened[1], files[0], size)
-
-
-def _in_torch(path: Path, card: ModelCard, threads: int, trust: bool) -> _Entry:
-    from spiritseg.deploy.graph import DeployedNetwork
-    from spiritseg.deploy.torch_runtime import TorchRuntime, open_bundle
-    from spiritseg.inference import bundle_folder
-
-    whole = open_bundle(path, threads, trust=trust)
-    assert isinstance(whole.module, DeployedNetwork)
-    bare_card = dataclasses.replace(card, preprocess=False)
-    bare = TorchRuntime(whole.module.network, bare_card, path, "cpu")
-    size = sum(file.stat().st_size for file in bundle_folder(path).iterdir() if file.is_file())
-    return _Entry(card, bare, whole, path, size)
+                files = [path, *(f for f in bundle_folder(path).iterdir() if f.is_file())]
+                opened: list[Runtime] = [in_torch(student, kind, path) for kind in (bare, card)]
+            else:
+                opened = []
+                for kind in (bare, dataclasses.replace(card, output="mask")):
+                    target = f"{engine}-{precision}-{kind.output}{FORMATS[format].suffix}"
+                    pictures = _scenes() if precision == "int8" else []
+                    files = build(student, kind, format, folder / target, pictures)
+                    opened.append(FORMATS[format].open(files[0], threads, "cpu", 1))
+            size = sum(file.stat().st_size for file in files if file.is_file())
+            yield _Entry(card, opened[0], opened[1], files[0], size)
 
 
 def _measure(

@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from spiritseg.deploy.runtime import Runtime, import_engine
 from spiritseg.errors import BundleError, ConfigError, MissingExtraError, unknown
@@ -28,45 +28,8 @@ __all__ = ["FORMATS", "PRECISIONS", "Format", "describe_formats", "format_of_fil
 PRECISIONS = ("fp32", "fp16", "int8")
 
 
-class Writer(Protocol):
-    """How a student is written.
-
-    Args:
-        module: The student with its preprocessing, a copy in eval mode that may be changed.
-        card: Its metadata: precision, sizes, input and output.
-        path: The file to write; further files lie next to it.
-        calibration: Images (H, W, 3) uint8 to quantise with; empty unless the precision is int8.
-
-    Returns:
-        The files, the one to open first.
-    """
-
-    def __call__(
-        self,
-        module: DeployedNetwork,
-        card: ModelCard,
-        path: Path,
-        calibration: Sequence[Pixels],
-        /,
-    ) -> list[Path]: ...
-
-
-class Opener(Protocol):
-    """How an exported file is opened.
-
-    Args:
-        path: The file; `spiritseg.deploy.card.read_sidecar` reads its metadata.
-        threads: Number of CPU threads; None for the engine's own choice.
-        device: One of the format's devices.
-        streams: Number of passes that may run at once; 0 for the engine's own choice.
-
-    Returns:
-        A `Runtime`.
-    """
-
-    def __call__(
-        self, path: Path, threads: int | None, device: str, streams: int, /
-    ) -> Runtime: ...
+Writer = Callable[["DeployedNetwork", "ModelCard", Path, Sequence[Pixels]], list[Path]]
+Opener = Callable[[Path, int | None, str, int], Runtime]
 
 
 @dataclass(frozen=True)
@@ -77,8 +40,12 @@ class Format:
         about: One line for help and documentation.
         suffix: Suffix of the file that is opened (``".onnx"``).
         engine: Name of the library that runs it.
-        write: See `Writer`.
-        open: See `Opener`.
+        write: Function (module, card, path, calibration) that writes the student `module`, a copy
+            in eval mode that may be changed, with the metadata `card`; images (H, W, 3) uint8 to
+            quantise with are empty unless the precision is int8. Returns the files, the one to
+            open first.
+        open: Function (path, threads, device, streams) that returns the `Runtime` of a file;
+            `read_sidecar` reads its metadata. Threads of None and streams of 0 are its choice.
         precisions: Those of `PRECISIONS` that it offers.
         devices: Devices that it runs on.
         requires: Modules that writing and running it import.

@@ -23,7 +23,7 @@ from spiritseg.evaluation.cost import cost
 from spiritseg.inference import Student, load
 from spiritseg.pixels import Pixels
 
-__all__ = ["TorchRuntime", "card_of", "open_bundle", "open_pt2", "write_pt2"]
+__all__ = ["TorchRuntime", "card_of", "in_torch", "open_bundle", "open_pt2", "write_pt2"]
 
 _SIZE = (512, 1024)  # of the card of a bundle, which takes any size
 
@@ -56,10 +56,21 @@ def open_bundle(
     if threads:
         torch.set_num_threads(threads)
     student = load(path, device, trust)
-    card = card_of(student, path.name, _SIZE)
+    return in_torch(student, card_of(student, path.name, _SIZE), path, device)
+
+
+def in_torch(student: Student, card: ModelCard, path: Path, device: str = "cpu") -> TorchRuntime:
+    """Run a student in torch as its export would run.
+
+    Args:
+        student: Student; it is moved to the device.
+        card: Metadata: preprocessing and output.
+        path: Where it came from.
+        device: cpu or cuda.
+    """
     network = student.network.to(memory_format=torch.channels_last)
-    module = DeployedNetwork(network, card.pool).to(device).eval()
-    return TorchRuntime(module, card, path, device)
+    module = DeployedNetwork(network, card.pool, card.preprocess, card.output == "mask")
+    return TorchRuntime(module.to(device).eval(), card, path, device)
 
 
 def open_pt2(
