@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 
 import spiritseg
-from spiritseg.deploy.bench import int8_instructions, matrix_product, product_rate
-from spiritseg.deploy.card import ModelCard
-from spiritseg.deploy.export import build
-from spiritseg.deploy.opening import open_runtime
+from spiritseg.bench import int8_instructions, matrix_product, product_rate
 from spiritseg.deploy.predict import predict
 from spiritseg.deploy.sources import find_images
 from spiritseg.evaluation.cost import in_turn
+from spiritseg.export.export import build
+from spiritseg.export.metadata import ModelCard
+from spiritseg.export.opening import open_runtime
 from spiritseg.inference import Student
 from spiritseg.models import Segmenter
 from spiritseg.models.bundle import BundleInfo

@@ -15,10 +15,10 @@ import argparse
 import statistics
 from pathlib import Path
 
+from spiritseg.bench import bench
 from spiritseg.compare import Run, read_runs
 from spiritseg.compare.figures import drawn, front_figure
 from spiritseg.compare.results import Row, rows_of, settings_of
-from spiritseg.deploy.bench import bench
 from spiritseg.tables import Table, markdown
 
 METRICS = {"mIOU": (100, 1), "HP-Acc": (100, 1), "Var": (1000, 2)}

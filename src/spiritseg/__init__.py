@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spiritseg import losses
+    from spiritseg.bench import bench
     from spiritseg.demo import demo
-    from spiritseg.deploy.bench import bench
-    from spiritseg.deploy.export import export
     from spiritseg.evaluation import DatasetIoU, ImageIoU, cost
+    from spiritseg.export.export import export
     from spiritseg.inference import load
     from spiritseg.models import Segmenter, student, student_head, teacher
     from spiritseg.models.compact import compact
@@ -29,13 +29,13 @@ _HOME = {
     "DatasetIoU": "spiritseg.evaluation",
     "ImageIoU": "spiritseg.evaluation",
     "Segmenter": "spiritseg.models",
-    "bench": "spiritseg.deploy.bench",
+    "bench": "spiritseg.bench",
     "compact": "spiritseg.models",
     "cost": "spiritseg.evaluation",
     "demo": "spiritseg.demo",
     "distill": "spiritseg.training.runner",
     "evaluate": "spiritseg.training.runner",
-    "export": "spiritseg.deploy.export",
+    "export": "spiritseg.export.export",
     "load": "spiritseg.inference",
     "load_experiment": "spiritseg.recipes",
     "student": "spiritseg.models",

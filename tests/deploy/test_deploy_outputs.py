@@ -18,14 +18,14 @@ from PIL import Image
 
 from deploy.serving import Threshold
 from spiritseg.deploy import outputs
-from spiritseg.deploy.export import ExportReport
 from spiritseg.deploy.outputs import Kind, earlier_outputs, plan
 from spiritseg.deploy.predict import predict
-from spiritseg.deploy.runtime import Runtime
 from spiritseg.deploy.sources import Item
 from spiritseg.deploy.video_reader import VideoReader
 from spiritseg.deploy.video_writer import VideoWriter
 from spiritseg.errors import ConfigError, RunError
+from spiritseg.export.engines import Runtime
+from spiritseg.export.export import ExportReport
 from spiritseg.files import part_of
 from spiritseg.pixels import Pixels, read_pixels
 

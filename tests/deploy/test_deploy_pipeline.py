@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spiritseg.deploy.export import ExportReport
-from spiritseg.deploy.onnx_runtime import OnnxRuntime
-from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.pipeline import batches, segmented
 from spiritseg.deploy.predict import predict
+from spiritseg.export.export import ExportReport
+from spiritseg.export.onnx import OnnxRuntime
+from spiritseg.export.opening import open_runtime
 from spiritseg.pixels import Pixels, read_pixels
 
 

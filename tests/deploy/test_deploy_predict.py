@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 
 from spiritseg.cli import main
-from spiritseg.deploy.export import ExportReport
-from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.outputs import Kind
 from spiritseg.deploy.predict import predict
-from spiritseg.deploy.runtime import Runtime
 from spiritseg.errors import BadImageError, BundleError, ConfigError, DataError, RunError
+from spiritseg.export.engines import Runtime
+from spiritseg.export.export import ExportReport
+from spiritseg.export.opening import open_runtime
 from spiritseg.pixels import Pixels, read_pixels
 
 

@@ -19,15 +19,15 @@ import pytest
 from PIL import Image
 
 from spiritseg.deploy import video_reader
-from spiritseg.deploy.export import ExportReport
-from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.predict import predict
-from spiritseg.deploy.runtime import Runtime
 from spiritseg.deploy.serve.uploads import UnknownKindError, is_video
 from spiritseg.deploy.sources import Item
 from spiritseg.deploy.video_format import VIDEO_HEAD, video_format
 from spiritseg.deploy.video_reader import VideoReader
 from spiritseg.errors import BadImageError
+from spiritseg.export.engines import Runtime
+from spiritseg.export.export import ExportReport
+from spiritseg.export.opening import open_runtime
 from spiritseg.pixels import Pixels
 
 

@@ -18,8 +18,8 @@ import pytest
 
 from deploy.serving import Threshold, encoded, half_red
 from spiritseg.cli import main
-from spiritseg.deploy.export import ExportReport
 from spiritseg.errors import ConfigError
+from spiritseg.export.export import ExportReport
 
 pytest.importorskip("fastapi", reason="the web extra is not installed")
 from starlette.testclient import TestClient

@@ -46,6 +46,6 @@ def run(words: list[str]) -> None:
     options = vars(parser.parse_args(words))
     if "sizes" in options:
         options["sizes"] = [(height, width) for height, width in options["sizes"]]
-    from spiritseg.deploy.bench import bench
+    from spiritseg.bench import bench
 
     print(bench(**options))

@@ -24,7 +24,7 @@ formats:
 
 def run(words: list[str]) -> None:
     """Write a run's student for a deployment engine, verified against PyTorch."""
-    from spiritseg.deploy.formats import describe_formats
+    from spiritseg.export.formats import describe_formats
 
     parser = make_parser("export", run)
     parser.epilog = _MORE.format(
@@ -57,6 +57,6 @@ def run(words: list[str]) -> None:
     given = vars(options)
     if "size" in given:
         given["size"] = tuple(given["size"])
-    from spiritseg.deploy.export import export
+    from spiritseg.export.export import export
 
     print(export(**given, overrides=overrides))

@@ -12,10 +12,10 @@ from typing import Any, Literal, get_args
 
 from PIL import Image
 
-from spiritseg.deploy.card import ModelCard
 from spiritseg.deploy.sources import Item
 from spiritseg.deploy.video_writer import FORMATS
 from spiritseg.errors import ConfigError, DataError, RunError, listed, unknown
+from spiritseg.export.metadata import ModelCard
 from spiritseg.files import json_bytes, make_folder, write_atomically
 from spiritseg.pixels import Pixels
 

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from spiritseg.deploy.opening import open_runtime
 from spiritseg.deploy.outputs import (
     Kind,
     check_kind,
@@ -27,11 +26,12 @@ from spiritseg.deploy.outputs import (
 )
 from spiritseg.deploy.pipeline import Writers, batches, segmented
 from spiritseg.deploy.progress import Progress
-from spiritseg.deploy.runtime import Runtime
 from spiritseg.deploy.sources import Item, check_path, find_items, read_ahead
 from spiritseg.deploy.video_reader import Sound, VideoReader
 from spiritseg.deploy.video_writer import VideoWriter
 from spiritseg.errors import BadImageError, BundleError, ConfigError
+from spiritseg.export.engines import Runtime
+from spiritseg.export.opening import open_runtime
 from spiritseg.pixels import Pixels, oversized
 
 __all__ = ["PredictReport", "predict"]

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from spiritseg.deploy.onnx_runtime import LARGE_BYTES
-from spiritseg.deploy.opening import open_runtime
-from spiritseg.deploy.runtime import Runtime
 from spiritseg.deploy.sources import check_path
 from spiritseg.errors import BundleError, ConfigError, unknown
+from spiritseg.export.engines import Runtime
+from spiritseg.export.onnx import LARGE_BYTES
+from spiritseg.export.opening import open_runtime
 from spiritseg.pixels import Pixels
 
 __all__ = ["Answer", "Students", "jpeg_url", "open_students", "png", "png_url"]

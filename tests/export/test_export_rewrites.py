@@ -14,7 +14,7 @@ from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from spiritseg import Segmenter, compact
-from spiritseg.deploy.rewrites import make_dense, return_to_blocks, slice_head
+from spiritseg.export.rewrites import make_dense, return_to_blocks, slice_head
 from spiritseg.models import student_head
 
 SHORTCUTS = [

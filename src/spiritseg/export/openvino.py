@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spiritseg.deploy.card import ModelCard, read_sidecar
-from spiritseg.deploy.onnx_runtime import LargeInputs, quantised, quiet, to_onnx
-from spiritseg.deploy.runtime import Runtime, import_engine
 from spiritseg.errors import BundleError
+from spiritseg.export.engines import Runtime, import_engine
+from spiritseg.export.metadata import ModelCard, read_sidecar
+from spiritseg.export.onnx import LargeInputs, quantised, quiet, to_onnx
 from spiritseg.pixels import Pixels
 
 if TYPE_CHECKING:
-    from spiritseg.deploy.graph import DeployedNetwork
+    from spiritseg.export.module import DeployedNetwork
 
 __all__ = ["OpenVinoRuntime", "write_openvino"]
 
@@ -65,7 +65,7 @@ class OpenVinoRuntime(Runtime):
 def write_openvino(
     module: DeployedNetwork, card: ModelCard, path: Path, calibration: Sequence[Pixels]
 ) -> list[Path]:
-    """Write OpenVINO's ``.xml`` and ``.bin``; see `spiritseg.deploy.formats.Writer`.
+    """Write OpenVINO's ``.xml`` and ``.bin``; see `spiritseg.export.formats.Writer`.
 
     int8 is the quantised ONNX model, whose scales OpenVINO takes over. fp16 stores weights in
     float16; what it computes in is the engine's choice.
@@ -73,7 +73,7 @@ def write_openvino(
     import openvino
 
     if card.precision == "int8":
-        from spiritseg.deploy.rewrites import make_dense
+        from spiritseg.export.rewrites import make_dense
 
         make_dense(module.network)
     model = to_onnx(module, card)

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, cast
 from numpy.typing import NDArray
 
 from spiritseg.cores import usable_cores
-from spiritseg.deploy.card import KEY, ModelCard
-from spiritseg.deploy.runtime import Runtime, import_engine, prepare
 from spiritseg.errors import BundleError, ConfigError
+from spiritseg.export.engines import Runtime, import_engine, prepare
+from spiritseg.export.metadata import KEY, ModelCard
 from spiritseg.files import write_atomically
 from spiritseg.pixels import Pixels
 
 if TYPE_CHECKING:
-    from spiritseg.deploy.graph import DeployedNetwork
+    from spiritseg.export.module import DeployedNetwork
 
 __all__ = ["LARGE_BYTES", "LargeInputs", "OnnxRuntime", "quantised", "to_onnx", "write_onnx"]
 
@@ -111,8 +111,8 @@ def _shared(streams: int, threads: int | None) -> tuple[int, int | None]:
 def write_onnx(
     module: DeployedNetwork, card: ModelCard, path: Path, calibration: Sequence[Pixels]
 ) -> list[Path]:
-    """Write an ``.onnx`` that holds its metadata; see `spiritseg.deploy.formats.Writer`."""
-    from spiritseg.deploy.rewrites import make_dense, return_to_blocks, slice_head
+    """Write an ``.onnx`` that holds its metadata; see `spiritseg.export.formats.Writer`."""
+    from spiritseg.export.rewrites import make_dense, return_to_blocks, slice_head
 
     sliced = slice_head(module.network)
     if card.precision == "int8":
@@ -136,7 +136,7 @@ def to_onnx(module: DeployedNetwork, card: ModelCard) -> Any:
     """
     import torch
 
-    from spiritseg.deploy.graph import same_padding_to_onnx, trace
+    from spiritseg.export.module import same_padding_to_onnx, trace
 
     with quiet():
         program = torch.onnx.export(

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 import spiritseg
-from spiritseg.deploy.card import ModelCard, read_sidecar
-from spiritseg.deploy.graph import DeployedNetwork, trace
-from spiritseg.deploy.onnx_runtime import quiet
-from spiritseg.deploy.runtime import Runtime
 from spiritseg.errors import BundleError
 from spiritseg.evaluation.cost import cost
+from spiritseg.export.engines import Runtime
+from spiritseg.export.metadata import ModelCard, read_sidecar
+from spiritseg.export.module import DeployedNetwork, trace
+from spiritseg.export.onnx import quiet
 from spiritseg.inference import Student, load
 from spiritseg.pixels import Pixels
 
@@ -76,7 +76,7 @@ def in_torch(student: Student, card: ModelCard, path: Path, device: str = "cpu")
 def open_pt2(
     path: Path, threads: int | None = None, device: str = "cpu", streams: int = 1
 ) -> TorchRuntime:
-    """Open a ``.pt2``, which torch may unpickle; see `spiritseg.deploy.formats.Opener`."""
+    """Open a ``.pt2``, which torch may unpickle; see `spiritseg.export.formats.Opener`."""
     if threads:
         torch.set_num_threads(threads)
     card = read_sidecar(path)  # first: an altered file must not even be opened
@@ -93,7 +93,7 @@ def open_pt2(
 def write_pt2(
     module: DeployedNetwork, card: ModelCard, path: Path, calibration: Sequence[Pixels]
 ) -> list[Path]:
-    """Write a ``.pt2`` of torch.export; see `spiritseg.deploy.formats.Writer`."""
+    """Write a ``.pt2`` of torch.export; see `spiritseg.export.formats.Writer`."""
     if card.precision == "fp16":
         module.in_half()
     with quiet():

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from spiritseg.cores import usable_cores
-from spiritseg.deploy.card import ModelCard
-from spiritseg.deploy.formats import FORMATS, PRECISIONS, format_of_file
-from spiritseg.deploy.opening import open_runtime
-from spiritseg.deploy.runtime import Runtime, prepare
 from spiritseg.deploy.sources import check_path
 from spiritseg.errors import BundleError, ConfigError, MissingExtraError, unknown
+from spiritseg.export.engines import Runtime, prepare
+from spiritseg.export.formats import FORMATS, PRECISIONS, format_of_file
+from spiritseg.export.metadata import ModelCard
+from spiritseg.export.opening import open_runtime
 from spiritseg.files import read_fields
 from spiritseg.pixels import Pixels
 from spiritseg.registry import is_in_file
@@ -207,8 +207,8 @@ def _exported(
     say: Callable[[str], None],
 ) -> Iterator[_Entry]:
     """Export a student for each engine and precision, and open the exports."""
-    from spiritseg.deploy.export import build
-    from spiritseg.deploy.torch_runtime import card_of, in_torch
+    from spiritseg.export.export import build
+    from spiritseg.export.pytorch import card_of, in_torch
     from spiritseg.inference import bundle_folder, load
 
     student = load(path, trust=trust)
@@ -308,7 +308,7 @@ def _print_peak() -> None:
     path, (height, width, threads) = Path(sys.argv[1]), map(int, sys.argv[2:5])
     engine = format_of_file(path, trust=True).engine if path.is_file() else "torch"
     with suppress(ImportError):  # a format of your own may call its engine anything
-        importlib.import_module("spiritseg.deploy.torch_runtime" if engine == "torch" else engine)
+        importlib.import_module("spiritseg.export.pytorch" if engine == "torch" else engine)
     before = _status_mib("VmRSS")
     runtime = open_runtime(path, threads, trust=True)
     for _ in range(2):

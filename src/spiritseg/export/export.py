@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spiritseg.deploy.card import ModelCard, write_sidecar
-from spiritseg.deploy.formats import FORMATS
-from spiritseg.deploy.graph import DeployedNetwork
-from spiritseg.deploy.self_check import Check, check, evenly, open_check_images, resize
 from spiritseg.deploy.sources import find_images
-from spiritseg.deploy.torch_runtime import card_of
 from spiritseg.errors import BadImageError, ConfigError, DataError, RunError, listed
+from spiritseg.export.formats import FORMATS
+from spiritseg.export.metadata import ModelCard, write_sidecar
+from spiritseg.export.module import DeployedNetwork
+from spiritseg.export.pytorch import card_of
+from spiritseg.export.verify import Check, check, evenly, open_check_images, resize
 from spiritseg.inference import Student, bundle_folder, load
 from spiritseg.pixels import Pixels, read_pixels
 
@@ -75,7 +75,7 @@ def export(
 
     The export is run by its own engine on real images and compared with PyTorch, at an odd and at
     an even size, alone and in a batch; nothing is written if it differs by more than
-    `self_check.LIMITS` allow.
+    `verify.LIMITS` allow.
 
     Args:
         student: Folder of a run, or a bundle.

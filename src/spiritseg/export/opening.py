@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
-from spiritseg.deploy.formats import format_of_file
-from spiritseg.deploy.runtime import Runtime, import_engine
 from spiritseg.errors import BundleError, ConfigError
+from spiritseg.export.engines import Runtime, import_engine
+from spiritseg.export.formats import format_of_file
 
 __all__ = ["open_runtime"]
 
@@ -22,7 +22,7 @@ def open_runtime(
     """Open a student, whatever it was saved as.
 
     Args:
-        path: An exported file, of any format of `spiritseg.deploy.formats.FORMATS`; or a run or a
+        path: An exported file, of any format of `spiritseg.export.formats.FORMATS`; or a run or a
             bundle, which torch runs.
         threads: Number of CPU threads in all, over the streams; by default the engine's own
             choice for one stream, and the machine's cores for several.
@@ -46,7 +46,7 @@ def open_runtime(
     if not path.exists():
         raise BundleError(f"there is no {path}. Expected a run, a bundle, or an exported file.")
     if path.is_dir():
-        torch_runtime = import_engine("spiritseg.deploy.torch_runtime", "")
+        torch_runtime = import_engine("spiritseg.export.pytorch", "")
         return cast(Runtime, torch_runtime.open_bundle(path, threads, device, trust))
     entry = format_of_file(path, trust)
     if device not in entry.devices:

@@ -12,9 +12,9 @@ import pytest
 
 import spiritseg
 from spiritseg.cli import main
-from spiritseg.deploy.formats import FORMATS, describe_formats
-from spiritseg.deploy.opening import open_runtime
 from spiritseg.errors import BundleError
+from spiritseg.export.formats import FORMATS, describe_formats
+from spiritseg.export.opening import open_runtime
 from spiritseg.pixels import Pixels
 
 DOCS = Path(__file__).parents[2] / "docs" / "deploy.md"

@@ -20,16 +20,16 @@ from PIL import Image
 
 import spiritseg
 from spiritseg.config import Extractor, Head, Network
-from spiritseg.deploy import export as exporting
-from spiritseg.deploy.card import ModelCard
-from spiritseg.deploy.export import ExportReport
-from spiritseg.deploy.formats import FORMATS
-from spiritseg.deploy.graph import DeployedNetwork
-from spiritseg.deploy.opening import open_runtime
-from spiritseg.deploy.runtime import Runtime
-from spiritseg.deploy.self_check import Check, CheckImages, check, evenly, open_check_images
-from spiritseg.deploy.torch_runtime import TorchRuntime
 from spiritseg.errors import BundleError, ConfigError, DataError, RunError
+from spiritseg.export import export as exporting
+from spiritseg.export.engines import Runtime
+from spiritseg.export.export import ExportReport
+from spiritseg.export.formats import FORMATS
+from spiritseg.export.metadata import ModelCard
+from spiritseg.export.module import DeployedNetwork
+from spiritseg.export.opening import open_runtime
+from spiritseg.export.pytorch import TorchRuntime
+from spiritseg.export.verify import Check, CheckImages, check, evenly, open_check_images
 from spiritseg.inference import Student
 from spiritseg.models.bundle import BundleInfo, save_bundle
 from spiritseg.models.networks import build_networks

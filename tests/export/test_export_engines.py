@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spiritseg import export
-from spiritseg.deploy.export import ExportReport
-from spiritseg.deploy.onnx_runtime import LARGE_BYTES, LargeInputs, OnnxRuntime
-from spiritseg.deploy.opening import open_runtime
-from spiritseg.deploy.runtime import _largest, prepare
 from spiritseg.errors import BundleError, ConfigError, DataError
+from spiritseg.export.engines import _largest, prepare
+from spiritseg.export.export import ExportReport
+from spiritseg.export.onnx import LARGE_BYTES, LargeInputs, OnnxRuntime
+from spiritseg.export.opening import open_runtime
 from spiritseg.pixels import Pixels
 
 
@@ -55,7 +55,7 @@ def test_a_foreign_onnx_is_refused(tmp_path: Path) -> None:
 
 SIGNALLED = """
 import gc, os, signal, sys
-from spiritseg.deploy.opening import open_runtime
+from spiritseg.export.opening import open_runtime
 seen = []
 signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
 first, second = open_runtime(sys.argv[1]), open_runtime(sys.argv[1])
@@ -144,6 +144,14 @@ def test_prepare_is_the_papers_max_pool(height: int, width: int) -> None:
     for n, c, y, x in np.ndindex(found.shape):
         window = image[n, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2, c]
         assert found[n, c, y, x] == np.float32(window.max()) / np.float32(255)
+
+
+def test_functions_keep_their_place_over_modules_of_the_same_name() -> None:
+    code = (
+        "import spiritseg, spiritseg.bench, spiritseg.export.formats, spiritseg.export.export\n"
+        "assert [spiritseg.bench.__name__, spiritseg.export.__name__] == ['bench', 'export']"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_predicting_from_onnx_imports_no_torch(exported: ExportReport, pictures: Path) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from spiritseg.deploy.card import ModelCard
 from spiritseg.errors import ConfigError, DataError, MissingExtraError
+from spiritseg.export.metadata import ModelCard
 from spiritseg.pixels import Pixels
 
 __all__ = ["Runtime", "import_engine", "prepare"]

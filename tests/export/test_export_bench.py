@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -13,15 +14,16 @@ import onnx
 import pytest
 
 import spiritseg
-from spiritseg.deploy import bench as benching
-from spiritseg.deploy import onnx_runtime, openvino_runtime
-from spiritseg.deploy.bench import BenchReport, BenchRow, bench
-from spiritseg.deploy.card import ModelCard
-from spiritseg.deploy.export import ExportReport
-from spiritseg.deploy.graph import DeployedNetwork
-from spiritseg.deploy.torch_runtime import TorchRuntime, card_of
+from spiritseg.bench import BenchReport, BenchRow, bench
 from spiritseg.errors import BundleError, ConfigError, MissingExtraError
+from spiritseg.export import onnx as onnx_format
+from spiritseg.export import openvino as openvino_format
+from spiritseg.export.export import ExportReport
+from spiritseg.export.metadata import ModelCard
+from spiritseg.export.module import DeployedNetwork
+from spiritseg.export.pytorch import TorchRuntime, card_of
 
+benching = importlib.import_module("spiritseg.bench")  # the function has the module's name
 SIZE = (128, 256)  # also that of the images that `bench` calibrates on
 
 
@@ -33,7 +35,7 @@ def _small_products(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def _traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare seconds: a graph of one size, traced once for all engines and precisions."""
-    trace = onnx_runtime.to_onnx
+    trace = onnx_format.to_onnx
     kept: dict[tuple[bool, str], onnx.ModelProto] = {}
 
     def once(module: DeployedNetwork, card: ModelCard) -> onnx.ModelProto:
@@ -42,8 +44,8 @@ def _traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
             kept[key] = trace(module, dataclasses.replace(card, size=SIZE, dynamic=False))
         return copy.deepcopy(kept[key])
 
-    monkeypatch.setattr(onnx_runtime, "to_onnx", once)
-    monkeypatch.setattr(openvino_runtime, "to_onnx", once)
+    monkeypatch.setattr(onnx_format, "to_onnx", once)
+    monkeypatch.setattr(openvino_format, "to_onnx", once)
 
 
 @pytest.mark.usefixtures("_traced_once")

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from spiritseg.deploy.runtime import Runtime, prepare
 from spiritseg.errors import DataError, RunError, SpiritsegError
+from spiritseg.export.engines import Runtime, prepare
 from spiritseg.inference import Student
 from spiritseg.pixels import Pixels
 

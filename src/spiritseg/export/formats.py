@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spiritseg.deploy.runtime import Runtime, import_engine
 from spiritseg.errors import BundleError, ConfigError, MissingExtraError, unknown
+from spiritseg.export.engines import Runtime, import_engine
 from spiritseg.files import read_fields
 from spiritseg.pixels import Pixels
 from spiritseg.registry import Registry, is_in_file
 
 if TYPE_CHECKING:
-    from spiritseg.deploy.card import ModelCard
-    from spiritseg.deploy.graph import DeployedNetwork
+    from spiritseg.export.metadata import ModelCard
+    from spiritseg.export.module import DeployedNetwork
 
 __all__ = ["FORMATS", "PRECISIONS", "Format", "describe_formats", "format_of_file"]
 
@@ -100,7 +100,7 @@ def _lazily(path: str) -> Callable[..., Any]:
     module, _, name = path.partition(":")
 
     def call(*args: Any) -> Any:
-        return getattr(import_engine(f"spiritseg.deploy.{module}", ""), name)(*args)
+        return getattr(import_engine(f"spiritseg.export.{module}", ""), name)(*args)
 
     return call
 
@@ -113,8 +113,8 @@ FORMATS.register(
         about="one .onnx for onnxruntime; needs no torch to run",
         suffix=".onnx",
         engine="onnxruntime",
-        write=_lazily("onnx_runtime:write_onnx"),
-        open=_lazily("onnx_runtime:OnnxRuntime"),
+        write=_lazily("onnx:write_onnx"),
+        open=_lazily("onnx:OnnxRuntime"),
         precisions=PRECISIONS,
         devices=("cpu", "cuda"),
         requires=("onnx", "onnxscript", "onnxruntime"),
@@ -128,8 +128,8 @@ FORMATS.register(
         about=".xml and .bin for OpenVINO on Intel processors; fp16 halves the file",
         suffix=".xml",
         engine="openvino",
-        write=_lazily("openvino_runtime:write_openvino"),
-        open=_lazily("openvino_runtime:OpenVinoRuntime"),
+        write=_lazily("openvino:write_openvino"),
+        open=_lazily("openvino:OpenVinoRuntime"),
         precisions=PRECISIONS,
         requires=("onnx", "onnxscript", "onnxruntime", "openvino"),
         extra="deploy,openvino",
@@ -141,8 +141,8 @@ FORMATS.register(
         about="a .pt2 of torch.export; opening one needs trust",
         suffix=".pt2",
         engine="torch",
-        write=_lazily("torch_runtime:write_pt2"),
-        open=_lazily("torch_runtime:open_pt2"),
+        write=_lazily("pytorch:write_pt2"),
+        open=_lazily("pytorch:open_pt2"),
         precisions=("fp32", "fp16"),
         needs_trust=True,
     ),

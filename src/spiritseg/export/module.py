@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spiritseg.deploy.card import ModelCard
 from spiritseg.errors import ConfigError
+from spiritseg.export.metadata import ModelCard
 from spiritseg.models.segmenter import Segmenter
 
 __all__ = ["DeployedNetwork", "example_input", "same_padding_to_onnx", "trace"]
