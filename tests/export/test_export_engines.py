@@ -48,7 +48,9 @@ def test_a_foreign_onnx_is_refused(tmp_path: Path) -> None:
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node("Relu", ["x"], ["y"])], "foreign", [info], [out]
     )
-    onnx.save(onnx.helper.make_model(graph), tmp_path / "foreign.onnx")
+    opset = [onnx.helper.make_opsetid("", 18)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=9)
+    onnx.save(model, tmp_path / "foreign.onnx")
     with pytest.raises(BundleError, match="not exported by spiritseg"):
         open_runtime(tmp_path / "foreign.onnx")
 
