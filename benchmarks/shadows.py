@@ -18,13 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from spiritseg.data.classes import IGNORED
-from spiritseg.data.image_sets import ScenePair
-from spiritseg.data.scenes import render
 
 import spiritseg
 from spiritseg.data.class_map import IGNORED
-from spiritseg.data.datasets import open_domains
 from spiritseg.data.domains import open_domains
 from spiritseg.data.items import ScenePair
 from spiritseg.recipes import load_experiment

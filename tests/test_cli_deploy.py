@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import spiritseg
 from spiritseg.cli import main
-from spiritseg.deploy.bench import BenchRow
-from spiritseg.deploy.export import ExportReport
-from spiritseg.deploy.self_check import Check
+from spiritseg.predict.predict import PredictReport
 
 
 def _call(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -58,78 +58,65 @@ def test_mistakes_are_one_clear_error(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
-def benched(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What reaches `bench`, which measures nothing here."""
+def test_predict_hands_its_options_on_and_lists_what_was_left_out(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     given: dict[str, Any] = {}
 
-    def bench(**options: Any) -> list[BenchRow]:
-        options.pop("report")("measuring ...")
-        given.update(options)
-        rates = {(512, 1024): 90.0, (256, 512): 80.0}
-        return [
-            BenchRow("ct", runtime, "int8", size, 9, 8.0, 7, None, [6.0], [5.0], peak)
-            for size, peak in rates.items()
-            for runtime in ("torch", "onnxruntime")
-        ]
+    def predict(*words: object, **options: object) -> PredictReport:
+        given.update(options, words=words)
+        return PredictReport(3, 2, [], [("a/b.jpg", "the file is empty")], 1.5)
 
-    monkeypatch.setattr("spiritseg.deploy.bench.bench", bench)
-    return given
-
-
-def test_bench_leaves_defaults_to_the_function(
-    benched: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    _call(["bench", "a", "b"], capsys)
-    assert benched == {"students": ["a", "b"]}
-    words = ["--size", "64", "96", "--size", "32", "48", "--runtimes", "torch", "--threads", "2"]
-    _call(["bench", "a", *words, "--precisions", "fp16", "--rounds", "4", "--trust"], capsys)
-    assert benched == {
-        "students": ["a"],
-        "sizes": [(64, 96), (32, 48)],
-        "runtimes": ["torch"],
-        "precisions": ["fp16"],
-        "threads": 2,
-        "rounds": 4,
-        "trust": True,
-    }
+    monkeypatch.setattr("spiritseg.predict.predict.predict", predict)
+    words = ["predict", "s.onnx", "in", "more", "--out", "o", "--kind", "overlay", "--batch", "4"]
+    code, out, _ = _call([*words, "--workers", "3", "--opacity", "0.7"], capsys)
+    assert code == 0
+    assert given["words"] == ("s.onnx", ["in", "more"], "o", "overlay")
+    assert (given["batch"], given["workers"], given["opacity"]) == (4, 3, 0.7)
+    assert "3 frames in 1.5 s, 2.0 a second" in out
+    assert "2 outputs were there already" in out
+    assert "a/b.jpg: the file is empty" in out
 
 
-@pytest.mark.parametrize("columns", [None, 80, 120, 200])
-def test_bench_fits_its_table_to_where_it_goes(
-    benched: dict[str, Any],
-    columns: int | None,
+@pytest.mark.parametrize(
+    ("command", "words", "wanted"),
+    [
+        ("bench", "a b", {"students": ["a", "b"]}),
+        (
+            "bench",
+            "a --size 64 96 --size 32 48 --runtimes torch --threads 2 --precisions fp16 --rounds 4 "
+            "--trust --quiet",
+            {"students": ["a"], "sizes": [(64, 96), (32, 48)], "runtimes": ["torch"], "threads": 2,
+             "precisions": ["fp16"], "rounds": 4, "trust": True, "quiet": True},
+        ),
+        ("export", "a", {"student": "a", "overrides": {}}),
+        (
+            "export",
+            "a --format pt2 --precision fp16 --size 64 96 --out b.pt2 --argmax --fixed --bare "
+            "--calibrate c d --images e --limit 3 --trust --target.root f",
+            {"student": "a", "format": "pt2", "precision": "fp16", "size": (64, 96),
+             "out": "b.pt2", "argmax": True, "fixed": True, "bare": True, "calibrate": ["c", "d"],
+             "images": ["e"], "limit": 3, "trust": True, "overrides": {"target.root": "f"}},
+        ),
+    ],
+)  # fmt: skip
+def test_words_become_the_function_s_arguments(
+    command: str,
+    words: str,
+    wanted: dict[str, Any],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("COLUMNS", str(columns or 80))
-    monkeypatch.setenv("LINES", "40")
-    monkeypatch.setenv("TERM", "dumb")  # no escape sequences
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: columns is not None)
-    code, out, err = _call(["bench", "a"], capsys)
-    assert code == 0
-    assert err == "measuring ...\n"
-    assert "\u2026" not in out  # nothing is folded away
-    assert "matrix product beside 512 x 1024: 90 GFLOP/s" in out
-    assert "matrix product beside 256 x 512: 80 GFLOP/s" in out
-    assert "8-bit instructions" in out
-    if columns is None:  # a pipe or a file
-        assert out.startswith("| student |     runtime | precision |")
-    else:
-        assert max(map(len, out.splitlines())) <= columns
-        assert ("ct at 512 x 1024: " in out) == (columns < 200)
-        assert out.count("onnxruntime") == 2
+    given: dict[str, Any] = {}
+    function = getattr(spiritseg, command)
+    home = sys.modules[function.__module__]
 
+    def called(**options: Any) -> str:
+        given.update(options)
+        return "the report"
 
-def test_export_lists_what_was_left_out(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = Check(0.001, 0.0001, 0.9999, 0.5, 0.49, 3, "the given images")
-    card: Any = None
-    report = ExportReport((), card, found, 0, ("a/b.jpg: the file is empty",))
-    monkeypatch.setattr("spiritseg.deploy.export.export", lambda *words, **options: report)
-    code, out, _ = _call(["export", "run", "--images", "a"], capsys)
-    assert code == 0
-    assert "1 unreadable images were left out" in out
-    assert "a/b.jpg: the file is empty" in out
-    assert "50.00 -> 49.00 % (+1.00 lost)" in out
+    monkeypatch.setattr(home, command, called)
+    code, out, _ = _call([command, *words.split()], capsys)
+    assert (code, out, given) == (0, "the report\n", wanted)
+    if len(words) > 5:  # every argument of the function is a word of the command
+        assert set(given) == set(inspect.signature(function).parameters)

@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spiritseg import losses
+    from spiritseg.bench import bench
+    from spiritseg.compare import compare, report
     from spiritseg.demo import demo
+    from spiritseg.doctor import doctor
     from spiritseg.evaluation import DatasetIoU, ImageIoU, cost
+    from spiritseg.export.export import export
     from spiritseg.hub import pull, push
-    from spiritseg.models import Segmenter, student, student_head, teacher
-    from spiritseg.models.compact import compact
+    from spiritseg.models import Segmenter, compact, student, student_head, teacher
     from spiritseg.predict.predict import predict
-    from spiritseg.recipes import load_experiment
+    from spiritseg.proximity import proximity
+    from spiritseg.recipes import load_experiment, recipes
+    from spiritseg.serve import serve
     from spiritseg.student import load
     from spiritseg.training.runner import distill, evaluate
 
@@ -29,16 +34,24 @@ _HOME = {
     "DatasetIoU": "spiritseg.evaluation",
     "ImageIoU": "spiritseg.evaluation",
     "Segmenter": "spiritseg.models",
+    "bench": "spiritseg.bench",
     "compact": "spiritseg.models",
+    "compare": "spiritseg.compare",
     "cost": "spiritseg.evaluation",
     "demo": "spiritseg.demo",
     "distill": "spiritseg.training.runner",
+    "doctor": "spiritseg.doctor",
     "evaluate": "spiritseg.training.runner",
+    "export": "spiritseg.export.export",
     "load": "spiritseg.student",
     "load_experiment": "spiritseg.recipes",
+    "predict": "spiritseg.predict.predict",
+    "proximity": "spiritseg.proximity",
     "pull": "spiritseg.hub",
     "push": "spiritseg.hub",
-    "predict": "spiritseg.predict.predict",
+    "recipes": "spiritseg.recipes",
+    "report": "spiritseg.compare",
+    "serve": "spiritseg.serve",
     "student": "spiritseg.models",
     "student_head": "spiritseg.models",
     "teacher": "spiritseg.models",
@@ -48,17 +61,25 @@ __all__ = [
     "DatasetIoU",
     "ImageIoU",
     "Segmenter",
+    "bench",
     "compact",
+    "compare",
     "cost",
     "demo",
     "distill",
+    "doctor",
     "evaluate",
+    "export",
     "load",
     "load_experiment",
     "losses",
     "predict",
+    "proximity",
     "pull",
     "push",
+    "recipes",
+    "report",
+    "serve",
     "student",
     "student_head",
     "teacher",

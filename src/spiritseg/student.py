@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spiritseg.colours import colourise, overlay
-from spiritseg.deploy.opening import open_runtime
-from spiritseg.deploy.runtime import Runtime, import_engine
 from spiritseg.errors import BundleError, ConfigError, DataError
+from spiritseg.export.engines import Runtime, import_engine
+from spiritseg.export.opening import open_runtime
 from spiritseg.images import Pixels, read_pixels, to_rgb
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ class Student:
         """What runs it. A bundle's is made when it is first needed."""
         import torch
 
-        from spiritseg.deploy.graph import DeployedNetwork
-        from spiritseg.deploy.torch_runtime import TorchRuntime, card_of
+        from spiritseg.export.module import DeployedNetwork
+        from spiritseg.export.pytorch import TorchRuntime, card_of
 
         card = card_of(self, self.info.network, _CARD_SIZE)
         network = self.network.to(memory_format=torch.channels_last)

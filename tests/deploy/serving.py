@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spiritseg.deploy.card import ModelCard
-from spiritseg.deploy.runtime import Runtime
+from spiritseg.export.engines import Runtime
+from spiritseg.export.metadata import ModelCard
+
+COLOURS = ((70, 70, 70), (128, 64, 128))
 
 
 class Threshold(Runtime):

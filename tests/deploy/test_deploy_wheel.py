@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from spiritseg.deploy.export import ExportReport
+from spiritseg.export.export import ExportReport
 
 ROOT = Path(__file__).resolve().parents[2]
 ALLOWED = ("numpy", "onnxruntime", "pillow", "rich", "av")

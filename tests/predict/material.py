@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from spiritseg.deploy.card import ModelCard
-from spiritseg.deploy.runtime import Runtime
+from spiritseg.export.engines import Runtime
+from spiritseg.export.metadata import ModelCard
 from spiritseg.images import Pixels
 from spiritseg.student import Student
 

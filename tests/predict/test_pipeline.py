@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spiritseg.deploy.onnx_runtime import _shared
+from spiritseg.export.onnx import _shared
 from spiritseg.images import Pixels
 from spiritseg.predict.pipeline import mapped, segmented
 

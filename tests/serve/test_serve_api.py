@@ -23,8 +23,8 @@ from PIL import Image
 
 import spiritseg
 from serve.serving import Threshold, asked, encoded, half_red, running, segmented, thresholds
-from spiritseg.deploy.export import ExportReport
 from spiritseg.errors import ConfigError
+from spiritseg.export.export import ExportReport
 
 pytest.importorskip("gradio", reason="the web extra is not installed")
 from starlette.testclient import TestClient

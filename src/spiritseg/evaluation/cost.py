@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from spiritseg.errors import ConfigError
 from spiritseg.modes import evaluating
 
-__all__ = ["Cost", "cost", "latencies_ms"]
+__all__ = ["Cost", "cost", "in_turn", "latencies_ms"]
 
-WARM_UP = 3  # forward passes before the clock starts
+WARM_UP = 3  # forward passes before the clock starts; fewer of a slow network
 ROUNDS = 15  # forward passes on the clock
 BUDGET_S = 10.0  # a slow network gets fewer of them, but three at least
 
@@ -114,26 +114,46 @@ def latencies_ms(
     _check_size(size, batch_size)
     if rounds < 1:
         raise ConfigError(f"latency: rounds must be 1 or more, got {rounds}.")
-    times: dict[str, list[float]] = {name: [] for name in modules}
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
-        for module in modules.values():
+        works = {}
+        for name, module in modules.items():
             stack.enter_context(evaluating(module))
-        images = {name: _image(module, size, batch_size) for name, module in modules.items()}
-        started = time.perf_counter()
-        for _ in range(WARM_UP):
-            for name, module in modules.items():
-                _pass_ms(module, images[name])
-            if time.perf_counter() - started > BUDGET_S / 4:
-                break
-        started = time.perf_counter()
-        names = list(modules)
-        for done in range(rounds):
-            if done >= 3 and time.perf_counter() - started > BUDGET_S:
-                break
-            for name in names:
-                times[name].append(_pass_ms(modules[name], images[name]))
-            names.append(names.pop(0)) if names else None
+            works[name] = partial(_pass, module, _image(module, size, batch_size))
+        return in_turn(works, rounds, BUDGET_S)
+
+
+def in_turn(
+    works: Mapping[str, Callable[[], object]], rounds: int, budget_s: float
+) -> dict[str, list[float]]:
+    """Time functions in turn, in an order that rotates, after some rounds of warming up.
+
+    Args:
+        works: Functions by name.
+        rounds: Number of measured calls of each; fewer where the budget is used up, but at
+            least 3.
+        budget_s: Time for all measured calls in s; a quarter of it for warming up.
+
+    Returns:
+        The times of each in ms, in their order.
+    """
+    started = time.perf_counter()
+    for _ in range(WARM_UP):
+        for work in works.values():
+            work()
+        if time.perf_counter() - started > budget_s / 4:
+            break
+    times: dict[str, list[float]] = {name: [] for name in works}
+    started = time.perf_counter()
+    names = list(works)
+    for done in range(rounds if names else 0):
+        if done >= 3 and time.perf_counter() - started > budget_s:
+            break
+        for name in names:
+            before = time.perf_counter()
+            works[name]()
+            times[name].append((time.perf_counter() - before) * 1e3)
+        names.append(names.pop(0))
     return times
 
 
@@ -157,15 +177,10 @@ def _image(module: nn.Module, size: tuple[int, int], batch_size: int) -> Tensor:
     return torch.rand(batch_size, 3, *size, generator=generator).to(device, dtype)
 
 
-def _pass_ms(module: nn.Module, images: Tensor) -> float:
-    cuda = images.device.type == "cuda"
-    if cuda:
-        torch.cuda.synchronize(images.device)
-    started = time.perf_counter()
+def _pass(module: nn.Module, images: Tensor) -> None:
     module(images)
-    if cuda:
+    if images.device.type == "cuda":
         torch.cuda.synchronize(images.device)
-    return (time.perf_counter() - started) * 1e3
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 
 from spiritseg.colours import overlay
 from spiritseg.data.class_map import ClassMap
-from spiritseg.data.classes import ClassMap
 from spiritseg.files import write_atomically
 
 __all__ = ["draw_predictions"]

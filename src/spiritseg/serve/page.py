@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from spiritseg.deploy.runtime import Runtime
 from spiritseg.errors import DataError, SpiritsegError
+from spiritseg.export.engines import Runtime
 from spiritseg.images import Pixels
 from spiritseg.serve.students import Answer, Students
 

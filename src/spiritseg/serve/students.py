@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from spiritseg.deploy.opening import open_runtime
-from spiritseg.deploy.runtime import Runtime
 from spiritseg.errors import BadImageError, BundleError, ConfigError, DataError, unknown
+from spiritseg.export.engines import Runtime
+from spiritseg.export.opening import open_runtime
 from spiritseg.images import Pixels, opened, oversized, read_pixels
 from spiritseg.predict.inputs import check_path
 

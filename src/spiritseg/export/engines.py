@@ -1,4 +1,4 @@
-"""One interface to a student, whatever runs it: onnxruntime, OpenVINO or torch."""
+"""One interface to a student, whichever engine runs it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from spiritseg.deploy.card import ModelCard
 from spiritseg.errors import ConfigError, DataError, MissingExtraError
+from spiritseg.export.metadata import ModelCard
 from spiritseg.images import Pixels
 
 __all__ = ["Runtime", "import_engine", "prepare"]
@@ -24,10 +24,10 @@ class Runtime(ABC):
     """A student that is ready to run.
 
     Args:
-        card: what it says of itself.
-        name: of the engine.
-        path: where it came from.
-        streams: calls of `masks` that gain from running at once, in threads.
+        card: Its metadata.
+        name: Name of the engine.
+        path: File or folder that it came from.
+        streams: Number of calls of `masks` that gain from running at once, in threads.
     """
 
     def __init__(self, card: ModelCard, name: str, path: Path, streams: int = 1) -> None:
@@ -51,10 +51,10 @@ class Runtime(ABC):
         """Run the network as it was exported.
 
         Args:
-            images: what the card says: (N, H, W, 3) uint8, or (N, 3, h, w) float32.
+            images: (N, H, W, 3) uint8, or (N, 3, h, w) float32 without preprocessing.
 
         Returns:
-            Logits or masks, as the card says.
+            Logits or masks, as in the metadata.
         """
 
     def logits(self, images: Pixels) -> Floats:
@@ -67,8 +67,8 @@ class Runtime(ABC):
             (N, K, H, W) float32.
 
         Raises:
-            ConfigError: the export ends in the mask.
-            DataError: not images.
+            ConfigError: if the export gives masks.
+            DataError: if these are not images.
         """
         if self.card.output == "mask":
             raise ConfigError(
@@ -87,7 +87,7 @@ class Runtime(ABC):
             (N, H, W) uint8 class indices.
 
         Raises:
-            DataError: not images.
+            DataError: if these are not images.
         """
         found = self._on_grid(images)
         return found if self.card.output == "mask" else _largest(found)
@@ -135,20 +135,20 @@ class Runtime(ABC):
         """Return an image (H, W, 3) under its coloured mask, (H, W, 3) uint8.
 
         Args:
-            image: what was segmented.
+            image: Image that was segmented.
             mask: (H, W) class indices.
-            opacity: of the mask, 0 to 1.
+            opacity: Opacity of the mask, 0 to 1.
         """
         coloured = Image.fromarray(self.colourise(mask))
         return np.asarray(Image.blend(Image.fromarray(image), coloured, opacity))
 
 
 def prepare(images: Pixels, side: int) -> Floats:
-    """Do in numpy what an export with preprocessing has inside: scale and max-pool.
+    """Scale and max-pool in numpy, as an export with preprocessing does inside.
 
     Args:
         images: (N, H, W, 3) uint8.
-        side: of the max-pool's windows; those at odd borders are smaller.
+        side: Side of the max-pool's windows; those at odd borders are smaller.
 
     Returns:
         (N, 3, ceil(H / side), ceil(W / side)) float32 in [0, 1].
@@ -166,26 +166,27 @@ def import_engine(name: str, extra: str) -> Any:
     """Import what runs a student.
 
     Args:
-        name: of the package.
-        extra: of ours that brings it; none for torch.
+        name: Name of the module.
+        extra: Extras of spiritseg that install it; empty for torch.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: if it, or what it imports, is not installed.
     """
     import importlib
 
     try:
         return importlib.import_module(name)
-    except ImportError:
+    except ImportError as error:
         wanted = f"spiritseg[{extra}]" if extra else "spiritseg"
         raise MissingExtraError(
-            f"{name} is not installed, and this student needs it: pip install '{wanted}'."
+            f"{error.name or name} is not installed, and this student needs it: pip install "
+            f"'{wanted}'."
             + ("" if extra else " Or export the student to .onnx, which runs without torch.")
         ) from None
 
 
 def _largest(logits: Array) -> Pixels:
-    """Argmax over the classes, the first of equals; many times faster than numpy's."""
+    """Return the argmax over the classes, the first of equals; many times faster than numpy's."""
     best = logits[:, 0].copy()
     found = np.zeros(best.shape, np.uint8)
     for number in range(1, logits.shape[1]):

@@ -1,4 +1,4 @@
-"""A shortcut in another form computes the same, and onnxruntime keeps its layout behind it."""
+"""Rewritten parts compute the same, and onnxruntime keeps its layout behind them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import torch
 from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from spiritseg import compact
-from spiritseg.deploy.shortcuts import make_dense, return_to_blocks
+from spiritseg import Segmenter, compact
+from spiritseg.export.rewrites import make_dense, return_to_blocks, slice_head
+from spiritseg.models import student_head
 
 SHORTCUTS = [
     nn.Conv2d(32, 128, 1, groups=32),
@@ -84,3 +85,30 @@ def test_sums_are_taken_along_in_the_blocked_layout(tmp_path: Path) -> None:
     assert after.count("Add") == 0
     reorders = ("ReorderInput", "ReorderOutput")
     assert sum(map(after.count, reorders)) < sum(map(before.count, reorders))
+
+
+@pytest.mark.parametrize(("channels", "classes"), [(256, 2), (128, 3), (512, 4)])
+def test_slices_add_up_to_the_head(channels: int, classes: int) -> None:
+    head = student_head(2 * channels, classes, 128, "grouped").train()
+    features = torch.randn(2, 2 * channels, 5, 6)
+    with torch.no_grad():
+        for _ in range(30):
+            head(features, (40, 48))  # statistics that a fold must take in
+        head.eval()
+        wanted = head(features, (39, 47))
+        network = Segmenter(nn.Identity(), head)
+        assert slice_head(network) == 2 * (2 * (2 * channels // 128) + 7)
+        assert network.head is not None
+        found = network.head(features, (39, 47))
+    torch.testing.assert_close(found, wanted, atol=1e-5 * float(wanted.abs().max()), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("channels", "convolution"),
+    [(64, "grouped"), (96, "grouped"), (128, "separable"), (128, "dense")],
+)
+def test_other_heads_stay_whole(channels: int, convolution: str) -> None:
+    head = student_head(256, 2, channels, convolution)  # type: ignore[arg-type]
+    network = Segmenter(nn.Identity(), head)
+    assert slice_head(network) == 0
+    assert network.head is head

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -13,17 +14,16 @@ import onnx
 import pytest
 
 import spiritseg
-from spiritseg.deploy import bench as benching
-from spiritseg.deploy import formats
-from spiritseg.deploy.bench import BenchRow, bench
-from spiritseg.deploy.bench_tables import aligned_markdown, bench_table, narrow_text
-from spiritseg.deploy.card import ModelCard
-from spiritseg.deploy.export import ExportReport
-from spiritseg.deploy.graph import DeployedNetwork
-from spiritseg.deploy.timing import in_turn
-from spiritseg.deploy.torch_runtime import TorchRuntime, card_of
+from spiritseg.bench import BenchReport, BenchRow, bench
 from spiritseg.errors import BundleError, ConfigError, MissingExtraError
+from spiritseg.export import onnx as onnx_format
+from spiritseg.export import openvino as openvino_format
+from spiritseg.export.export import ExportReport
+from spiritseg.export.metadata import ModelCard
+from spiritseg.export.module import DeployedNetwork
+from spiritseg.export.pytorch import TorchRuntime, card_of
 
+benching = importlib.import_module("spiritseg.bench")  # the function has the module's name
 SIZE = (128, 256)  # also that of the images that `bench` calibrates on
 
 
@@ -35,7 +35,7 @@ def _small_products(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def _traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare seconds: a graph of one size, traced once for all engines and precisions."""
-    trace = formats._to_onnx
+    trace = onnx_format.to_onnx
     kept: dict[tuple[bool, str], onnx.ModelProto] = {}
 
     def once(module: DeployedNetwork, card: ModelCard) -> onnx.ModelProto:
@@ -44,21 +44,29 @@ def _traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
             kept[key] = trace(module, dataclasses.replace(card, size=SIZE, dynamic=False))
         return copy.deepcopy(kept[key])
 
-    monkeypatch.setattr(formats, "_to_onnx", once)
+    monkeypatch.setattr(onnx_format, "to_onnx", once)
+    monkeypatch.setattr(openvino_format, "to_onnx", once)
 
 
 @pytest.mark.usefixtures("_traced_once")
 def test_every_engine_and_precision_and_an_export_in_one_table(
-    exported: ExportReport, student_folder: Path
+    exported: ExportReport,
+    student_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    said: list[str] = []
+    measure = benching._peak_memory_mib  # a process a row: here for the last one alone
+    monkeypatch.setattr(
+        benching,
+        "_peak_memory_mib",
+        lambda path, *more: measure(path, *more) if path == exported.paths[0] else None,
+    )
     rows = bench(
         [student_folder, exported.paths[0]],
         sizes=[SIZE],
         precisions=["fp32", "int8"],
         threads=1,
         rounds=3,
-        report=said.append,
     )
     assert [(row.student, row.runtime, row.precision) for row in rows] == [
         ("student", "torch", "fp32"),
@@ -78,11 +86,11 @@ def test_every_engine_and_precision_and_an_export_in_one_table(
     assert bundles[2].bytes < bundles[1].bytes
     for row in rows:
         assert file.gflops == pytest.approx(row.gflops, rel=0.2)  # 45 x 60 is seen as 48 x 64
-        if sys.platform == "linux":
-            assert row.memory_mib is not None
-            assert 0 < row.memory_mib < 2000
         assert row.share > 0
-    assert said[-1].startswith("measuring 128x256")
+    if sys.platform == "linux":
+        assert file.memory_mib is not None
+        assert 0 < file.memory_mib < 2000
+    assert capsys.readouterr().err.splitlines()[-1] == "measuring 128x256 ..."
 
 
 class _Recorded(TorchRuntime):
@@ -114,8 +122,8 @@ def test_a_file_of_fixed_size_computes_its_own_size(
     runtime = _Recorded(module, card, path, "cpu")
     runtime.shapes = set()
     monkeypatch.setattr(benching, "open_runtime", lambda *words, **options: runtime)
-    monkeypatch.setattr(benching, "peak_memory_mib", lambda *words: None)
-    rows = bench([path], [(32, 48), (64, 96)], threads=1, rounds=3, report=lambda line: None)
+    monkeypatch.setattr(benching, "_peak_memory_mib", lambda *words: None)
+    rows = bench([path], [(32, 48), (64, 96)], threads=1, rounds=3, quiet=True)
     own, twice = rows
     assert own.gflops == card.gflops
     assert twice.gflops == pytest.approx(card.gflops * (4 if dynamic else 1))
@@ -137,28 +145,18 @@ def _hide(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
 
 def test_engines_that_are_not_installed_are_left_out_of_the_default_alone(
-    student_folder: Path, monkeypatch: pytest.MonkeyPatch
+    student_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _hide(monkeypatch, "openvino", "onnxruntime")
-    monkeypatch.setattr(benching, "peak_memory_mib", lambda *words: None)
-    said: list[str] = []
-    rows = bench([student_folder], [(32, 48)], threads=1, rounds=1, report=said.append)
+    monkeypatch.setattr(benching, "_peak_memory_mib", lambda *words: None)
+    rows = bench([student_folder], [(32, 48)], threads=1, rounds=1)
     assert [row.runtime for row in rows] == ["torch"]
-    assert [line.split(":")[0] for line in said[:2]] == [
-        "onnxruntime is left out",
-        "openvino is left out",
-    ]
-    assert "spiritseg[deploy,openvino]" in said[1]
+    first, second, *_ = capsys.readouterr().err.splitlines()
+    assert first.startswith("onnxruntime is left out: onnxruntime is not installed")
+    assert second.startswith("openvino is left out: onnxruntime, openvino is not installed")
+    assert "spiritseg[deploy,openvino]" in second
     with pytest.raises(MissingExtraError, match=r"onnxruntime: onnxruntime is not installed"):
         bench([student_folder], runtimes=["torch", "onnxruntime"])
-
-
-def test_openvino_needs_onnxruntime_to_quantise(
-    student_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _hide(monkeypatch, "onnxruntime")
-    with pytest.raises(MissingExtraError, match="openvino: onnxruntime is not installed"):
-        bench([student_folder], runtimes=["openvino"], precisions=["int8"])
 
 
 def _row(runtime: str, precision: str, size: tuple[int, int] = (512, 1024)) -> BenchRow:
@@ -175,13 +173,12 @@ def test_by_default_a_thread_for_each_core_that_may_be_used(
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {1, 2, 5}, raising=False)
     limited: list[int] = []
-    monkeypatch.setattr(benching, "_limit_torch", limited.append)
 
-    def opened(*given: object) -> list[object]:
-        assert given[4] == 3
+    def exported(*given: object) -> list[object]:
+        limited.append(int(str(given[4])))
         return []
 
-    monkeypatch.setattr(benching, "_entries", opened)
+    monkeypatch.setattr(benching, "_exported", exported)
     with pytest.raises(ConfigError, match="no engine offers"):
         bench([student_folder], runtimes=["torch"])
     assert limited == [3]
@@ -190,40 +187,25 @@ def test_by_default_a_thread_for_each_core_that_may_be_used(
 ROWS = [_row("torch", "fp32"), _row("onnxruntime", "int8"), _row("openvino", "fp16", (256, 512))]
 
 
-def test_the_whole_table_and_its_markdown() -> None:
-    table = bench_table(ROWS)
-    assert {len(line) for line in table} == {15}
-    row = dict(zip(table[0], table[1], strict=True))
-    assert (row["params M"], row["file MB"], row["memory MiB"]) == ("0.740", "2.95", "1223")
-    assert (row["network ms"], row["image to mask ms"]) == ("-", "1045.3")
-    assert row["of peak %"] == f"{100 * 412.62 / 1.04532 / 98:.0f}"
-    assert table[2][7] == "-"
-    lines = aligned_markdown(table).splitlines()
-    assert len(lines) == 5
-    assert len({len(line) for line in lines}) == 1
-    assert set(lines[1]) == set("|-: ")
-    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == table[1]
-
-
-@pytest.mark.parametrize("width", [70, 80, 100, 120])
-def test_a_narrow_terminal_gets_whole_lines(width: int) -> None:
-    first, second = narrow_text(ROWS, width).split("\n\n")
-    lines = first.splitlines()
-    assert lines[0] == "ct at 512 x 1024: 0.740 M parameters, 412.62 GFLOPs"
+def test_the_report_prints_a_table_for_each_student_and_size() -> None:
+    report = str(BenchReport(ROWS))
+    first, table, second, _, instructions = report.split("\n\n")
+    assert first == (
+        "ct at 512 x 1024: 0.740 M parameters, 412.62 GFLOPs; matrix product 98 GFLOP/s"
+    )
     assert second.startswith("ct at 256 x 512")
-    assert max(map(len, lines)) <= width
-    assert [line.split()[:2] for line in lines[3:]] == [["torch", "fp32"], ["onnxruntime", "int8"]]
-    assert all("1045.3" in line for line in lines[3:])
-    assert ("1094.5" in first) == (width >= 80)  # the percentile goes where there is no room
-    assert len({len(line) for line in lines[1:]}) == 1
-
-
-def test_works_are_timed_in_turn() -> None:
-    order: list[str] = []
-    works = {name: (lambda name=name: order.append(name)) for name in "abc"}
-    times = in_turn(works, 4, budget_s=60)
-    assert {len(found) for found in times.values()} == {4}
-    assert "".join(order) == "aabbcc" + "abc" + "bca" + "cab" + "abc"
+    assert instructions.startswith("8-bit instructions: ")
+    head, rule, *lines = table.splitlines()
+    assert set(rule) == set("|-: ")
+    assert {len(line) for line in (head, rule, *lines)} == {len(head)}
+    assert len(head) <= 82
+    titles, *rows = ([c.strip() for c in line.strip("|").split("|")] for line in (head, *lines))
+    row = dict(zip(titles, rows[0], strict=True))
+    assert (row["runtime"], row["MB"], row["MiB"]) == ("torch fp32", "2.95", "1223")
+    assert (row["net ms"], row["mask ms"], row["p95"]) == ("-", "1045.3", "1094.5")
+    assert row["fps"] == "1.0"
+    assert row["peak %"] == f"{100 * 412.62 / 1.04532 / 98:.0f}"
+    assert rows[1][:3] == ["onnxruntime int8", "2.95", "-"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spiritseg.deploy.card import check_sealed, seal
-from spiritseg.deploy.export import ExportReport, export
-from spiritseg.deploy.onnx_runtime import OnnxRuntime
-from spiritseg.deploy.opening import open_runtime
-from spiritseg.deploy.runtime import _largest, prepare
+import spiritseg
+from spiritseg import export
 from spiritseg.errors import BundleError, ConfigError, DataError
+from spiritseg.export.engines import _largest, prepare
+from spiritseg.export.export import ExportReport
+from spiritseg.export.onnx import LARGE_BYTES, LargeInputs, OnnxRuntime
+from spiritseg.export.opening import open_runtime
 from spiritseg.images import Pixels
 
 
@@ -34,15 +36,9 @@ def test_a_bundle_and_its_export_agree(
     assert np.array_equal(onnx_runtime.overlay(scenes[0], mask, 0.0), scenes[0])
 
 
-def test_any_changed_byte_and_any_cut_is_noticed(exported: ExportReport, tmp_path: Path) -> None:
+def test_a_truncated_onnx_is_one_clear_error(exported: ExportReport, tmp_path: Path) -> None:
     data = exported.paths[0].read_bytes()
-    for place in (10, len(data) // 2, len(data) - 1, len(data) - 70):
-        altered = bytearray(data)
-        altered[place] ^= 1
-        (tmp_path / "a.onnx").write_bytes(altered)
-        with pytest.raises(BundleError, match=r"not as it was exported|not exported by"):
-            open_runtime(tmp_path / "a.onnx")
-    for length in (0, 1, 50, len(data) // 2, len(data) - 1):
+    for length in (0, 1, 50, len(data) // 2):
         (tmp_path / "a.onnx").write_bytes(data[:length])
         with pytest.raises(BundleError):
             open_runtime(tmp_path / "a.onnx")
@@ -54,14 +50,36 @@ def test_a_foreign_onnx_is_refused(tmp_path: Path) -> None:
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node("Relu", ["x"], ["y"])], "foreign", [info], [out]
     )
-    onnx.save(onnx.helper.make_model(graph), tmp_path / "foreign.onnx")
+    opset = [onnx.helper.make_opsetid("", 18)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=9)
+    onnx.save(model, tmp_path / "foreign.onnx")
     with pytest.raises(BundleError, match="not exported by spiritseg"):
         open_runtime(tmp_path / "foreign.onnx")
 
 
+SIGNALLED = """
+import gc, os, signal, sys
+from spiritseg.export.opening import open_runtime
+seen = []
+signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+first, second = open_runtime(sys.argv[1]), open_runtime(sys.argv[1])
+del first
+gc.collect()
+del second
+gc.collect()
+os.kill(os.getpid(), signal.SIGINT)
+print(seen)
+"""
+
+
 @pytest.mark.usefixtures("traced")
-def test_openvino_files_belong_together(student_folder: Path, tmp_path: Path) -> None:
+def test_openvino_files_belong_together_and_leave_signals_alone(
+    student_folder: Path, tmp_path: Path
+) -> None:
     path = export(student_folder, "openvino", out=tmp_path / "a.xml").paths[0]
+    command = [sys.executable, "-c", SIGNALLED, str(path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout.strip()) == (0, "[2]"), run.stderr
     weights = path.with_suffix(".bin")
     data = bytearray(weights.read_bytes())
     data[len(data) // 2] ^= 1
@@ -76,29 +94,10 @@ def test_openvino_files_belong_together(student_folder: Path, tmp_path: Path) ->
         open_runtime(path)
 
 
-SIGNALLED = """
-import gc, os, signal, sys
-from spiritseg.deploy.opening import open_runtime
-seen = []
-signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
-first, second = open_runtime(sys.argv[1]), open_runtime(sys.argv[1])
-del first
-gc.collect()
-del second
-gc.collect()
-os.kill(os.getpid(), signal.SIGINT)
-print(seen)
-"""
-
-
-@pytest.mark.usefixtures("traced")
-def test_a_signal_finds_its_stack_after_openvino_students_went(
-    student_folder: Path, tmp_path: Path
-) -> None:
-    path = export(student_folder, "openvino", out=tmp_path / "a.xml").paths[0]
-    command = [sys.executable, "-c", SIGNALLED, str(path)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (run.returncode, run.stdout.strip()) == (0, "[2]"), run.stderr
+def test_memory_is_given_back_at_the_first_much_smaller_input() -> None:
+    large = LargeInputs()
+    inputs = [np.zeros(size, np.uint8) for size in (100, LARGE_BYTES + 1, LARGE_BYTES, 100, 100)]
+    assert [large.are_over(one) for one in inputs] == [False, False, False, True, False]
 
 
 @pytest.mark.parametrize("name", ["nowhere.onnx", "text.txt", "empty"])
@@ -136,15 +135,6 @@ def test_what_is_no_image_is_refused(exported: ExportReport, shape: tuple[int, .
         OnnxRuntime(exported.paths[0]).masks(np.zeros(shape, np.uint8))
 
 
-@given(st.binary(max_size=300))
-def test_a_seal_fits_its_own_bytes_only(data: bytes) -> None:
-    check_sealed(seal(data), "x")
-    with pytest.raises(BundleError):
-        check_sealed(seal(data)[:-1], "x")
-    with pytest.raises(BundleError):
-        check_sealed(b"\0" + seal(data), "x")
-
-
 @given(st.integers(0, 1000), st.integers(1, 5), st.integers(1, 4))
 def test_argmax_takes_the_first_of_equals(seed: int, classes: int, levels: int) -> None:
     values = np.random.default_rng(seed).integers(0, levels, (2, classes, 5, 4)).astype(np.float32)
@@ -158,6 +148,12 @@ def test_prepare_is_the_papers_max_pool(height: int, width: int) -> None:
     for n, c, y, x in np.ndindex(found.shape):
         window = image[n, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2, c]
         assert found[n, c, y, x] == np.float32(window.max()) / np.float32(255)
+
+
+def test_functions_keep_their_place_over_modules_of_the_same_name() -> None:
+    for name in ("bench", "export", "export.formats"):
+        import_module(f"spiritseg.{name}")
+    assert [spiritseg.bench.__name__, spiritseg.export.__name__] == ["bench", "export"]
 
 
 def test_predicting_from_onnx_imports_no_torch(exported: ExportReport, pictures: Path) -> None:

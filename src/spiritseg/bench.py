@@ -1,0 +1,389 @@
+"""Students through every engine and precision, measured in turn on one machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from spiritseg.cores import usable_cores
+from spiritseg.errors import BundleError, ConfigError, MissingExtraError, unknown
+from spiritseg.export.engines import Runtime, prepare
+from spiritseg.export.formats import FORMATS, PRECISIONS, format_of_file
+from spiritseg.export.metadata import ModelCard
+from spiritseg.export.opening import open_runtime
+from spiritseg.files import read_fields
+from spiritseg.images import Pixels
+from spiritseg.predict.inputs import check_path
+from spiritseg.registry import is_in_file
+
+__all__ = [
+    "BenchReport",
+    "BenchRow",
+    "bench",
+    "int8_instructions",
+    "matrix_product",
+    "product_rate",
+]
+
+_SIDE = 2048  # of the matrices whose product is the peak
+_BUDGET_S = 60.0  # for one size
+_HEAD = ("runtime", "MB", "MiB", "net ms", "mask ms", "p95", "fps", "peak %")
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """A student in one engine, at one precision and size.
+
+    Args:
+        student: Name of the student.
+        runtime: Name of the engine.
+        precision: fp32, fp16 or int8.
+        size: (H, W) of the image; the network sees it after the max-pool.
+        params: Number of parameters.
+        gflops: 10^9 operations of the network at that size; of a file of fixed size at its own.
+        bytes: Size of the files.
+        memory_mib: Peak memory above that of the engine alone; None where unknown.
+        network_ms: Times of the network alone, from prepared floats to its output; empty for a
+            file that has the preprocessing inside.
+        whole_ms: Times from the uint8 image to the mask.
+        peak: Rate of a float32 matrix product in the same run, in GFLOP/s.
+    """
+
+    student: str
+    runtime: str
+    precision: str
+    size: tuple[int, int]
+    params: int
+    gflops: float
+    bytes: int
+    memory_mib: float | None
+    network_ms: list[float]
+    whole_ms: list[float]
+    peak: float
+
+    @property
+    def share(self) -> float:
+        """Rate of the network (median) as a share of the matrix product's."""
+        median = statistics.median(self.network_ms or self.whole_ms)
+        return self.gflops / median * 1e3 / self.peak
+
+    def cells(self) -> list[str]:
+        """Return the row of the table: medians and 95th percentiles in ms, "-" for unknown."""
+        median = statistics.median(self.whole_ms)
+        return [
+            f"{self.runtime} {self.precision}",
+            f"{self.bytes / 1e6:.2f}",
+            "-" if self.memory_mib is None else f"{self.memory_mib:.0f}",
+            f"{statistics.median(self.network_ms):.1f}" if self.network_ms else "-",
+            f"{median:.1f}",
+            f"{np.percentile(self.whole_ms, 95):.1f}",
+            f"{1e3 / median:.1f}",
+            f"{100 * self.share:.0f}",
+        ]
+
+
+class BenchReport(list[BenchRow]):
+    """Rows of `bench`; prints as a Markdown table for each student and size."""
+
+    def __str__(self) -> str:
+        groups: dict[str, list[list[str]]] = {}
+        for row in self:
+            title = (
+                f"{row.student} at {row.size[0]} x {row.size[1]}: {row.params / 1e6:.3f} M "
+                f"parameters, {row.gflops:.2f} GFLOPs; matrix product {row.peak:.0f} GFLOP/s"
+            )
+            groups.setdefault(title, [list(_HEAD)]).append(row.cells())
+        lines = [line for rows in groups.values() for line in rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        parts = [f"{title}\n\n{_markdown(rows, widths)}" for title, rows in groups.items()]
+        if any(row.precision == "int8" for row in self):
+            found = ", ".join(int8_instructions()) or "none known: int8 may not be faster"
+            parts.append(f"8-bit instructions: {found}")
+        return "\n\n".join(parts)
+
+    __repr__ = __str__
+    _repr_markdown_ = __str__
+
+
+def bench(
+    students: Sequence[str | Path],
+    sizes: Sequence[tuple[int, int]] = ((512, 1024),),
+    runtimes: Sequence[str] | None = None,
+    precisions: Sequence[str] = ("fp32",),
+    *,
+    threads: int | None = None,
+    rounds: int = 15,
+    trust: bool = False,
+    quiet: bool = False,
+) -> BenchReport:
+    """Measure students in every engine, precision and size, in turn.
+
+    Each round runs every row once, in an order that rotates, and a matrix product: a machine
+    that slows down or is shared slows all of them alike. int8 is calibrated on the embedded
+    scenes here: its speed does not depend on them, its accuracy does (see `spiritseg.export`).
+
+    Args:
+        students: Runs and bundles, which are exported for each engine; or exported files, which
+            run as they are.
+        sizes: (H, W) of the images, before the max-pool.
+        runtimes: torch, and the engines of the export formats, or path/to/file.py:NAME of a
+            format; by default those that are installed.
+        precisions: fp32, fp16, int8; those that an engine does not offer are left out.
+        threads: Number of CPU threads; by default one a core that this process may use.
+        rounds: Number of measured passes of each; fewer where a size takes more than a minute,
+            but at least 3.
+        trust: Whether to open bundles of your own classes, and .pt2 files.
+        quiet: Whether to print no progress to stderr.
+
+    Returns:
+        A row for each student, engine, precision and size.
+
+    Raises:
+        ConfigError: for an unknown engine or precision, nothing to measure, or no thread.
+        MissingExtraError: if an engine that was asked for is not installed.
+        BundleError: if a student cannot be opened.
+    """
+    _check_options(students, sizes, precisions, threads, rounds)
+    for student in students:
+        check_path(student, BundleError)
+    say: Callable[[str], None] = (lambda line: None) if quiet else partial(print, file=sys.stderr)
+    threads = threads or usable_cores()
+    rows = BenchReport()
+    exports = all(Path(student).is_file() for student in students)
+    engines = {} if exports else _engines(runtimes, say)
+    with tempfile.TemporaryDirectory(prefix="spiritseg-bench-") as folder:
+        entries: list[_Entry] = []
+        for number, student in enumerate(map(Path, students)):
+            if student.is_file():
+                entries.append(_opened(student, threads, trust))
+                continue
+            own = Path(folder) / str(number)
+            own.mkdir()
+            entries += _exported(student, own, engines, precisions, threads, trust, say)
+        if not entries:
+            raise ConfigError("bench: no engine offers the chosen precisions.")
+        for size in sizes:
+            say(f"measuring {size[0]}x{size[1]} ...")
+            rows += _measure(entries, size, threads, rounds)
+    return rows
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One row of the table, before it is measured."""
+
+    card: ModelCard
+    bare: Runtime | None
+    whole: Runtime
+    path: Path  # what a fresh process opens to measure memory
+    bytes: int
+
+
+def _opened(path: Path, threads: int, trust: bool) -> _Entry:
+    runtime = open_runtime(path, threads, trust=trust)
+    names = read_fields(path.with_name(f"{path.name}.json")).get("sha256", [path.name])
+    size = sum(path.with_name(name).stat().st_size for name in names)
+    return _Entry(runtime.card, None if runtime.card.preprocess else runtime, runtime, path, size)
+
+
+def _exported(
+    path: Path,
+    folder: Path,
+    engines: dict[str, str | None],
+    precisions: Sequence[str],
+    threads: int,
+    trust: bool,
+    say: Callable[[str], None],
+) -> Iterator[_Entry]:
+    """Export a student for each engine and precision, and open the exports."""
+    from spiritseg.export.export import build
+    from spiritseg.export.pytorch import card_of, in_torch
+    from spiritseg.student import bundle_folder, load
+
+    student = load(path, trust=trust)
+    plain = card_of(student, path.resolve().name, (256, 512))
+    for engine, format in engines.items():
+        offered = FORMATS[format].precisions if format else ("fp32",)
+        for precision in (name for name in precisions if name in offered):
+            say(f"{plain.name}: {engine} {precision} ...")
+            card = dataclasses.replace(plain, precision=precision)
+            bare = dataclasses.replace(card, preprocess=False)
+            if format is None:
+                files = [path, *(f for f in bundle_folder(path).iterdir() if f.is_file())]
+                opened: list[Runtime] = [in_torch(student, kind, path) for kind in (bare, card)]
+            else:
+                opened = []
+                for kind in (bare, dataclasses.replace(card, output="mask")):
+                    target = f"{engine}-{precision}-{kind.output}{FORMATS[format].suffix}"
+                    pictures = _scenes() if precision == "int8" else []
+                    files = build(student, kind, format, folder / target, pictures)
+                    opened.append(FORMATS[format].open(files[0], threads, "cpu", 1))
+            size = sum(file.stat().st_size for file in files if file.is_file())
+            yield _Entry(card, opened[0], opened[1], files[0], size)
+
+
+def _measure(
+    entries: Sequence[_Entry], size: tuple[int, int], threads: int, rounds: int
+) -> list[BenchRow]:
+    from spiritseg.evaluation.cost import in_turn
+
+    works: dict[str, Callable[[], object]] = {"product": matrix_product(threads, _SIDE)}
+    for number, entry in enumerate(entries):
+        card = entry.card
+        if entry.bare is not None:
+            own = _noise(size if card.dynamic else card.size)
+            works[f"network {number}"] = partial(entry.bare.forward, prepare(own, card.pool))
+        works[f"whole {number}"] = partial(entry.whole.masks, _noise(size))
+    times = in_turn(works, rounds, _BUDGET_S)
+    return [
+        BenchRow(
+            student=entry.card.name,
+            runtime=entry.whole.name,
+            precision=entry.card.precision,
+            size=size,
+            params=entry.card.params,
+            gflops=_gflops(entry.card, size),
+            bytes=entry.bytes,
+            memory_mib=_peak_memory_mib(entry.path, size, threads),
+            network_ms=times.get(f"network {number}", []),
+            whole_ms=times[f"whole {number}"],
+            peak=product_rate(times["product"], _SIDE),
+        )
+        for number, entry in enumerate(entries)
+    ]
+
+
+def matrix_product(threads: int, side: int = _SIDE) -> Callable[[], object]:
+    """Return a float32 matrix product of torch to time; `product_rate` reads its times.
+
+    Args:
+        threads: Number of CPU threads; torch keeps them.
+        side: Side of the matrices.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    values = torch.rand(side, side, generator=torch.Generator().manual_seed(0))
+    return lambda: torch.mm(values, values)
+
+
+def product_rate(times_ms: Sequence[float], side: int = _SIDE) -> float:
+    """Return the rate of the fastest product in GFLOP/s: 2 side^3 FLOPs in its time."""
+    return 2 * side**3 / min(times_ms) / 1e6
+
+
+def int8_instructions() -> list[str]:
+    """Return the processor's instructions for 8-bit products, as Linux names them."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return []
+    return sorted(flags & {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
+
+
+def _peak_memory_mib(path: Path, size: tuple[int, int], threads: int) -> float | None:
+    """Return the peak memory in MiB of a fresh process with a student, less its engine's own."""
+    code = f"from {__name__} import _print_peak; _print_peak()"
+    words = [str(path), str(size[0]), str(size[1]), str(threads)]
+    command = [sys.executable, "-c", code, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        return float(done.stdout)
+    except ValueError:
+        return None
+
+
+def _print_peak() -> None:
+    path, (height, width, threads) = Path(sys.argv[1]), map(int, sys.argv[2:5])
+    engine = format_of_file(path, trust=True).engine if path.is_file() else "torch"
+    with suppress(ImportError):  # a format of your own may call its engine anything
+        importlib.import_module("spiritseg.export.pytorch" if engine == "torch" else engine)
+    before = _status_mib("VmRSS")
+    runtime = open_runtime(path, threads, trust=True)
+    for _ in range(2):
+        runtime.masks(np.zeros((1, height, width, 3), np.uint8))
+    print(_status_mib("VmHWM") - before)
+
+
+def _status_mib(field: str) -> float:
+    # Not getrusage: its peak is inherited from the process that started this one.
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    raise ValueError(field)
+
+
+def _gflops(card: ModelCard, size: tuple[int, int]) -> float:
+    if not card.dynamic:
+        return card.gflops  # it computes its own size whatever comes
+    return card.gflops * (size[0] * size[1]) / (card.size[0] * card.size[1])
+
+
+def _noise(size: tuple[int, int]) -> Pixels:
+    return np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
+
+
+def _scenes() -> list[Pixels]:
+    from spiritseg.scenes import STYLES, render
+
+    return [render(0, index, (128, 256), STYLES["test"]).image for index in range(2)]
+
+
+def _check_options(
+    students: Sequence[str | Path],
+    sizes: Sequence[tuple[int, int]],
+    precisions: Sequence[str],
+    threads: int | None,
+    rounds: int,
+) -> None:
+    for name in precisions:
+        if name not in PRECISIONS:
+            raise ConfigError(unknown("precision", name, PRECISIONS))
+    if not students or not sizes or rounds < 1 or min(min(s) for s in sizes) < 16:
+        raise ConfigError(
+            "bench: expected a student, sizes (H, W) of 16 pixels or more and 1 round or more, "
+            f"got {list(students)}, {list(sizes)} and {rounds}."
+        )
+    if threads is not None and threads < 1:
+        raise ConfigError(
+            f"threads: expected 1 or more, got {threads}. Without it all cores are used."
+        )
+
+
+def _engines(asked: Sequence[str] | None, say: Callable[[str], None]) -> dict[str, str | None]:
+    """Return engines and the format that each runs; None for torch, which runs the bundle."""
+    known: dict[str, str | None] = {entry.engine: name for name, entry in FORMATS.items()}
+    known["torch"] = None
+    found: dict[str, str | None] = {}
+    for name in ["torch", *(n for n in known if n != "torch")] if asked is None else asked:
+        if name not in known and not is_in_file(name):
+            raise ConfigError(unknown("runtime", name, known))
+        format = known.get(name, name)
+        missing = FORMATS[format].missing() if format else ""
+        if missing and asked is not None:
+            raise MissingExtraError(
+                f"runtime {name}: {missing}. Or leave {name} out of --runtimes."
+            )
+        if missing:
+            say(f"{name} is left out: {missing}")
+        else:
+            found[FORMATS[format].engine if format else name] = format
+    return found
+
+
+def _markdown(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> str:
+    """Return a Markdown table with aligned columns: the first to the left, figures to the right."""
+    lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
+    rule = ["-" * widths[0], *(f"{'-' * (width - 1)}:" for width in widths[1:])]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
