@@ -23,6 +23,9 @@ __all__ = [
     "Domains",
     "Split",
     "TargetImages",
+    "hold_out",
+    "list_proximity",
+    "list_target",
     "open_domains",
     "open_proximity",
     "open_target",
@@ -255,10 +258,7 @@ def open_target(
 
 
 def open_proximity(
-    proximity: Proximity,
-    input: Input,
-    budget: Budget | None = None,
-    decode: bool | None = None,
+    proximity: Proximity, input: Input, budget: Budget | None = None
 ) -> tuple[UnlabelledImages, UnlabelledImages]:
     """Open the unlabelled images of a similar domain.
 
@@ -269,15 +269,32 @@ def open_proximity(
         proximity: where they are.
         input: crop, memory and what happens to unreadable files.
         budget: memory to share; by default input.cache_mib is used.
-        decode: whether all are decoded at once; by default with input.skip_bad.
 
     Returns:
-        The images to train on, and those held out, evenly spaced by name; both empty where no
-        root is given.
+        The images to train on, and those held out; see `hold_out`.
 
     Raises:
         ConfigError: where a field cannot be followed.
         BadImageError: for an unreadable image.
+        DataError: for a missing folder, or one without images.
+    """
+    whole = list_proximity(proximity, input, budget)
+    whole.check_readable(input.skip_bad, decode=input.skip_bad)
+    return hold_out(whole, proximity.held_out)
+
+
+def list_proximity(
+    proximity: Proximity, input: Input, budget: Budget | None = None
+) -> UnlabelledImages:
+    """List the unlabelled images of a similar domain; none of them is opened.
+
+    Args: see `open_proximity`.
+
+    Returns:
+        The images; none where no root is given.
+
+    Raises:
+        ConfigError: where a field cannot be followed.
         DataError: for a missing folder, or one without images.
     """
     budget = budget or Budget(input.cache_mib)
@@ -291,12 +308,15 @@ def open_proximity(
         raise ConfigError("proximity.root: expected a folder of images, got nothing")
     if items:
         items = choose(items, proximity.subset, "proximity.subset")
-    whole = UnlabelledImages(items, input.crop, budget)
-    whole.check_readable(input.skip_bad, input.skip_bad if decode is None else decode)
-    kept_out = _spaced(whole.items, proximity.held_out)
+    return UnlabelledImages(items, input.crop, budget)
+
+
+def hold_out(images: UnlabelledImages, share: float) -> tuple[UnlabelledImages, UnlabelledImages]:
+    """Return the images to train on, and a share held out, evenly spaced by name."""
+    kept_out = _spaced(images.items, share)
     names = {item.name for item in kept_out}
-    train = whole.part([item for item in whole.items if item.name not in names])
-    return train, whole.part(kept_out)
+    train = images.part([item for item in images.items if item.name not in names])
+    return train, images.part(kept_out)
 
 
 def resolve_classes(target: Target, dataset: str, root: Path | None = None) -> ClassMap:
@@ -341,10 +361,24 @@ def resolve_classes(target: Target, dataset: str, root: Path | None = None) -> C
     return class_maps.load_class_map(path)
 
 
-def _open(
-    target: Target, input: Input, wanted: Sequence[str], budget: Budget | None
+def list_target(
+    target: Target, input: Input, wanted: Sequence[str], budget: Budget | None = None
 ) -> tuple[str, dict[str, LabelledImages], ClassMap]:
-    """Open splits and check their files."""
+    """List the labelled images of splits; none of them is opened.
+
+    Args:
+        target: the data set.
+        input: its cache_mib is read.
+        wanted: the splits, of train, val and test.
+        budget: memory to share; by default input.cache_mib is used.
+
+    Returns:
+        The layout, the images by split, and the classes.
+
+    Raises:
+        ConfigError: where a field cannot be followed.
+        DataError: for missing folders or files.
+    """
     budget = budget or Budget(input.cache_mib)
     if target.dataset == "scenes":
         dataset, root = "scenes", None
@@ -365,6 +399,14 @@ def _open(
         items = {split: list(found) for split, found in pairs.items()}
     classes = resolve_classes(target, dataset, root)
     splits = {split: LabelledImages(found, classes, budget) for split, found in items.items()}
+    return dataset, splits, classes
+
+
+def _open(
+    target: Target, input: Input, wanted: Sequence[str], budget: Budget | None
+) -> tuple[str, dict[str, LabelledImages], ClassMap]:
+    """Open splits and check their files."""
+    dataset, splits, classes = list_target(target, input, wanted, budget)
     if "train" in splits:
         splits["train"].check_crop(input.crop)
     for images in splits.values():

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -73,6 +73,13 @@ class _Images(Dataset[T], Generic[T]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": {}}  # pictures are decoded anew, not sent to workers
+
+    def part(self, items: Sequence[Item]) -> Self:
+        """Return some of the images; what is decoded already is shared."""
+        images = copy.copy(self)
+        images._kept = self._kept  # a copy, as one that is sent to a worker, has none
+        images.items = list(items)
+        return images
 
     @property
     def names(self) -> list[str]:
@@ -221,13 +228,6 @@ class UnlabelledImages(_Images[Tensor]):
     def __init__(self, items: Sequence[Item], crop: int = 1, budget: Budget | None = None) -> None:
         super().__init__(items, budget)
         self.crop = crop
-
-    def part(self, items: Sequence[Item]) -> UnlabelledImages:
-        """Return some of the images; what is decoded already is shared."""
-        images = copy.copy(self)
-        images._kept = self._kept  # a copy, as one that is sent to a worker, has none
-        images.items = list(items)
-        return images
 
     def _load(self, item: Item) -> Tensor:
         if isinstance(item, ScenePair):

@@ -1,8 +1,8 @@
-"""Looking at an experiment before it is run: what fits, what does not, what it will cost."""
+"""Examining an experiment before it is run: what is wrong with it, and what it will cost."""
 
 from __future__ import annotations
 
-from spiritseg.diagnosis.doctor import doctor, examine
-from spiritseg.diagnosis.findings import Finding, Report, Section
+from spiritseg.diagnosis.examine import doctor, examine
+from spiritseg.diagnosis.findings import Examination, Finding, Report
 
-__all__ = ["Finding", "Report", "Section", "doctor", "examine"]
+__all__ = ["Examination", "Finding", "Report", "doctor", "examine"]

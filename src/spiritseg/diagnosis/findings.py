@@ -1,84 +1,113 @@
-"""What an examination found: findings in sections, and how they are shown."""
+"""What the doctor found: findings by examination, and how they are printed."""
 
 from __future__ import annotations
 
-import textwrap
+import io
+import re
+import shutil
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from spiritseg.tables import Table
 
-__all__ = ["Finding", "Report", "Section"]
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["Examination", "Finding", "Report"]
 
 Level = Literal["ok", "warning", "problem"]
 
-_WIDTH = 96
+_FIELD = re.compile(r"([a-z_]+(?:\.[\w-]+)*): (.+)", re.DOTALL)  # a message that names its field
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """One result of an examination.
 
     Args:
-        level: ok; warning: it runs, but look at it; problem: it does not run, or is pointless.
+        level: ok; warning: the run works, but look at it; problem: the run fails or is pointless.
+        where: the field, network, stage or split that it is about.
         what: what was found.
-        do: what to do about it.
+        do: what to do about it; empty where there is nothing to do.
     """
 
     level: Level
+    where: str
     what: str
     do: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" + (f"\n-> {self.do}" if self.do else "")
+
 
 @dataclass
-class Section:
-    """Findings on one subject.
+class Examination:
+    """The findings on one subject.
 
     Args:
         title: the subject.
-        findings: what was found.
-        tables: figures by their titles.
+        findings: in the order in which they were made.
+        tables: tables by their titles.
     """
 
     title: str
     findings: list[Finding] = field(default_factory=list)
     tables: dict[str, Table] = field(default_factory=dict)
 
-    def ok(self, what: str) -> None:
-        """Note something that is as it should be."""
-        self.findings.append(Finding("ok", what))
+    def ok(self, where: str, what: str) -> None:
+        """Add something that is as it should be."""
+        self.findings.append(Finding("ok", where, what))
 
-    def warn(self, what: str, do: str = "") -> None:
-        """Note something that runs but should be looked at."""
-        self.findings.append(Finding("warning", what, do))
+    def warn(self, where: str, what: str, do: str = "") -> None:
+        """Add something that works but should be looked at."""
+        self.findings.append(Finding("warning", where, what, do))
 
-    def problem(self, what: str, do: str = "") -> None:
-        """Note something that must be mended."""
-        self.findings.append(Finding("problem", what, do))
+    def problem(self, where: str, what: str, do: str = "") -> None:
+        """Add something that must be mended before the run."""
+        self.findings.append(Finding("problem", where, what, do))
+
+    def refused(self, where: str, message: str) -> None:
+        """Add an error message as a problem; the field it begins with is where."""
+        named = _FIELD.fullmatch(message)
+        self.problem(*(named.groups() if named else (where, message)))
 
     def __str__(self) -> str:
-        lines = [self.title]
+        from rich.console import Console, Group
+
+        width = shutil.get_terminal_size((100, 0)).columns
+        console = Console(file=io.StringIO(), width=width, highlight=False, markup=False)
+        with console.capture() as shown:
+            console.print(Group(*self._rows()))
+        return "\n".join(line.rstrip() for line in shown.get().rstrip().splitlines())
+
+    __repr__ = __str__
+
+    def _rows(self) -> list[RenderableType]:
+        from rich.table import Table as Grid
+
+        from spiritseg.tables import rich_table
+
+        grid = Grid.grid(padding=(0, 1, 0, 0))
         for finding in self.findings:
-            mark = f"  {finding.level:8} "
-            lines += _wrapped(finding.what, mark)
-            lines += _wrapped(f"-> {finding.do}", " " * len(mark)) if finding.do else []
-        return "\n".join(lines)
+            grid.add_row(f"  {finding.level}", str(finding))
+        tables = [x for title, rows in self.tables.items() for x in ("", title, rich_table(rows))]
+        return [self.title, grid, *tables]
 
 
-@dataclass(frozen=True)
+@dataclass(repr=False)
 class Report:
-    """What an examination found.
+    """What the doctor found in an experiment.
 
     Args:
-        sections: in the order in which they were looked at.
+        examinations: in the order in which they were made.
     """
 
-    sections: list[Section]
+    examinations: list[Examination] = field(default_factory=list)
 
     @property
     def findings(self) -> list[Finding]:
         """All findings, in order."""
-        return [finding for section in self.sections for finding in section.findings]
+        return [finding for one in self.examinations for finding in one.findings]
 
     @property
     def problems(self) -> list[Finding]:
@@ -90,20 +119,13 @@ class Report:
         """The findings that should be looked at."""
         return [finding for finding in self.findings if finding.level == "warning"]
 
+    @property
+    def summary(self) -> str:
+        """The numbers of problems and warnings."""
+        counts = (len(self.problems), "problem"), (len(self.warnings), "warning")
+        return ", ".join(f"{count} {name}{'s' * (count != 1)}" for count, name in counts)
 
-def _wrapped(text: str, mark: str) -> list[str]:
-    """Wrap the lines of a text; the first stands behind the mark."""
-    blank = " " * len(mark)
-    lines: list[str] = []
-    for line in text.splitlines() or [""]:
-        inner = blank + " " * (len(line) - len(line.lstrip()))
-        lines += textwrap.wrap(
-            line.strip(),
-            _WIDTH,
-            initial_indent=inner,
-            subsequent_indent=inner,
-            break_long_words=False,
-            break_on_hyphens=False,
-        ) or [blank]
-    lines[0] = mark + lines[0][len(mark) :]
-    return lines
+    def __str__(self) -> str:
+        return "\n\n".join([*map(str, self.examinations), self.summary])
+
+    __repr__ = __str__

@@ -1,414 +1,293 @@
-"""Images and labels: every file, which classes they show, whether crops fit."""
+"""Images: every file is opened once; do all decode, do splits overlap, does the crop fit?"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from spiritseg.config import Experiment, Proximity
+from spiritseg.config import Input
 from spiritseg.cores import usable_cores
-from spiritseg.data import layouts
-from spiritseg.data.classes import IGNORED, ClassMap
-from spiritseg.data.datasets import (
-    Domains,
-    TargetImages,
-    open_proximity,
-    open_target,
-    resolve_classes,
-)
+from spiritseg.data.classes import ClassMap
+from spiritseg.data.datasets import Domains, TargetImages, hold_out, list_proximity, list_target
 from spiritseg.data.image_sets import Item, LabelledImages, ScenePair, UnlabelledImages
 from spiritseg.data.images import Budget, image_size
 from spiritseg.data.layouts import FilePair
 from spiritseg.data.mixing import stage_input
-from spiritseg.data.splits import SPLITS, check_disjoint, split_files
+from spiritseg.data.splits import SPLITS, check_disjoint
 from spiritseg.data.transforms import fit, prepare
-from spiritseg.diagnosis.findings import Section
+from spiritseg.diagnosis.findings import Examination
+from spiritseg.diagnosis.known import Known
+from spiritseg.diagnosis.labels import examine_labels
 from spiritseg.errors import BadImageError, SpiritsegError, listed
 
-__all__ = ["Images", "examine_images"]
+__all__ = ["examine_images"]
 
-_SAMPLES = 8  # training images that networks are looked at with
+_SAMPLES = 8  # training images that networks are examined with
 _FEW = 20  # images of a split: below, one is more than 5 points of HP-Acc
 _DECODED = 512  # unlabelled images that are decoded, of however many
 _SCENES = 24  # scenes of a split that are rendered: the others are like them
-_NO_CLASSES = 2  # assumed where the class map cannot be read
 _ENLARGED = 1.5
 
+Size = tuple[int, int]
+Proximity = tuple[UnlabelledImages, UnlabelledImages]
 
-@dataclass
-class Images:
-    """What is known of an experiment's images.
 
-    Args:
-        section: the findings.
-        num_classes: K, the background included.
-        classes: their names; empty where the class map cannot be read.
-        samples: prepared training images (1, 3, h, w) in [0, 1]; empty where none is readable.
-        size: (H, W) of an image as a network sees it in evaluation.
-        domains: the opened images; None where something is wrong with them.
-        nbytes: of all images, decoded.
-        pixels: pixels of each class by split.
-    """
+@dataclass(frozen=True)
+class _Seen:
+    """What one opening of an image showed; bytes and seconds of a decoded one only."""
 
-    section: Section
-    num_classes: int = _NO_CLASSES
-    classes: tuple[str, ...] = ()
-    samples: list[Tensor] = field(default_factory=list)
-    size: tuple[int, int] = (128, 128)
-    domains: Domains | None = None
+    size: Size
     nbytes: int = 0
-    pixels: dict[str, dict[str, int]] = field(default_factory=dict)
+    seconds: float = 0.0
+    pixels: Tensor | None = None  # (256,) of each class
+    sample: Tensor | None = None
 
 
-@dataclass
-class _Looked:
-    """What a look at each image of a split gave: pixels and images by class."""
-
-    pixels: Tensor  # (256,)
-    shown: list[Tensor]  # (256,) an image
-    names: list[str]
-    total: int
-
-
-def examine_images(experiment: Experiment) -> Images:
-    """Open and decode all images; note everything that is wrong with them, not only the first.
+def examine_images(found: Examination, known: Known) -> None:
+    """Open all images and add everything that is wrong with them, not only the first.
 
     Args:
-        experiment: its target, proximity, input and stages are read.
+        found: gets the findings.
+        known: its experiment is read; classes, samples, size, domains and costs are added.
     """
-    found = Images(Section("Images and labels"))
-    budget = Budget(experiment.input.cache_mib)
-    splits = _open_splits(experiment, found, budget)
-    proximity = _open_proximity(experiment, found.section, budget)
-    looked = {name: _look(name, images, experiment, found) for name, images in splits.items()}
-    classes = next((images.classes for images in splits.values()), None)
+    given = known.experiment
+    budget = Budget(given.input.cache_mib)
+    splits, classes = _list_splits(found, known, budget)
+    seen = {name: _look_at_labelled(found, known, name, one) for name, one in splits.items()}
+    proximity, proximity_sizes = _look_at_proximity(found, known, budget)
     if classes is not None:
-        _classes(found, classes, looked)
-    _few(found.section, splits)
-    _overlap(found.section, splits, proximity)
-    if "train" in splits and len(splits["train"]):
-        train = splits["train"]
-        _crops(found.section, experiment, train, proximity)
-        found.samples = _samples(train, experiment)
-        test = splits.get("test", train)
-        found.size = _whole_size(test, experiment.input.pool) if len(test) else found.size
-    if proximity is not None:
-        found.nbytes += sum(_proximity_bytes(one, experiment.input.crop) for one in proximity)
-    whole = all(finding.level != "problem" for finding in found.section.findings)
-    if whole and classes is not None and len(splits) == len(SPLITS):
-        target = TargetImages(splits["train"], splits["val"], splits["test"], classes, {})
-        empty = UnlabelledImages([])
-        found.domains = Domains(target, proximity or (empty, empty), experiment.input)
-    return found
-
-
-def _few(section: Section, splits: dict[str, LabelledImages]) -> None:
-    """Warn of figures that a single image decides."""
+        pixels = {
+            name: {splits[name].names[i]: one.pixels for i, one in enumerate(those)}
+            for name, those in seen.items()
+        }
+        examine_labels(found, classes, pixels)
     for name in ("val", "test"):
         if 0 < (count := len(splits.get(name, ()))) < _FEW:
-            section.warn(
-                f"{name}: {count} images; one image is {100 / count:.0f} points of HP-Acc. Give "
-                f"more by target.{name}, such as folder:DIR or fraction:0.3"
+            found.warn(
+                name,
+                f"{count} images; one image is {100 / count:.0f} points of HP-Acc",
+                f"give more by target.{name}, such as folder:DIR or fraction:0.3",
             )
+    _check_overlap(found, splits, proximity)
+    if train := seen.get("train"):
+        sizes = {name: one.size for name, one in zip(splits["train"].names, train, strict=True)}
+        _check_crop(found, known, sizes)
+        known.samples = [one.sample for one in train if one.sample is not None]
+        height, width = (seen.get("test") or train)[0].size
+        known.size = -(-height // given.input.pool), -(-width // given.input.pool)
+    _check_enlarged(found, given.input.crop, proximity_sizes)
+    sound = all(finding.level != "problem" for finding in found.findings)
+    if sound and classes is not None and len(splits) == len(SPLITS):
+        target = TargetImages(splits["train"], splits["val"], splits["test"], classes, {})
+        empty = UnlabelledImages([])
+        known.domains = Domains(target, proximity or (empty, empty), given.input)
 
 
-def _open_splits(
-    experiment: Experiment, found: Images, budget: Budget
-) -> dict[str, LabelledImages]:
-    """List the images of each split, decoding none of them; a split that fails is left out."""
-    target = experiment.target
-    if target.dataset != "scenes" and not target.root:
-        return {}  # the recipe's section says so
-    root: Path | None = None
-    dataset: str = target.dataset
-    splits: dict[str, LabelledImages] = {}
-    try:
-        if dataset != "scenes":
-            root = layouts.need_folder(Path(target.root or "").expanduser(), "target.root")
-            dataset = layouts.detect(root) if dataset == "auto" else dataset
-        classes = resolve_classes(target, dataset, root)
-        found.num_classes, found.classes = len(classes), classes.names
-    except SpiritsegError as error:
-        found.section.problem(str(error))
-        return {}
-    said: set[str] = set()
-    for split in SPLITS:
-        try:
-            if root is None:
-                small = replace(experiment.input, crop=1)
-                splits[split] = open_target(target, small, split, budget)  # type: ignore[arg-type]
-            else:
-                pairs = split_files(target, root, dataset, [split])[split]
-                splits[split] = LabelledImages(pairs, classes, budget)
-        except SpiritsegError as error:
-            if str(error) not in said:  # one fault may stop all splits
-                found.section.problem(str(error))
-            said.add(str(error))
-    return splits
+def _list_splits(
+    found: Examination, known: Known, budget: Budget
+) -> tuple[dict[str, LabelledImages], ClassMap | None]:
+    """List the images of each split; a split that fails is left out."""
+    target, splits, classes = known.experiment.target, {}, None
+    errors: dict[str, None] = {}
+    if target.dataset == "scenes" or target.root:  # else the recipe's examination says so
+        for split in SPLITS:
+            try:
+                _, some, classes = list_target(target, known.experiment.input, [split], budget)
+                splits |= some
+            except SpiritsegError as error:
+                errors[str(error)] = None  # one fault may stop all splits
+    for message in errors:
+        found.refused("target", message)
+    if classes is not None:
+        known.num_classes, known.classes = len(classes), classes.names
+    return splits, classes
 
 
-def _open_proximity(
-    experiment: Experiment, section: Section, budget: Budget
-) -> tuple[UnlabelledImages, UnlabelledImages] | None:
-    given: Proximity = experiment.proximity
-    if given.dataset != "scenes" and not given.root:
-        return None
-    tolerant = replace(experiment.input, skip_bad=True)
-    try:
-        train, held_out = open_proximity(given, tolerant, budget, decode=False)
-    except SpiritsegError as error:
-        section.problem(str(error))
-        return None
-    bad, count = _decode_some(train)
-    if skipped := sorted({*train.skipped, *bad}):
-        _bad_images(section, "proximity", skipped, experiment.input.skip_bad)
-    section.ok(
-        f"proximity: {len(train)} for training, {len(held_out)} held out; headers of all read, "
-        f"{count} decoded"
-    )
-    return train, held_out
+def _look_at_labelled(
+    found: Examination, known: Known, name: str, images: LabelledImages
+) -> list[_Seen]:
+    """Decode a split; images and masks that fail leave it. Return what was seen of the others."""
+    given, total = known.experiment.input, len(images)
+    scenes = any(isinstance(item, ScenePair) for item in images.items)
+    sampled = set(_spaced(total, _SAMPLES)) if name == "train" else set()
+    side = 32 * given.pool  # networks cannot take less
 
+    def look(index: int) -> _Seen:
+        item = images.items[index]
+        if scenes and index >= _SCENES and isinstance(item, ScenePair):
+            return _Seen(item.size)
+        started = time.perf_counter()
+        image, labels = images[index]
+        seconds = time.perf_counter() - started
+        sample = prepare(fit(image, side), given)[None] if index in sampled else None
+        pixels = torch.bincount(labels.flatten(), minlength=256)
+        nbytes = image.nbytes + labels.nbytes
+        return _Seen((image.shape[1], image.shape[2]), nbytes, seconds, pixels, sample)
 
-def _decode_some(images: UnlabelledImages) -> tuple[list[str], int]:
-    """Decode evenly spaced images and keep none; return those that cannot be, and the number."""
-    count = min(len(images), _DECODED)
-    unkept = images.part([images.items[i * len(images) // count] for i in range(count)])
-    unkept.budget, unkept._kept = Budget(0), {}
-    bad: list[str] = []
-
-    def look(index: int) -> None:
-        try:
-            unkept[index]
-        except BadImageError as error:
-            bad.append(str(error.path))
-
-    with ThreadPoolExecutor(min(8, usable_cores())) as pool:
-        list(pool.map(look, range(count)))
-    return bad, count
-
-
-def _bad_images(section: Section, what: str, lines: Sequence[str], skip_bad: bool) -> None:
-    said = f"{what}: {len(lines)} unreadable images\n{listed(list(lines))}"
-    if skip_bad:
-        section.warn(f"{said}\nThey are left out (input.skip_bad).")
-    else:
-        section.problem(said, "replace the files, or leave such files out with --skip-bad")
-
-
-def _look(name: str, images: LabelledImages, experiment: Experiment, found: Images) -> _Looked:
-    """Decode a split; bad images leave it, and are noted with bad masks."""
-    count = total = len(images)
-    if any(isinstance(item, ScenePair) for item in images.items):
-        count = min(count, _SCENES)
-    shown: dict[int, Tensor] = {}
-    bad: dict[int, BadImageError] = {}
-    wrong: dict[int, str] = {}
-    sizes: dict[int, int] = {}
-
-    def look(index: int) -> None:
-        try:
-            image, labels = images[index]
-        except BadImageError as error:
-            bad[index] = error
-        except SpiritsegError as error:
-            wrong[index] = str(error)
-        else:
-            shown[index] = torch.bincount(labels.flatten(), minlength=256)
-            sizes[index] = image.nbytes + labels.nbytes
-
-    with ThreadPoolExecutor(min(8, usable_cores())) as pool:
-        list(pool.map(look, range(count)))
+    seen, failed = _each(known, f"{name} images", total, look)
+    wrong = [str(e) for e in failed.values() if not isinstance(e, BadImageError)]
     if wrong:
-        lines = [wrong[i] for i in sorted(wrong)]
-        found.section.problem(f"{name}: {len(wrong)} masks do not fit\n{listed(lines)}")
-    if bad:
-        lines = [f"{bad[i].path}: {bad[i].reason}" for i in sorted(bad)]
-        _bad_images(found.section, name, lines, experiment.input.skip_bad)
-    good = sorted(shown)
-    names = [images.names[i] for i in good]
-    mean = sum(sizes.values()) / max(1, len(sizes))
-    found.nbytes += round(mean * (len(images) - len(bad) - len(wrong)))
-    images.items = [item for i, item in enumerate(images.items) if i not in bad and i not in wrong]
-    if total and not images.items:
-        found.section.problem(f"{name}: no image is left")
-    pixels = torch.stack([shown[i] for i in good]).sum(0) if good else torch.zeros(256).long()
-    return _Looked(pixels, [shown[i] for i in good], names, total)
+        found.problem(name, f"{len(wrong)} masks do not fit\n{listed(wrong)}", "mend these masks")
+    _report_bad(found, name, failed, given)
+    found.ok(name, f"{len(seen)} of {total} images, {len(images.classes)} classes")
+    images.items = [item for i, item in enumerate(images.items) if i in seen]
+    if total and not seen:
+        found.problem(name, "no image is left", "replace the files")
+    _add_costs(known, list(seen.values()), in_threads=not scenes)
+    return list(seen.values())
 
 
-def _classes(found: Images, classes: ClassMap, looked: dict[str, _Looked]) -> None:
-    """Say which classes each split shows, and where that is too little."""
-    section = found.section
-    for name, one in looked.items():
-        count = f"{len(one.names)} of {one.total} images looked at"
-        section.ok(f"{name}: {count}, {len(classes)} classes")
-        found.pixels[name] = {
-            **{label: int(one.pixels[i]) for i, label in enumerate(classes.names)},
-            "ignored": int(one.pixels[IGNORED]),
-        }
-    section.tables["pixels of each class in % (images that show it)"] = _table(classes, looked)
-    train = looked.get("train")
-    if train is None or not train.names:
-        return
-    total = int(train.pixels.sum())
-    if int(train.pixels[IGNORED]) == total:
-        section.problem(
-            "all pixels of the training images are ignored (255)",
-            "check the class map (target.classes)",
-        )
-        return
-    for index, label in enumerate(classes.names):
-        if int(train.pixels[index]):
-            continue
-        others = [n for n, one in looked.items() if n != "train" and int(one.pixels[index])]
-        if others:
-            section.warn(
-                f"no training image shows {label}, {' and '.join(others)} do: it cannot be learnt",
-                "choose other images (target.subset, such as even:64), or merge the class",
-            )
-        else:
-            section.warn(f"no image shows {label}", "check the class map (target.classes)")
-    _without_road(section, classes, looked)
-    if int(train.pixels[IGNORED]) > total // 2:
-        share = 100 * int(train.pixels[IGNORED]) / total
-        section.warn(
-            f"{share:.0f} % of the training pixels are ignored",
-            "check that target.classes names all values of the masks",
-        )
+def _look_at_proximity(
+    found: Examination, known: Known, budget: Budget
+) -> tuple[Proximity | None, list[Size]]:
+    """Decode some of the unlabelled images, and read the headers of the others."""
+    given, input = known.experiment.proximity, known.experiment.input
+    if given.dataset != "scenes" and not given.root:
+        return None, []
+    try:
+        images = list_proximity(given, input, budget)
+    except SpiritsegError as error:
+        found.refused("proximity", str(error))
+        return None, []
+    unkept = UnlabelledImages(images.items)  # decoded as they are, and not kept in memory
+    decoded = set(_spaced(len(images), _DECODED))
+
+    def look(index: int) -> _Seen:
+        item = images.items[index]
+        if index not in decoded or (isinstance(item, ScenePair) and index >= _SCENES):
+            return _Seen(item.size if isinstance(item, ScenePair) else image_size(item.image))
+        started = time.perf_counter()
+        image = unkept[index]
+        seconds = time.perf_counter() - started
+        return _Seen((image.shape[1], image.shape[2]), image.nbytes, seconds)
+
+    seen, failed = _each(known, "proximity images", len(images), look)
+    _report_bad(found, "proximity", failed, input)
+    images.items = [item for i, item in enumerate(images.items) if i in seen]
+    parts = hold_out(images, given.held_out)
+    found.ok(
+        "proximity",
+        f"{len(parts[0])} images for training, {len(parts[1])} held out; "
+        f"{sum(one.nbytes > 0 for one in seen.values())} were decoded, of the others the headers "
+        "were read",
+    )
+    stages = known.experiment.stages.values()
+    used = any(stage.images != "target" or stage.fourier for stage in stages)
+    _add_costs(known, list(seen.values()), in_threads=False, read=used)
+    return parts, [one.size for one in seen.values()]
 
 
-def _without_road(section: Section, classes: ClassMap, looked: dict[str, _Looked]) -> None:
-    roads = [i for i, label in enumerate(classes.names) if label.lower() == "road"]
-    for name, one in looked.items():
-        for road in roads:
-            pairs = zip(one.names, one.shown, strict=True)
-            without = [image for image, shown in pairs if not int(shown[road])]
-            if without and len(without) == len(one.names):
-                section.problem(
-                    f"no {name} image shows any road",
-                    "masks of a folder hold 0 background, 1 road, 255 ignored; otherwise name "
-                    "their values in a classes.yaml",
-                )
-            elif without:
-                section.warn(
-                    f"{len(without)} of {len(one.names)} {name} images show no road:\n"
-                    f"{listed(without, 5)}"
-                )
+def _each(
+    known: Known, title: str, count: int, look: Callable[[int], _Seen]
+) -> tuple[dict[int, _Seen], dict[int, SpiritsegError]]:
+    """Look at images in threads; return what was seen, and what failed, in order."""
+    seen: dict[int, _Seen] = {}
+    failed: dict[int, SpiritsegError] = {}
+
+    def one(index: int) -> None:
+        try:
+            seen[index] = look(index)
+        except SpiritsegError as error:
+            failed[index] = error
+
+    with ThreadPoolExecutor(min(8, usable_cores())) as pool:
+        for _ in known.tracked(pool.map(one, range(count)), title, count):
+            pass
+    return dict(sorted(seen.items())), dict(sorted(failed.items()))
 
 
-def _table(classes: ClassMap, looked: dict[str, _Looked]) -> list[list[str]]:
-    rows = [["class", *looked]]
-    for index, label in [*enumerate(classes.names), (IGNORED, "(ignored)")]:
-        row = [label]
-        for one in looked.values():
-            total = max(1, int(one.pixels.sum()))
-            images = sum(bool(shown[index]) for shown in one.shown)
-            row.append(f"{100 * int(one.pixels[index]) / total:.2f} ({images})")
-        rows.append(row)
-    return rows
+def _spaced(count: int, most: int) -> list[int]:
+    """Return up to `most` evenly spaced indices."""
+    some = min(count, most)
+    return [i * count // some for i in range(some)]
 
 
-def _overlap(
-    section: Section,
-    splits: dict[str, LabelledImages],
-    proximity: tuple[UnlabelledImages, UnlabelledImages] | None,
+def _report_bad(
+    found: Examination, where: str, failed: Mapping[int, SpiritsegError], input: Input
 ) -> None:
-    sets = {name: _files(images.items) for name, images in splits.items()}
-    pairs = [sets]
+    bad = [f"{e.path}: {e.reason}" for e in failed.values() if isinstance(e, BadImageError)]
+    what = f"{len(bad)} unreadable images\n{listed(bad)}"
+    if bad and input.skip_bad:
+        found.warn(where, f"{what}\nThey are left out (input.skip_bad).")
+    elif bad:
+        found.problem(where, what, "replace the files, or leave such files out with --skip-bad")
+
+
+def _add_costs(known: Known, seen: Sequence[_Seen], in_threads: bool, read: bool = True) -> None:
+    """Add the bytes of all images, and the seconds to read them, from those that were decoded."""
+    decoded = [one for one in seen if one.nbytes]
+    if not decoded:
+        return
+    area = sum(height * width for height, width in (one.size for one in seen))
+    of_decoded = sum(height * width for height, width in (one.size for one in decoded))
+    known.nbytes += round(sum(one.nbytes for one in decoded) * area / of_decoded)
+    threads = min(8, usable_cores()) if in_threads else 1
+    seconds = sum(one.seconds for one in decoded) / len(decoded) * len(seen) / threads
+    known.read_s += seconds if read else 0.0
+
+
+def _check_overlap(
+    found: Examination, splits: Mapping[str, LabelledImages], proximity: Proximity | None
+) -> None:
+    files = {name: _files(images.items) for name, images in splits.items()}
+    pairs = [files]
     if proximity is not None:
-        measured = [*sets.get("val", []), *sets.get("test", [])]
+        measured = [*files.get("val", []), *files.get("test", [])]
         unlabelled = _files([*proximity[0].items, *proximity[1].items])
         pairs.append({"proximity": unlabelled, "val or test": measured})
     for one in pairs:
         try:
             check_disjoint(one)
         except SpiritsegError as error:
-            section.problem(str(error))
+            found.refused("splits", str(error))
 
 
 def _files(items: Sequence[Item]) -> list[FilePair]:
     return [item for item in items if isinstance(item, FilePair)]
 
 
-def _crops(
-    section: Section,
-    experiment: Experiment,
-    train: LabelledImages,
-    proximity: tuple[UnlabelledImages, UnlabelledImages] | None,
-) -> None:
-    given = experiment.input
-    smallest = min((min(size) for size in _sizes(train.items)), default=given.crop)
-    try:
-        train.check_crop(given.crop)
-    except SpiritsegError as error:
-        section.problem(str(error), f"the smallest side is {smallest}: --input.crop {smallest}")
-    else:
-        sides = f"{given.crop} x {given.crop}, {given.crop // given.pool} after the max-pool"
-        section.ok(f"the crop fits all training images: {sides}")
-        least, field = _least_scale(experiment)
-        window = given.crop / least
-        if window > smallest:
-            section.warn(
-                f"{field} {least:g} asks for windows of up to {window:.0f} pixels, "
-                f"the smallest side is {smallest}: the rest is black padding",
-                "a smaller crop, or a scale closer to 1",
-            )
-    if proximity is None:
-        return
-    sizes = _sizes([*proximity[0].items, *proximity[1].items])
-    factors = [given.crop / min(size) for size in sizes if min(size) < given.crop]
-    if factors:
-        said = (
-            f"{len(factors)} of {len(sizes)} proximity images are enlarged so that the crop fits, "
-            f"by up to {max(factors):.2f}"
+def _check_crop(found: Examination, known: Known, sizes: Mapping[str, Size]) -> None:
+    """Check that the crop, and at the least scale its window, fit the training images."""
+    given = known.experiment.input
+    smallest = min(map(min, sizes.values()))
+    small = [f"{n}: {h} x {w}" for n, (h, w) in sorted(sizes.items()) if min(h, w) < given.crop]
+    if small:
+        found.problem(
+            "input.crop",
+            f"a crop of {given.crop} x {given.crop} does not fit {len(small)} of {len(sizes)} "
+            f"training images (height x width):\n{listed(small)}",
+            f"--input.crop {smallest}, or leave these images out with target.subset",
         )
-        if max(factors) > _ENLARGED:
-            section.warn(said, "larger images, or a smaller crop")
-        else:
-            section.ok(said)
-    else:
-        section.ok("the crop fits all proximity images")
-
-
-def _least_scale(experiment: Experiment) -> tuple[float, str]:
-    """Return the least scale at which a stage sees labelled images, and the field that says it."""
-    found = [(1.0, "input.scale")]
-    for name, stage in experiment.stages.items():
+        return
+    pooled = given.crop // given.pool
+    found.ok("input.crop", f"{given.crop} pixels fit all training images; {pooled} after the pool")
+    scales = [(1.0, "input.scale")]
+    for name, stage in known.experiment.stages.items():
         if stage.images != "proximity":
-            field = "input.scale" if stage.scale is None else f"stages.{name}.scale"
-            found.append((stage_input(experiment.input, stage).scale[0], field))
-    return min(found)
+            where = "input.scale" if stage.scale is None else f"stages.{name}.scale"
+            scales.append((stage_input(given, stage).scale[0], where))
+    scale, where = min(scales)
+    if given.crop / scale > smallest:
+        found.warn(
+            where,
+            f"{scale:g} asks for windows of up to {given.crop / scale:.0f} pixels, the smallest "
+            f"side is {smallest}: the rest is black padding",
+            "a smaller crop, or a scale closer to 1",
+        )
 
 
-def _sizes(items: Sequence[Item]) -> list[tuple[int, int]]:
-    found = []
-    for item in items:
-        try:
-            found.append(item.size if isinstance(item, ScenePair) else image_size(item.image))
-        except BadImageError:
-            continue  # told elsewhere
-    return found
-
-
-def _proximity_bytes(images: UnlabelledImages, crop: int) -> int:
-    total = 0
-    for height, width in _sizes(images.items):
-        scale = max(1.0, crop / min(height, width))
-        total += round(3 * height * width * scale**2)
-    return total
-
-
-def _samples(train: LabelledImages, experiment: Experiment) -> list[Tensor]:
-    count = min(_SAMPLES, len(train))
-    rows = [i * len(train) // count for i in range(count)]
-    side = 32 * experiment.input.pool  # networks cannot take less
-    return [prepare(fit(train[row][0], side), experiment.input)[None] for row in rows]
-
-
-def _whole_size(images: LabelledImages, pool: int) -> tuple[int, int]:
-    height, width = _sizes(images.items[:1])[0]
-    return -(-height // pool), -(-width // pool)
+def _check_enlarged(found: Examination, crop: int, sizes: Sequence[Size]) -> None:
+    factors = [crop / min(size) for size in sizes if min(size) < crop]
+    what = (
+        f"{len(factors)} of {len(sizes)} images are enlarged so that the crop fits, by up to "
+        f"{max(factors, default=1):.2f}"
+    )
+    if max(factors, default=0) > _ENLARGED:
+        found.warn("proximity", what, "larger images, or a smaller crop")
+    elif sizes:
+        found.ok("proximity", what if factors else "the crop fits all images")

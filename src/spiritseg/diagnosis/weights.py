@@ -1,29 +1,31 @@
-"""Whether a network's weights are trained ones: by what training leaves in them."""
+"""Weights: did the trained ones load, and who trains the others?"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from spiritseg.config import Experiment, Network, Stage
-from spiritseg.diagnosis.findings import Section
+from spiritseg.config import Experiment, Network
+from spiritseg.diagnosis.findings import Examination
+from spiritseg.diagnosis.known import Known
 from spiritseg.errors import SpiritsegError
 from spiritseg.models import Segmenter, build_networks
-from spiritseg.models.backbones import LITES, lite_classifier
 from spiritseg.models.bundle import check_bundles
 from spiritseg.models.class_path import is_class_path
+from spiritseg.training.runner import stage_module
+from spiritseg.training.terms import LOGITS
 
-__all__ = ["Traces", "build_each", "effective_rank", "examine_weights", "traces"]
+__all__ = ["Traces", "effective_rank", "examine_weights", "source", "traces", "trained_weights"]
 
-_UNEVEN = 1.4  # fresh weights of any usual initialiser have 0.6 to 1.1, trained ones 2 and more
-_SMALLEST = 8  # filters, and weights of a filter: fewer say nothing
-_SURE = 0.85  # of the entropy of equal class scores
+_UNEVEN = 1.4  # random weights of any usual initialiser have 0.6 to 1.1, trained ones 2 and more
+_SMALLEST = 8  # filters, and weights of a filter: fewer tell nothing
+_UNTRAINED = "the weights look untrained"
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,11 @@ class Traces:
     """What training leaves in weights.
 
     Args:
-        unevenness: spread of the filters' norms in a layer, relative to that of normal
-            weights; the median over layers. About 1 where weights were drawn alike; training
+        unevenness: spread of the filters' norms in a layer, relative to that of normally
+            distributed weights; the median over layers. About 1 at initialisation; training
             makes some filters strong and some weak. NaN without large enough layers.
-        norms: batch-norm layers.
-        fresh_norms: those with statistics as they start, mean 0 and variance 1.
+        norms: number of batch-norm layers.
+        fresh_norms: those with their initial statistics, mean 0 and variance 1.
     """
 
     unevenness: float
@@ -52,7 +54,7 @@ class Traces:
         return uneven if moved == uneven else None
 
     def __str__(self) -> str:
-        parts = [f"filter norms {self.unevenness:.1f} times as uneven as drawn ones"]
+        parts = [f"filter norms {self.unevenness:.1f} times as uneven as random ones"]
         if self.norms:
             moved = self.norms - self.fresh_norms
             parts.append(f"statistics in {moved} of {self.norms} batch norms")
@@ -61,26 +63,37 @@ class Traces:
 
 def traces(module: nn.Module) -> Traces:
     """Look for traces of training in a module's weights, without running it."""
-    found = [u for p in module.parameters() if (u := _unevenness(p.detach())) is not None]
+    uneven = [u for p in module.parameters() if (u := _unevenness(p.detach())) is not None]
     norms = [
-        m
+        (m.running_mean, m.running_var)
         for m in module.modules()
-        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None
+        if isinstance(m, nn.modules.batchnorm._BatchNorm)
     ]
-    fresh = sum(_starts(m) for m in norms)
-    return Traces(statistics.median(found) if found else math.nan, len(norms), fresh)
+    kept = [(mean, var) for mean, var in norms if mean is not None and var is not None]
+    fresh = sum(bool((mean == 0).all() and (var == 1).all()) for mean, var in kept)
+    return Traces(statistics.median(uneven) if uneven else math.nan, len(kept), fresh)
+
+
+def _unevenness(weight: Tensor) -> float | None:
+    """Spread of the filters' norms over that of independent normal weights, 1 / sqrt(2 n)."""
+    if weight.ndim < 2 or weight.shape[0] < _SMALLEST or weight[0].numel() < _SMALLEST:
+        return None
+    norms = torch.linalg.vector_norm(weight.flatten(1).float(), dim=1)
+    mean = float(norms.mean())
+    return float(norms.std()) / mean * math.sqrt(2 * weight[0].numel()) if mean else None
 
 
 @torch.inference_mode()
 def effective_rank(network: Segmenter, samples: Sequence[Tensor]) -> float:
-    """Say in how many directions features vary over positions: (sum of variances)^2 over squares.
+    """Compute in how many directions features vary over positions: (sum l)^2 / sum l^2.
 
     Args:
         network: in any mode; it is put into eval mode.
         samples: images (1, 3, h, w).
 
     Returns:
-        1 for features along one line, C for equal variances in all channels.
+        With l the eigenvalues of the features' covariance: 1 for features along one line, C for
+        equal variances in all channels.
     """
     network.eval()
     flat = torch.cat([network.features(x).flatten(2)[0].double() for x in samples], dim=1)
@@ -89,203 +102,171 @@ def effective_rank(network: Segmenter, samples: Sequence[Tensor]) -> float:
     return total**2 / max(float(covariance.square().sum()), 1e-300)
 
 
-def build_each(
-    experiment: Experiment, num_classes: int, classes: Sequence[str] = ()
-) -> tuple[dict[str, Segmenter], dict[str, str]]:
-    """Build the networks of an experiment, those that can be built.
+def examine_weights(found: Examination, known: Known) -> None:
+    """Build each network, and examine whether its weights are trained, or who trains them.
 
     Args:
-        experiment: its networks, pool and seed are read.
-        num_classes: K.
-        classes: their names, which those of bundles must be; none where they are not known.
-
-    Returns:
-        The networks by name, and what is wrong with the others.
+        found: gets the findings.
+        known: its experiment, classes and samples are read; networks are added.
     """
-    pool = experiment.input.pool
-    try:
-        check_bundles(experiment.networks, classes, pool)
-        return build_networks(experiment.networks, num_classes, experiment.seed), {}
-    except SpiritsegError:
-        built: dict[str, Segmenter] = {}
-        errors: dict[str, str] = {}
-    for name in experiment.networks:
-        needed = {n: experiment.networks[n] for n in _made_of(experiment, name)}
-        try:
-            check_bundles(needed, classes, pool)
-            built[name] = build_networks(needed, num_classes, experiment.seed)[name]
-        except SpiritsegError as error:
-            errors[name] = str(error)
-    return built, errors
-
-
-def examine_weights(
-    experiment: Experiment,
-    networks: Mapping[str, Segmenter],
-    samples: Sequence[Tensor],
-    errors: Mapping[str, str],
-) -> Section:
-    """Say whether each network's weights are trained ones, and who trains the others.
-
-    Args:
-        experiment: its networks and stages are read.
-        networks: built, not trained yet.
-        samples: images to run them on.
-        errors: why the other networks could not be built.
-    """
-    section = Section("Weights")
-    for error in dict.fromkeys(errors.values()):
-        section.problem(error)
-    for name, network in networks.items():
-        given = experiment.networks[name]
-        _extractor(section, experiment, name, network, samples)
-        if isinstance(network.head, nn.Module) and given.head.name != "none":
-            _head(section, experiment, name, network.head)
-    return section
-
-
-def _extractor(
-    section: Section,
-    experiment: Experiment,
-    name: str,
-    network: Segmenter,
-    samples: Sequence[Tensor],
-) -> None:
-    given = experiment.networks[name]
-    found = traces(network.extractor)
-    asked = _asked(experiment, name)
-    if asked:
-        said = f"{name}: {asked}: {found}"
-        if found.trained:
-            section.ok(f"{said}{_on_images(experiment, name, network, samples)}")
-        elif found.trained is None:
-            section.warn(
-                f"{said}; the traces contradict each other, or there are too few",
-                "check that the file holds this network's weights with their batch-norm statistics",
-            )
+    _build(found, known)
+    readers = _read_logits(known)
+    for name, network in known.networks.items():
+        head = network.head
+        if asked := trained_weights(known.experiment, name):
+            _examine_asked(found, known, name, asked)
         else:
-            section.problem(
-                f"{said}: the weights look untrained",
-                "check the file; weights that were saved before training fit just as well",
-            )
-        if found.trained is not False and given.extractor.name in LITES and samples:
-            _scores(section, name, given, samples)
+            _examine_random(found, known.experiment, name, traces(network.extractor))
+        if isinstance(head, nn.Module) and known.experiment.networks[name].head.name != "none":
+            _examine_head(found, known.experiment, name, traces(head), readers.get(name, []))
+
+
+def _build(found: Examination, known: Known) -> None:
+    """Build the networks; where that fails, one by one, to find all that cannot be built."""
+    given = known.experiment
+    if not _try(known, list(given.networks)):
         return
-    trained_by = _trained_by(experiment, name, ("all", "extractor"))
-    teaches = _teaches(experiment, name)
-    if teaches and not _before(experiment, trained_by, teaches) and found.trained is not True:
-        section.warn(
-            f"{name}: fresh weights ({found}), and it teaches in {', '.join(teaches)} before any "
-            "stage trains it: features of an untrained network",
+    errors = (_try(known, _made_of(given, name)) for name in given.networks)
+    for error in dict.fromkeys(filter(None, errors)):
+        found.refused("networks", error)
+
+
+def _try(known: Known, names: Sequence[str]) -> str:
+    """Build networks and add them; return the error message, or nothing."""
+    given = known.experiment
+    networks = {name: given.networks[name] for name in names}
+    try:
+        check_bundles(networks, known.classes, given.input.pool)
+        built = build_networks(networks, known.num_classes, given.seed)
+    except SpiritsegError as error:
+        return str(error)
+    known.networks.update({name: built[name] for name in names})
+    return ""
+
+
+def _examine_asked(found: Examination, known: Known, name: str, asked: str) -> None:
+    """Examine an extractor whose weights should be trained ones."""
+    seen = traces(known.networks[name].extractor)
+    where, what = f"networks.{name}", f"{asked}: {seen}"
+    if seen.trained:
+        found.ok(where, f"{what}{_beside_random(known, name)}")
+    elif seen.trained is None:
+        found.warn(
+            where,
+            f"{what}; the traces of training contradict each other, or there are too few",
+            "check that the file holds this network's weights with their batch-norm statistics",
+        )
+    else:
+        found.problem(
+            where,
+            f"{what}: {_UNTRAINED}",
+            "check the file; weights that were saved before training fit just as well",
+        )
+
+
+def _examine_random(found: Examination, given: Experiment, name: str, seen: Traces) -> None:
+    """Examine a randomly initialised extractor."""
+    where, what = f"networks.{name}", "randomly initialised"
+    trained_by = _trained_by(given, name, ("all", "extractor"))
+    teaches = [key for key in given.stages if name in _teachers(given, key)]
+    if teaches and not _before(given, trained_by, teaches) and seen.trained is not True:
+        found.warn(
+            where,
+            f"{what} ({seen}), but it is the teacher of {', '.join(teaches)} before any stage "
+            "trains it: features of an untrained network",
             f"--networks.{name}.extractor.weights pretrained, or a bundle of a trained network",
         )
     elif trained_by:
-        section.ok(f"{name}: fresh weights, trained by {', '.join(trained_by)}")
-    elif _only_looked_at(experiment, name):
-        section.ok(f"{name}: fresh weights; only its architecture is used")
+        found.ok(where, f"{what}, trained by {', '.join(trained_by)}")
+    elif any(other.extractor.of == name for other in given.networks.values()):
+        found.ok(where, f"{what}; only its architecture is used")
     else:
-        section.warn(f"{name}: fresh weights that no stage trains", "train it, or leave it out")
+        found.warn(where, f"{what}, and no stage trains it", "train it, or leave it out")
 
 
-def _on_images(
-    experiment: Experiment, name: str, network: Segmenter, samples: Sequence[Tensor]
-) -> str:
-    """Compare the features on the user's images with those of an untrained copy."""
-    given = experiment.networks[name]
-    if not samples or given.bundle or is_class_path(given.extractor.name) or given.extractor.of:
+def _examine_head(
+    found: Examination, given: Experiment, name: str, seen: Traces, readers: Sequence[str]
+) -> None:
+    """Examine a head; readers: the stages whose losses read its logits as a teacher's."""
+    where = f"networks.{name}.head"
+    trained_by = _trained_by(given, name, ("all", "head"))
+    if seen.trained:
+        found.ok(where, f"trained: {seen}")
+    elif given.networks[name].bundle:
+        found.warn(where, f"from a bundle, but with few traces of training: {seen}")
+    elif readers and not _before(given, trained_by, readers):
+        found.problem(
+            where,
+            f"randomly initialised, but it is a teacher's in {', '.join(readers)}",
+            f"--networks.{name}.bundle RUN/student, or train it in a stage before",
+        )
+    elif trained_by:
+        found.ok(where, f"randomly initialised, trained by {', '.join(trained_by)}")
+    elif name == given.result:
+        found.problem(where, "randomly initialised and no stage trains it, but it is the result")
+    else:
+        found.ok(where, "randomly initialised and not used")
+
+
+def _beside_random(known: Known, name: str) -> str:
+    """Compare weights and features with those of a randomly initialised network."""
+    network, given = known.networks[name], known.experiment.networks[name]
+    if not known.samples or given.bundle or given.extractor.of:
+        return ""
+    if is_class_path(given.extractor.name):
         return ""
     bare = dataclasses.replace(given.extractor, weights="random")
     alone = {name: dataclasses.replace(given, extractor=bare)}
     try:
-        fresh = build_networks(alone, _classes_of(network), experiment.seed)[name]
+        random = build_networks(alone, known.num_classes, known.experiment.seed)[name]
     except SpiritsegError:
         return ""
-    same = _share_equal(network.extractor, fresh.extractor)
-    ranks = effective_rank(network, samples), effective_rank(fresh, samples)
+    theirs = dict(random.extractor.named_parameters())
+    pairs = [(p, theirs[k]) for k, p in network.extractor.named_parameters() if k in theirs]
+    other = sum(int((p != q).sum()) for p, q in pairs) / max(1, sum(p.numel() for p, _ in pairs))
+    ranks = [effective_rank(one, known.samples) for one in (network, random)]
     return (
-        f"; {100 * (1 - same):.0f} % of them differ from fresh ones; on your images its features "
-        f"vary in {ranks[0]:.1f} directions, an untrained copy's in {ranks[1]:.1f}"
+        f"; {100 * other:.0f} % of them differ from random ones; on your images its features "
+        f"vary in {ranks[0]:.1f} directions, those of an untrained network in {ranks[1]:.1f}"
     )
 
 
-def _classes_of(network: Segmenter) -> int:
-    convs = [] if network.head is None else list(network.head.modules())
-    found = [m.out_channels for m in convs if isinstance(m, nn.Conv2d)]
-    return found[-1] if found else 2
-
-
-def _share_equal(one: nn.Module, other: nn.Module) -> float:
-    """Return the share of the values of two equal architectures that are the same."""
-    theirs = dict(other.named_parameters())
-    equal = total = 0
-    for key, value in one.named_parameters():
-        equal += int((value == theirs[key]).sum()) if key in theirs else 0
-        total += value.numel()
-    return equal / max(1, total)
-
-
-@torch.inference_mode()
-def _scores(section: Section, name: str, given: Network, samples: Sequence[Tensor]) -> None:
-    """Whether the whole ImageNet classifier is sure of anything on the user's images."""
-    if given.extractor.weights != "pretrained":
-        return
-    whole = lite_classifier(given.extractor.name)
-    entropies = []
-    for image in samples:
-        p = whole((image - 127 / 255) / (128 / 255)).softmax(1)
-        entropies.append(float(-(p * p.clamp_min(1e-12).log()).sum()))
-    mean, most = statistics.mean(entropies), math.log(1000)
-    said = f"{name}: class scores on your images have an entropy of {mean:.1f} (at most {most:.1f})"
-    if mean < _SURE * most:
-        section.ok(f"{said}: the classifier sees something in them")
-    else:
-        section.warn(
-            f"{said}: the classifier sees nothing in them",
-            "are these photographs? Look at the images, and at input.pool",
-        )
-
-
-def _head(section: Section, experiment: Experiment, name: str, head: nn.Module) -> None:
+def source(experiment: Experiment, name: str) -> Network:
+    """Return the network that a network is, or is a copy of."""
     given = experiment.networks[name]
-    found = traces(head)
-    trained_by = _trained_by(experiment, name, ("all", "head"))
-    logits_from = [
-        stage
-        for stage, s in experiment.stages.items()
-        if name in _teachers(s) and (s.losses.pixelwise or s.losses.holistic)
-    ]
-    if found.trained:
-        section.ok(f"{name}'s head is trained: {found}")
-    elif given.bundle:
-        section.warn(f"{name}'s head, from a bundle, shows few traces of training: {found}")
-    elif logits_from and not _before(experiment, trained_by, logits_from):
-        section.problem(
-            f"{name}'s head is fresh, and teaches its logits in {', '.join(logits_from)}",
-            f"--networks.{name}.bundle RUN/student, or train it in a stage before",
-        )
-    elif trained_by:
-        section.ok(f"{name}'s head is fresh; trained by {', '.join(trained_by)}")
-    elif name == experiment.result:
-        section.problem(f"{name}'s head is fresh and no stage trains it, but it is the result")
-    else:
-        section.ok(f"{name}'s head is fresh and not used")
+    of = given.extractor.of
+    if given.bundle is None and given.extractor.name == "copy" and of in experiment.networks:
+        return source(experiment, of)
+    return given
 
 
-def _asked(experiment: Experiment, name: str) -> str:
-    """Say which trained weights a network was asked for; nothing for fresh ones."""
-    given = experiment.networks[name]
+def trained_weights(experiment: Experiment, name: str) -> str:
+    """Name the trained weights that a network was asked for; nothing for random ones."""
+    given = source(experiment, name)
     if given.bundle:
         return f"bundle {given.bundle}"
     extractor = given.extractor
-    if extractor.name == "copy" and extractor.of in experiment.networks:
-        return _asked(experiment, extractor.of)
     if extractor.weights != "random":
         return f"{extractor.name}, weights {extractor.weights}"
     asked = [f"{k}={v}" for k, v in extractor.args.items() if v and "weights" in k]
     return f"{extractor.name}, {', '.join(asked)}" if asked else ""
 
 
+def _read_logits(known: Known) -> dict[str, list[str]]:
+    """Return the stages whose losses read a teacher's logits, by the teacher's name."""
+    readers: dict[str, list[str]] = {}
+    for key in known.experiment.stages:
+        try:
+            module = stage_module(key, known.experiment, known.networks, known.classes)
+        except (SpiritsegError, KeyError):  # a network is missing; told elsewhere
+            continue
+        for name in _teachers(known.experiment, key) if LOGITS in module.teacher_needs else ():
+            readers.setdefault(name, []).append(key)
+    return readers
+
+
 def _made_of(experiment: Experiment, name: str) -> list[str]:
+    """Return a network and those that its extractor is made from."""
     found: list[str] = []
     here: str | None = name
     while here is not None and here in experiment.networks and here not in found:
@@ -299,12 +280,9 @@ def _trained_by(experiment: Experiment, name: str, parts: Collection[str]) -> li
     return [k for k, s in experiment.stages.items() if s.network == name and s.trains in parts]
 
 
-def _teaches(experiment: Experiment, name: str) -> list[str]:
-    return [k for k, s in experiment.stages.items() if name in _teachers(s)]
-
-
-def _teachers(stage: Stage) -> tuple[str, ...]:
-    return () if stage.teacher is None else (stage.teacher, *stage.co_teachers)
+def _teachers(experiment: Experiment, stage: str) -> tuple[str, ...]:
+    given = experiment.stages[stage]
+    return () if given.teacher is None else (given.teacher, *given.co_teachers)
 
 
 def _before(experiment: Experiment, trained_by: Sequence[str], used_in: Sequence[str]) -> bool:
@@ -312,21 +290,3 @@ def _before(experiment: Experiment, trained_by: Sequence[str], used_in: Sequence
     order = list(experiment.stages)
     first = min((order.index(k) for k in trained_by), default=len(order))
     return first < min(order.index(k) for k in used_in)
-
-
-def _only_looked_at(experiment: Experiment, name: str) -> bool:
-    return any(n.extractor.of == name for n in experiment.networks.values())
-
-
-def _starts(norm: nn.modules.batchnorm._BatchNorm) -> bool:
-    mean, variance = norm.running_mean, norm.running_var
-    return bool((mean == 0).all() and (variance == 1).all())  # type: ignore[union-attr]
-
-
-def _unevenness(weight: Tensor) -> float | None:
-    """Spread of the filters' norms over that of independent normal weights, 1 / sqrt(2 n)."""
-    if weight.ndim < 2 or weight.shape[0] < _SMALLEST or weight[0].numel() < _SMALLEST:
-        return None
-    norms = torch.linalg.vector_norm(weight.flatten(1).float(), dim=1)
-    mean = float(norms.mean())
-    return float(norms.std()) / mean * math.sqrt(2 * weight[0].numel()) if mean else None
