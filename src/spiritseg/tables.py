@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import shutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ __all__ = [
     "metrics_table",
     "print_notes",
     "print_table",
-    "rich_table",
+    "table_text",
 ]
 
 Table = list[list[str]]  # the header first
@@ -80,7 +82,7 @@ def class_iou_table(metrics: Mapping[str, Mapping[str, Any]], split: str = "test
     return [["IoU %", *found], *rows]
 
 
-def rich_table(table: Table) -> RichTable:
+def _rich_table(table: Table) -> RichTable:
     """Return a table as one of rich's.
 
     Args:
@@ -96,6 +98,21 @@ def rich_table(table: Table) -> RichTable:
     return drawn
 
 
+def table_text(table: Table) -> str:
+    """Return a table as `print_table` prints it.
+
+    Args:
+        table: rows of words, the header first.
+    """
+    from rich.console import Console
+
+    width = shutil.get_terminal_size((100, 0)).columns
+    console = Console(file=io.StringIO(), width=width)
+    with console.capture() as shown:
+        console.print(_rich_table(table))
+    return shown.get().rstrip()
+
+
 def print_table(table: Table) -> None:
     """Print a table on the terminal.
 
@@ -104,7 +121,7 @@ def print_table(table: Table) -> None:
     """
     from rich.console import Console
 
-    Console().print(rich_table(table))
+    Console().print(_rich_table(table))
 
 
 def print_notes(metrics: Mapping[str, Any]) -> None:

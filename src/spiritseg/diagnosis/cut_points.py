@@ -53,12 +53,7 @@ class CutPoint:
 
 
 def examine_cut_points(found: Examination, known: Known) -> None:
-    """Tabulate networks and their cut points; check that images and crops suit their strides.
-
-    Args:
-        found: gets the findings and tables.
-        known: its experiment, networks and size are read.
-    """
+    """Tabulate networks and their cut points; check that images and crops suit their strides."""
     at = f"at {known.size[0]} x {known.size[1]}"
     rows: Table = [["network", "part", "feature map", "stride", "params M", "GFLOPs"]]
     found.tables[f"networks {at}"] = rows
@@ -155,7 +150,7 @@ def _run(
 
         hooks = [m.register_forward_pre_hook(spend) for m in whole.modules()]
         for path, layer in layers.items():
-            hooks.append(layer.register_forward_hook(lambda m, i, o, p=path: note(p, o)))  # type: ignore[misc]
+            hooks.append(layer.register_forward_hook(lambda m, i, o, p=path: note(p, o)))
         try:
             whole(torch.zeros(1, 3, *size))
         finally:

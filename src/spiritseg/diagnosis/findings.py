@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import re
-import shutil
+import textwrap
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from spiritseg.tables import Table
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from spiritseg.tables import Table, table_text
 
 __all__ = ["Examination", "Finding", "Report"]
 
 Level = Literal["ok", "warning", "problem"]
 
+_WRAPPER = textwrap.TextWrapper(
+    100, subsequent_indent=" " * 11, break_long_words=False, break_on_hyphens=False
+)
 _FIELD = re.compile(r"([a-z_]+(?:\.[\w-]+)*): (.+)", re.DOTALL)  # a message that names its field
 
 
@@ -40,7 +39,7 @@ class Finding:
         return f"{self.where}: {self.what}" + (f"\n-> {self.do}" if self.do else "")
 
 
-@dataclass
+@dataclass(repr=False)
 class Examination:
     """The findings on one subject.
 
@@ -72,26 +71,15 @@ class Examination:
         self.problem(*(named.groups() if named else (where, message)))
 
     def __str__(self) -> str:
-        from rich.console import Console, Group
-
-        width = shutil.get_terminal_size((100, 0)).columns
-        console = Console(file=io.StringIO(), width=width, highlight=False, markup=False)
-        with console.capture() as shown:
-            console.print(Group(*self._rows()))
-        return "\n".join(line.rstrip() for line in shown.get().rstrip().splitlines())
+        lines = [self.title]
+        for finding in self.findings:
+            for number, line in enumerate(str(finding).splitlines()):
+                mark = f"  {'' if number else finding.level:8} "
+                lines.append(_WRAPPER.fill(mark + line))
+        tables = [f"\n{title}\n{table_text(rows)}" for title, rows in self.tables.items()]
+        return "\n".join([*lines, *tables])
 
     __repr__ = __str__
-
-    def _rows(self) -> list[RenderableType]:
-        from rich.table import Table as Grid
-
-        from spiritseg.tables import rich_table
-
-        grid = Grid.grid(padding=(0, 1, 0, 0))
-        for finding in self.findings:
-            grid.add_row(f"  {finding.level}", str(finding))
-        tables = [x for title, rows in self.tables.items() for x in ("", title, rich_table(rows))]
-        return [self.title, grid, *tables]
 
 
 @dataclass(repr=False)

@@ -49,12 +49,7 @@ class _Seen:
 
 
 def examine_images(found: Examination, known: Known) -> None:
-    """Open all images and add everything that is wrong with them, not only the first.
-
-    Args:
-        found: gets the findings.
-        known: its experiment is read; classes, samples, size, domains and costs are added.
-    """
+    """Open all images and add everything that is wrong with them, not only the first."""
     given = known.experiment
     budget = Budget(given.input.cache_mib)
     splits, classes = _list_splits(found, known, budget)
@@ -92,7 +87,9 @@ def _list_splits(
     found: Examination, known: Known, budget: Budget
 ) -> tuple[dict[str, LabelledImages], ClassMap | None]:
     """List the images of each split; a split that fails is left out."""
-    target, splits, classes = known.experiment.target, {}, None
+    target = known.experiment.target
+    splits: dict[str, LabelledImages] = {}
+    classes: ClassMap | None = None
     errors: dict[str, None] = {}
     if target.dataset == "scenes" or target.root:  # else the recipe's examination says so
         for split in SPLITS:
@@ -138,7 +135,8 @@ def _look_at_labelled(
     images.items = [item for i, item in enumerate(images.items) if i in seen]
     if total and not seen:
         found.problem(name, "no image is left", "replace the files")
-    _add_costs(known, list(seen.values()), in_threads=not scenes)
+    seconds = _add_bytes(known, list(seen.values()))
+    known.read_s += seconds if scenes else seconds / min(8, usable_cores())  # files: in threads
     return list(seen.values())
 
 
@@ -176,9 +174,10 @@ def _look_at_proximity(
         f"{sum(one.nbytes > 0 for one in seen.values())} were decoded, of the others the headers "
         "were read",
     )
+    seconds = _add_bytes(known, list(seen.values()))
     stages = known.experiment.stages.values()
-    used = any(stage.images != "target" or stage.fourier for stage in stages)
-    _add_costs(known, list(seen.values()), in_threads=False, read=used)
+    if known.images_fit and any(stage.images != "target" or stage.fourier for stage in stages):
+        known.read_s += seconds
     return parts, [one.size for one in seen.values()]
 
 
@@ -218,17 +217,14 @@ def _report_bad(
         found.problem(where, what, "replace the files, or leave such files out with --skip-bad")
 
 
-def _add_costs(known: Known, seen: Sequence[_Seen], in_threads: bool, read: bool = True) -> None:
-    """Add the bytes of all images, and the seconds to read them, from those that were decoded."""
+def _add_bytes(known: Known, seen: Sequence[_Seen]) -> float:
+    """Add the bytes of all images, from those decoded; return the seconds to decode each once."""
     decoded = [one for one in seen if one.nbytes]
     if not decoded:
-        return
-    area = sum(height * width for height, width in (one.size for one in seen))
-    of_decoded = sum(height * width for height, width in (one.size for one in decoded))
+        return 0.0
+    area, of_decoded = (sum(h * w for h, w in (x.size for x in some)) for some in (seen, decoded))
     known.nbytes += round(sum(one.nbytes for one in decoded) * area / of_decoded)
-    threads = min(8, usable_cores()) if in_threads else 1
-    seconds = sum(one.seconds for one in decoded) / len(decoded) * len(seen) / threads
-    known.read_s += seconds if read else 0.0
+    return sum(one.seconds for one in decoded) * area / of_decoded
 
 
 def _check_overlap(

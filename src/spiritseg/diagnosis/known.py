@@ -29,7 +29,7 @@ class Known:
         size: (H, W) of a test image as a network sees it.
         domains: the opened images; None where something is wrong with them.
         nbytes: bytes of all images, decoded.
-        read_s: seconds to decode, or to render, each image of the experiment once.
+        read_s: seconds to decode, or to render, once each image that is then kept in memory.
         networks: the networks that could be built, by name.
     """
 
@@ -42,6 +42,11 @@ class Known:
     nbytes: int = 0
     read_s: float = 0.0
     networks: dict[str, Segmenter] = field(default_factory=dict)
+
+    @property
+    def images_fit(self) -> bool:
+        """Whether all decoded images fit input.cache_mib."""
+        return self.nbytes <= self.experiment.input.cache_mib * 2**20
 
     def tracked(self, items: Iterable[T], title: str, count: int) -> Iterator[T]:
         """Yield items under a progress bar on stderr; only on a terminal or in a notebook.

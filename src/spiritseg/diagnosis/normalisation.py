@@ -23,12 +23,7 @@ _DARK = 0.02  # mean of images that are all but black
 
 
 def examine_normalisation(found: Examination, known: Known) -> None:
-    """Measure what each network's first convolution gets of the user's images.
-
-    Args:
-        found: gets the findings.
-        known: its samples and networks are read.
-    """
+    """Measure what each network's first convolution gets of the user's images."""
     if not known.samples:
         found.warn("images", "not measured: there are no readable images")
         return

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import lightning as L
@@ -17,8 +18,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from spiritseg.config import Stage, Trainer
 from spiritseg.data.datasets import Domains
-from spiritseg.data.images import Budget
-from spiritseg.data.mixing import StageBatches, StageData
+from spiritseg.data.mixing import Key, StageBatches, StageData
 from spiritseg.diagnosis.known import Known
 from spiritseg.diagnosis.system_memory import peak_bytes, reset_peak
 from spiritseg.training.fit import interruptible, lightning_trainer, quiet
@@ -35,6 +35,7 @@ _SLOW_S = 1.0  # an image
 
 T = TypeVar("T")
 Batch = dict[str, Tensor]
+_Drawn = tuple[list[Batch], float, float]  # seconds to draw one, and to load it again
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,8 @@ class StageCost:
         fresh_s: seconds of a new step.
         again_s: seconds of a step whose frozen outputs are kept.
         around_s: seconds of the statistics before, and the figures after the whole stage.
-        host: peak bytes of this process.
+        host: peak bytes of this process, and what the cache will take in the course.
         gpu: peak bytes on the GPU; 0 without one.
-        images_to_keep: bytes of decoded images and views that will be kept in the course.
     """
 
     steps: int
@@ -71,7 +71,6 @@ class StageCost:
     around_s: float = 0.0
     host: int = 0
     gpu: int = 0
-    images_to_keep: int = 0
 
     @property
     def kept_share(self) -> float:
@@ -88,12 +87,6 @@ class StageCost:
         kept = round(self.different * self.kept_share)
         # What is kept is computed once; what does not fit, each time that it comes.
         return kept + round((shown - kept) * (1 - kept / self.different))
-
-    @property
-    def host_at_the_end(self) -> int:
-        """Peak bytes of the process when the caches are full."""
-        wanted = self.different * self.kept if self.repeats else 0
-        return self.host + min(wanted, self.cache) + self.images_to_keep
 
     def training_s(self, workers: int = 0) -> float:
         """Return the seconds of all steps, with images from this many loader processes."""
@@ -137,46 +130,45 @@ def measure_stage(name: str, known: Known, device: torch.device) -> StageCost:
         lambda _: sum(counts) // len(counts),
     )
     module = stage_module(name, dry, networks, domains.classes.names, found)
-    budget = domains.target.train.budget
-    drawn = _draw(whole, data(domains, replace(stage, views=0)), stage.batch_size, budget)
-    fresh_s, again_s = _train(module, drawn.batches, trainer)
+    decode = data(domains, replace(stage, views=0)) if known.images_fit else None
+    batches, draw_s, load_s = _draw(whole, stage.batch_size, decode)
+    fresh_s, again_s = _train(module, batches, trainer)
     held_out = min(HELD_OUT_IMAGES, max(map(len, domains.held_out().values())))
     _, after_s = extrapolated(
         lambda n: stage_figures(module, dry, few(domains, n), device),
         lambda figures: len(domains.target.val) if "val" in figures else held_out,
     )
+    kept = module.kept_bytes // sum(len(batch["index"]) for batch in batches)
     steps = _steps(stage, len(whole))
     different = steps * stage.batch_size
     if stage.views:
         different = min(different, stage.views * sum(whole.counts))
-    undecoded = max(0, known.nbytes - (dry.input.cache_mib * MIB - budget.left))
     return StageCost(
         steps=steps,
         batch_size=stage.batch_size,
         different=different,
         repeats=stage.views > 0,
         cache=stage.cache_mib * MIB,
-        kept=module.kept_bytes // sum(len(batch["index"]) for batch in drawn.batches),
-        draw_s=drawn.draw_s,
-        load_s=drawn.load_s,
+        kept=kept,
+        draw_s=draw_s,
+        load_s=load_s,
         fresh_s=fresh_s,
         again_s=again_s,
         around_s=before_s + after_s,
-        host=peak_bytes(torch.device("cpu")),
+        host=peak_bytes(torch.device("cpu")) + min(different * kept, stage.cache_mib * MIB),
         gpu=peak_bytes(device) if device.type == "cuda" else 0,
-        images_to_keep=min(budget.left, undecoded + different * drawn.view_bytes),
     )
 
 
 def few(domains: Domains, count: int) -> Domains:
     """Return the first images of each split and domain."""
     target = domains.target
-    splits = {
-        name: images.part(images.items[:count])
-        for name, images in (("train", target.train), ("val", target.val), ("test", target.test))
-    }
+    train, val, test = (
+        images.part(images.items[:count]) for images in (target.train, target.val, target.test)
+    )
     first, held_out = (images.part(images.items[:count]) for images in domains.proximity)
-    return replace(domains, target=replace(target, **splits), proximity=(first, held_out))
+    few_labelled = replace(target, train=train, val=val, test=test)
+    return replace(domains, target=few_labelled, proximity=(first, held_out))
 
 
 def extrapolated(action: Callable[[int], T], count: Callable[[T], int]) -> tuple[T, float]:
@@ -204,35 +196,27 @@ def _steps(stage: Stage, epoch: int) -> int:
     return min((n for n in (stage.max_steps, by_epochs) if n > 0), default=0)
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """A few batches; seconds to draw one and to load it again; bytes of a view that is kept."""
-
-    batches: list[Batch]
-    draw_s: float
-    load_s: float
-    view_bytes: int
-
-
-def _draw(data: StageData, unkept: StageData, batch_size: int, budget: Budget) -> _Drawn:
-    """Draw the first batches; `unkept` draws the same views and keeps none."""
+def _draw(data: StageData, batch_size: int, decode: StageData | None) -> _Drawn:
+    """Draw the first batches; with `decode`, which keeps no views, from images decoded before."""
     sampler = StageBatches(data, batch_size)
-    keys = [batch for epoch in range(_BATCHES) for batch in sampler.batches(epoch)][:_BATCHES]
-    batches, draw, load, kept = [], [], [], 0
+    keys = [batch for epoch in range(_BATCHES) for batch in sampler.batches(epoch)]
+    found: list[tuple[Batch, float, float]] = []
     started = time.perf_counter()
-    for some in keys:
-        for key in some:
-            unkept[key]  # decodes the images, so that only drawing is timed
-        left = budget.left
-        batch, seconds = _timed(lambda some=some: default_collate([data[key] for key in some]))  # type: ignore[misc]
-        kept = (left - budget.left) // len(some)
-        draw.append(seconds)
-        load.append(_timed(lambda some=some: [data[key] for key in some])[1])  # type: ignore[misc]
-        batches.append(batch)
+    for some in keys[:_BATCHES]:
+        if decode is not None:
+            [decode[key] for key in some]
+        batch, draw_s = _timed(partial(_load, data, some))
+        _, load_s = _timed(partial(_load, data, some))
+        found.append((batch, draw_s, load_s if data.views else draw_s))
         if time.perf_counter() - started > _BUDGET_S:
             break
-    load_s = statistics.median(load)
-    return _Drawn(batches, max(load_s, statistics.median(draw)), load_s, kept)
+    batches, draw, load = zip(*found, strict=True)
+    return list(batches), statistics.median(draw), statistics.median(load)
+
+
+def _load(data: StageData, keys: list[Key]) -> Batch:
+    batch: Batch = default_collate([data[key] for key in keys])
+    return batch
 
 
 class _Clock(Callback):

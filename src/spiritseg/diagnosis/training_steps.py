@@ -26,12 +26,7 @@ _TABLE = "a few real steps of each stage, extrapolated"
 
 
 def examine_training(found: Examination, known: Known) -> None:
-    """Train each stage for a few steps, and extrapolate the run's memory and time.
-
-    Args:
-        found: gets the findings and a table.
-        known: read; its networks are changed by the steps.
-    """
+    """Train each stage for a few steps, and extrapolate the run's memory and time."""
     given = known.experiment
     _check_decoded(found, known)
     if known.domains is None or len(known.networks) < len(given.networks):
@@ -62,7 +57,7 @@ def _check_decoded(found: Examination, known: Known) -> None:
     budget = known.experiment.input.cache_mib
     need = -(-known.nbytes // MIB)
     what = f"all images decoded take {need} of {budget} MiB"
-    if need <= budget:
+    if known.images_fit:
         found.ok("input.cache_mib", what)
     else:
         found.warn(
@@ -124,8 +119,11 @@ def _report_memory(
     stages = known.experiment.stages
     for name, cost in costs.items():
         _check_cache(found, name, stages[name], cost)
-    largest = max(costs, key=lambda name: costs[name].host_at_the_end)
-    need = {"memory": (largest, costs[largest].host_at_the_end, free_bytes(torch.device("cpu")))}
+    assert known.domains is not None, "the images are opened"
+    # What is not decoded yet, or drawn, still fills the memory of the images.
+    rest = min(known.domains.target.train.budget.left, known.nbytes)
+    largest = max(costs, key=lambda name: costs[name].host)
+    need = {"memory": (largest, costs[largest].host + rest, free_bytes(torch.device("cpu")))}
     if device.type == "cuda":
         largest = max(costs, key=lambda name: costs[name].gpu)
         need["GPU memory"] = largest, costs[largest].gpu, free_bytes(device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import statistics
 from collections.abc import Collection, Sequence
@@ -15,17 +14,15 @@ from spiritseg.config import Experiment, Network
 from spiritseg.diagnosis.findings import Examination
 from spiritseg.diagnosis.known import Known
 from spiritseg.errors import SpiritsegError
-from spiritseg.models import Segmenter, build_networks
+from spiritseg.models import build_networks
 from spiritseg.models.bundle import check_bundles
-from spiritseg.models.class_path import is_class_path
 from spiritseg.training.runner import stage_module
 from spiritseg.training.terms import LOGITS
 
-__all__ = ["Traces", "effective_rank", "examine_weights", "source", "traces", "trained_weights"]
+__all__ = ["Traces", "examine_weights", "source", "traces", "trained_weights"]
 
 _UNEVEN = 1.4  # random weights of any usual initialiser have 0.6 to 1.1, trained ones 2 and more
 _SMALLEST = 8  # filters, and weights of a filter: fewer tell nothing
-_UNTRAINED = "the weights look untrained"
 
 
 @dataclass(frozen=True)
@@ -83,32 +80,8 @@ def _unevenness(weight: Tensor) -> float | None:
     return float(norms.std()) / mean * math.sqrt(2 * weight[0].numel()) if mean else None
 
 
-@torch.inference_mode()
-def effective_rank(network: Segmenter, samples: Sequence[Tensor]) -> float:
-    """Compute in how many directions features vary over positions: (sum l)^2 / sum l^2.
-
-    Args:
-        network: in any mode; it is put into eval mode.
-        samples: images (1, 3, h, w).
-
-    Returns:
-        With l the eigenvalues of the features' covariance: 1 for features along one line, C for
-        equal variances in all channels.
-    """
-    network.eval()
-    flat = torch.cat([network.features(x).flatten(2)[0].double() for x in samples], dim=1)
-    covariance = torch.cov(flat)
-    total = float(covariance.trace())
-    return total**2 / max(float(covariance.square().sum()), 1e-300)
-
-
 def examine_weights(found: Examination, known: Known) -> None:
-    """Build each network, and examine whether its weights are trained, or who trains them.
-
-    Args:
-        found: gets the findings.
-        known: its experiment, classes and samples are read; networks are added.
-    """
+    """Build each network, and examine whether its weights are trained, or who trains them."""
     _build(found, known)
     readers = _read_logits(known)
     for name, network in known.networks.items():
@@ -149,7 +122,7 @@ def _examine_asked(found: Examination, known: Known, name: str, asked: str) -> N
     seen = traces(known.networks[name].extractor)
     where, what = f"networks.{name}", f"{asked}: {seen}"
     if seen.trained:
-        found.ok(where, f"{what}{_beside_random(known, name)}")
+        found.ok(where, what)
     elif seen.trained is None:
         found.warn(
             where,
@@ -159,7 +132,7 @@ def _examine_asked(found: Examination, known: Known, name: str, asked: str) -> N
     else:
         found.problem(
             where,
-            f"{what}: {_UNTRAINED}",
+            f"{what}: the weights look untrained",
             "check the file; weights that were saved before training fit just as well",
         )
 
@@ -206,29 +179,6 @@ def _examine_head(
         found.problem(where, "randomly initialised and no stage trains it, but it is the result")
     else:
         found.ok(where, "randomly initialised and not used")
-
-
-def _beside_random(known: Known, name: str) -> str:
-    """Compare weights and features with those of a randomly initialised network."""
-    network, given = known.networks[name], known.experiment.networks[name]
-    if not known.samples or given.bundle or given.extractor.of:
-        return ""
-    if is_class_path(given.extractor.name):
-        return ""
-    bare = dataclasses.replace(given.extractor, weights="random")
-    alone = {name: dataclasses.replace(given, extractor=bare)}
-    try:
-        random = build_networks(alone, known.num_classes, known.experiment.seed)[name]
-    except SpiritsegError:
-        return ""
-    theirs = dict(random.extractor.named_parameters())
-    pairs = [(p, theirs[k]) for k, p in network.extractor.named_parameters() if k in theirs]
-    other = sum(int((p != q).sum()) for p, q in pairs) / max(1, sum(p.numel() for p, _ in pairs))
-    ranks = [effective_rank(one, known.samples) for one in (network, random)]
-    return (
-        f"; {100 * other:.0f} % of them differ from random ones; on your images its features "
-        f"vary in {ranks[0]:.1f} directions, those of an untrained network in {ranks[1]:.1f}"
-    )
 
 
 def source(experiment: Experiment, name: str) -> Network:
