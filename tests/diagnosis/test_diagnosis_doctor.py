@@ -1,34 +1,28 @@
-"""The whole examination: a sound recipe passes, a bad one is told all of its faults at once."""
+"""The whole examination: a sound recipe passes, all faults of a bad one are reported at once."""
 
 from __future__ import annotations
 
-import time
+import hashlib
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from PIL import Image
 from torch import nn
 
 from spiritseg.cli import main
-from spiritseg.config import CrossEntropy, Losses, Pairwise, Stage
-from spiritseg.data import image_sets, scenes
-from spiritseg.data.images import Budget
-from spiritseg.diagnosis import Finding, Report, Section, costs, doctor
-from spiritseg.diagnosis.costs import kept_share, misses, pairwise_memory, steps_of
+from spiritseg.config import Experiment
+from spiritseg.data import image_sets
+from spiritseg.diagnosis import Examination, Finding, Report, doctor
+from spiritseg.diagnosis import images as images_module
 from spiritseg.diagnosis.images import examine_images
-from spiritseg.diagnosis.splits import split_points
-from spiritseg.diagnosis.steps import StageCost, _weights_bytes, measure_stage
-from spiritseg.diagnosis.weights import build_each
-from spiritseg.losses.pairwise import pairwise
-from spiritseg.models import Segmenter, separable, student_head
+from spiritseg.diagnosis.known import Known
+from spiritseg.errors import ConfigError
 from spiritseg.recipes import load_experiment
-from spiritseg.training.cache import FrozenOutputs
-from spiritseg.training.optim import build_optimizer
-from spiritseg.training.stage import StageModule
 
 TINY = """
 extends: esd
@@ -63,45 +57,64 @@ def images(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _doctor(images: Path, **overrides: object) -> Report:
+def _fields(images: Path, overrides: dict[str, object]) -> dict[str, object]:
     roots = {"target.root": str(images / "road"), "proximity.root": str(images / "near")}
-    fields = {**roots, **{k.replace("__", "."): v for k, v in overrides.items()}}
-    return doctor(load_experiment(images / "tiny.yaml", fields, complete=False))
+    return {**roots, **{k.replace("__", "."): v for k, v in overrides.items()}}
+
+
+def _doctor(images: Path, **overrides: object) -> Report:
+    return doctor(images / "tiny.yaml", _fields(images, overrides))
+
+
+def _known(images: Path, **overrides: object) -> tuple[Report, Known]:
+    """Only the examination of images, which is quick."""
+    fields = _fields(images, overrides)
+    known = Known(load_experiment(images / "tiny.yaml", fields, complete=False))
+    found = Examination("Images and labels")
+    examine_images(found, known)
+    return Report([found]), known
 
 
 def _images(images: Path, **overrides: object) -> Report:
-    """Only the section on images, which is quick."""
-    roots = {"target.root": str(images / "road"), "proximity.root": str(images / "near")}
-    fields = {**roots, **{k.replace("__", "."): v for k, v in overrides.items()}}
-    experiment = load_experiment(images / "tiny.yaml", fields, complete=False)
-    return Report([examine_images(experiment).section])
+    return _known(images, **overrides)[0]
 
 
-def _said(report: Report, level: str = "problem") -> str:
-    return "\n".join(f.what for f in report.findings if f.level == level)
+def _text(report: Report, level: str = "problem") -> str:
+    return "\n".join(str(finding) for finding in report.findings if finding.level == level)
 
 
-def test_a_sound_recipe_has_no_problem(images: Path) -> None:
+def _files(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def test_a_sound_recipe_has_no_problem(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(images)
+    before = _files(images)
     report = _doctor(images)
     assert not report.problems, report.problems
-    titles = [section.title for section in report.sections]
+    assert _files(images) == before  # nothing is written
+    titles = [one.title for one in report.examinations]
     assert titles == [
         "Recipe", "Images and labels", "Weights", "Input normalisation",
-        "Split points and cost", "Memory", "Time",
+        "Cut points and cost", "Training steps",
     ]  # fmt: skip
-    said = _said(report, "ok")
-    assert "33 of 33" not in said  # the layers behind the split are gone
-    assert "10 of 10 proximity images are enlarged so that the crop fits, by up to 1.33" in said
-    assert "the run takes about" in said
-    tables = {title: table for s in report.sections for title, table in s.tables.items()}
-    stages = next(t for title, t in tables.items() if title.startswith("estimated time"))
+    text = _text(report, "ok")
+    assert "33 of 33" not in text  # the layers behind the cut are gone
+    assert "10 of 10 images are enlarged so that the crop fits, by up to 1.33" in text
+    assert "time: the run takes about" in text
+    assert "memory: stage" in text
+    tables = {title: rows for one in report.examinations for title, rows in one.tables.items()}
+    stages = next(rows for title, rows in tables.items() if title.startswith("a few real steps"))
     assert [row[:2] for row in stages[1:4]] == [["mimicry", "20"], ["head", "10"], ["all", "10"]]
-    pixels = next(t for title, t in tables.items() if title.startswith("pixels"))
+    pixels = next(rows for title, rows in tables.items() if title.startswith("pixels"))
     assert [row[0] for row in pixels[1:]] == ["background", "road", "(ignored)"]
     assert pixels[1][1].endswith("(4)")
+    assert repr(report).endswith(report.summary)
+    assert "│ mimicry" in str(report)
 
 
-def test_all_faults_are_told_at_once(images: Path) -> None:
+def test_all_faults_are_reported_at_once(images: Path) -> None:
     road = images / "road"
     _save(road / "masks/1.png", np.full((40, 48), 7, np.uint8))
     _save(road / "masks/2.png", np.zeros((10, 48), np.uint8))
@@ -112,92 +125,131 @@ def test_all_faults_are_told_at_once(images: Path) -> None:
         target__subset="all",
         proximity__root=str(images / "nowhere"),
         networks__teacher__extractor__split="blocks.9",
+        networks__teacher__extractor__weights="random",
     )
-    said = _said(report)
-    for part in ("masks/1.png", "masks/2.png", "images/3.png", "nowhere"):
-        assert part in said
-    assert "blocks.9" in said
+    text = _text(report)
+    for part in ("masks/1.png", "masks/2.png", "images/3.png", "nowhere", "blocks.9"):
+        assert part in text
     assert len(report.problems) == 4  # masks, an image, a folder, a network
+    assert "not measured before the problems above" in _text(report, "warning")
 
 
-def test_figures_that_one_image_decides_are_a_warning(images: Path) -> None:
-    said = _said(_images(images, target__val="fraction:0.2"), "warning")
-    assert "val: 2 images; one image is 50 points of HP-Acc" in said
-    assert "target.val" in said
+def test_an_examination_that_fails_is_a_finding_with_its_name(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(found: Examination, known: Known) -> None:
+        raise ZeroDivisionError("by nothing")
+
+    module = sys.modules[doctor.__module__]
+    parts = {"Weights": broken, "Images": examine_images}
+    monkeypatch.setattr(module, "_EXAMINATIONS", parts)
+    report = _doctor(images)
+    assert [one.title for one in report.examinations] == list(parts)
+    assert report.problems == [
+        Finding("problem", "weights", "the examination stopped: ZeroDivisionError: by nothing")
+    ]
+
+
+def test_overrides_are_for_recipes(images: Path) -> None:
+    with pytest.raises(ConfigError, match="load_experiment"):
+        doctor(Experiment(), {"seed": 1})
 
 
 def test_missing_root_and_missing_folder(images: Path) -> None:
-    report = doctor(load_experiment(images / "tiny.yaml", {}, complete=False))
-    said = _said(report)
-    assert "target.root" in said
-    assert "proximity.root" in said
-    assert "there is no folder" in _said(_images(images, target__root=str(images / "gone")))
+    report = _doctor(images, target__root=None, proximity__root=None)
+    where = {finding.where for finding in report.problems}
+    assert {"target.root", "proximity.root"} <= where
+    assert "there is no folder" in _text(_images(images, target__root=str(images / "gone")))
+
+
+def test_each_image_is_opened_once(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def spy(real: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        def read(path: Path) -> Any:
+            opened.append(str(path))
+            return real(path)
+
+        return read
+
+    for module, name in (
+        (images_module, "image_size"), (image_sets, "read_image"), (image_sets, "image_size"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, spy(getattr(module, name)))
+    monkeypatch.setattr(images_module, "_DECODED", 4)
+    report, known = _known(images, target__subset="all")
+    assert not report.problems
+    assert len(opened) == len(set(opened)) == 20
+    assert "4 were decoded" in _text(report, "ok")
+    assert known.domains is not None
+    assert len(known.samples) == min(8, len(known.domains.target.train))
+    assert known.size == (20, 24)  # after the max-pool of 2
+    assert known.nbytes == 10 * 40 * 48 * 4 + 10 * 24 * 48 * 3
 
 
 def test_skip_bad_makes_an_unreadable_image_a_warning(images: Path) -> None:
-    (images / "road/images/3.png").write_bytes(b"\x89PNG")
-    report = _images(images, target__subset="all", input__skip_bad=True)
+    for path in ("road/images/3.png", "near/4.png"):
+        (images / path).write_bytes(b"\x89PNG")
+    bad = _text(_images(images, target__subset="all"))
+    report, known = _known(images, target__subset="all", input__skip_bad=True)
     assert not report.problems
-    assert "images/3.png" in _said(report, "warning")
+    for name in ("images/3.png", "near/4.png"):
+        assert name in bad
+        assert name in _text(report, "warning")
+    assert known.domains is not None
+    assert sum(len(one) for one in known.domains.proximity) == 9
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_skip_bad_that_leaves_no_image_of_a_split_is_a_problem(images: Path, split: str) -> None:
-    fields = {"target.root": str(images / "road"), "input.skip_bad": True}
+    fields: dict[str, object] = {"input__skip_bad": True, "target__subset": "all"}
     for own in ("val", "test"):
         for kind, values in (("images", np.full((40, 48, 3), 90)), ("masks", np.eye(40, 48))):
             _save(images / f"{own}/{kind}/a.png", values.astype(np.uint8))
-        fields[f"target.{own}"] = f"folder:{images / own}"
+        fields[f"target__{own}"] = f"folder:{images / own}"
     folder = images / ("road" if split == "train" else split)
     for path in (folder / "images").iterdir():
         path.write_bytes(b"\x89PNG")
-    experiment = load_experiment(
-        images / "tiny.yaml", {**fields, "target.subset": "all"}, complete=False
-    )
-    found = examine_images(experiment)
-    assert f"{split}: no image is left" in _said(Report([found.section]))
-    memory, clock = costs.examine_costs(experiment, {}, found)
-    assert found.domains is None
-    assert "not measured before the problems" in str(memory) + str(clock)
+    report, known = _known(images, **fields)
+    assert f"{split}: no image is left" in _text(report)
+    assert known.domains is None
 
 
-def test_a_crop_that_does_not_fit_says_which_would(images: Path) -> None:
-    report = _images(images, input__crop=64)
-    found = next(f for f in report.problems if "does not fit" in f.what)
+def test_the_crop_and_the_scales_of_stages_are_examined(images: Path) -> None:
+    found = next(f for f in _images(images, input__crop=64).problems if f.where == "input.crop")
+    assert "does not fit" in found.what
     assert "--input.crop 40" in found.do
-
-
-def test_the_scales_of_stages_are_looked_at(images: Path) -> None:
     padded = "asks for windows of up to 64 pixels, the smallest side is 40"
-    assert padded not in _said(_images(images), "warning")
+    assert padded not in _text(_images(images), "warning")
     of_all = _images(images, input__scale=[0.5, 1.0])
-    assert f"input.scale 0.5 {padded}" in _said(of_all, "warning")
+    assert f"input.scale: 0.5 {padded}" in _text(of_all, "warning")
     of_one = _images(images, stages__head__scale=[0.5, 2.0], stages__all__scale=[0.75, 2.0])
-    assert f"stages.head.scale 0.5 {padded}" in _said(of_one, "warning")
+    assert f"stages.head.scale: 0.5 {padded}" in _text(of_one, "warning")
     own = {f"stages__{name}__scale": [1.0, 1.0] for name in ("mimicry", "head", "all")}
-    assert "padding" not in _said(_images(images, input__scale=[0.5, 1.0], **own), "warning")
+    assert "padding" not in _text(_images(images, input__scale=[0.5, 1.0], **own), "warning")
     unlabelled = {"stages__mimicry__images": "proximity", "stages__mimicry__scale": [0.5, 1.0]}
-    assert "padding" not in _said(_images(images, **unlabelled), "warning")
+    assert "padding" not in _text(_images(images, **unlabelled), "warning")
 
 
-def test_labels_that_say_too_little(images: Path) -> None:
+def test_labels_that_show_too_little(images: Path) -> None:
     for number in range(3):
         _save(images / f"road/masks/{number}.png", np.zeros((40, 48), np.uint8))
-    names = ["background", "road", "sky"]
-    (images / "road/classes.yaml").write_text(f"names: {names}\n")
+    (images / "road/classes.yaml").write_text("names: [background, road, sky]\n")
     mask = np.zeros((40, 48), np.uint8)
     mask[:10], mask[30:] = 2, 1
     _save(images / "road/val/images/a.png", np.full((40, 48, 3), 90, np.uint8))
     _save(images / "road/val/masks/a.png", mask)
     report = _images(images, target__classes="all", target__val="auto", target__subset="all")
-    said = _said(report, "warning")
-    assert "no training image shows sky, val do" in said
-    assert "train images show no road" in said
+    text = _text(report, "warning")
+    assert "no training image shows sky, but val images do" in text
+    assert "images show no road" in text
+    assert "val: 1 images; one image is 100 points of HP-Acc" in text
+    assert "give more by target.val" in text
 
 
-def test_a_fresh_teacher_is_a_warning(images: Path) -> None:
+def test_an_untrained_teacher_is_a_warning(images: Path) -> None:
     report = _doctor(images, networks__teacher__extractor__weights="random")
-    assert "features of an untrained network" in _said(report, "warning")
+    assert "features of an untrained network" in _text(report, "warning")
 
 
 def test_command_exits_with_2_for_a_problem(
@@ -214,154 +266,39 @@ def test_command_exits_with_2_for_a_problem(
     assert "Traceback" not in shown.err
 
 
-def test_findings_are_wrapped_behind_their_level() -> None:
-    section = Section("Title", [Finding("warning", "a\n  b", "c")])
-    assert str(section) == "Title\n  warning  a\n             b\n           -> c"
-
-
-def test_pairwise_memory_by_hand() -> None:
-    # N = 64 x 64 > 512 channels: linear; the products are C x C, C x C' and C' x C'
-    assert pairwise_memory(Pairwise(), (2, 16, 64, 64), (2, 32, 64, 64)) == (
-        4096, "linear", 4 * 2 * (16 * 16 + 16 * 32 + 32 * 32),
-    )  # fmt: skip
-    # nodes of 8 x 8 positions: N = 64 against 512 channels: direct
-    found = pairwise_memory(Pairwise(node_size=8), (2, 512, 64, 64), (2, 512, 64, 64))
-    assert found == (64, "direct", 4 * 2 * 64 * 64)
-
-
-def test_pairwise_memory_of_the_direct_form_is_what_autograd_keeps() -> None:
-    student = torch.randn(2, 64, 24, 24, requires_grad=True)
-    teacher = torch.randn(2, 64, 24, 24)
-    sizes: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    kept: list[object] = []
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        kept.append(pairwise(student, teacher, form="direct"))
-    nodes, form, nbytes = pairwise_memory(Pairwise(form="direct"), (2, 64, 24, 24), (2, 64, 24, 24))
-    assert (nodes, form) == (576, "direct")
-    assert sum(v for v in sizes.values() if v >= 576 * 576 * 4) == nbytes
-
-
-@pytest.mark.parametrize(
-    ("stage", "steps"),
-    [
-        (Stage(max_steps=100), 100),
-        (Stage(max_steps=0, max_epochs=3, batch_size=8), 24),
-        (Stage(max_steps=10, max_epochs=3, batch_size=8), 10),
-    ],
-)
-def test_steps_of_a_stage(stage: Stage, steps: int) -> None:
-    assert steps_of(stage, 64) == steps
-
-
-@pytest.mark.parametrize("cache_images", [0, 10, 32, 1000])
-def test_misses_are_those_of_the_cache(cache_images: int) -> None:
-    """Twelve images in four views, shown 25 times over: against the real cache."""
-    kept = 2 * 256
-    stage = Stage(max_steps=300, batch_size=4, views=4, cache_mib=1)
-    cost = StageCost((12, 0), 12, {}, {}, 0, 0, kept * 2048 // max(1, cache_images), 0, 0, 0, 0)
-    if cache_images == 0:
-        stage, cost = Stage(max_steps=300, batch_size=4, views=0), cost
-    size = cost.kept
-    budget = Budget(1 if stage.views else 0)
-    cache = FrozenOutputs(lambda x: {"f": x.expand(len(x), size // 2)}, budget)
-    for epoch in range(100):
-        for index in range(12):
-            cache(torch.zeros(1, 1), [(0, index, epoch % 4)])
-    assert misses(stage, cost) == pytest.approx(cache.computed, rel=0.03)
-    if cache_images >= 48:
-        assert kept_share(stage, cost) == 1
-
-
-def test_the_average_of_the_weights_is_counted() -> None:
-    network = Segmenter(separable(8, 8), student_head(8, 2, 8, "dense"))
-    found = []
-    for average in (0.0, 0.9):
-        stage = Stage("student", losses=Losses(cross_entropy=CrossEntropy()), average=average)
-        module = StageModule("all", stage, network)
-        optimizer = build_optimizer(stage.optimizer, module.trained_parameters())
-        found.append(_weights_bytes(module, optimizer))
-    assert found[1] - found[0] == sum(p.nbytes for p in network.parameters())
+def test_findings_are_printed_behind_their_level() -> None:
+    found = Examination("Title", [Finding("warning", "here", "a\n  b", "c")])
+    assert str(found) == "Title\n  warning  here: a\n             b\n           -> c"
+    found.refused("target", "target.root: there is no folder x.")
+    assert found.findings[-1] == Finding("problem", "target.root", "there is no folder x.")
 
 
 class Whole(nn.Module):
-    """A network of one's own, whose logits come without a head apart from it."""
+    """A network of one's own, whose logits come without a separate head."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.backbone = nn.Conv2d(3, 4, 3, stride=2, padding=1)
         self.classifier = nn.Conv2d(4, num_classes, 1)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.classifier(self.backbone(images))
-        return found
+    def forward(self, images: Any) -> Any:
+        return self.classifier(self.backbone(images))
 
 
-def test_the_time_of_measuring_a_whole_network_is_counted(
-    images: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_network_of_ones_own_is_measured_whole(images: Path) -> None:
     own = {"extractor": {"name": f"{__name__}.Whole", "split": "backbone"}, "head": {"name": "own"}}
     stage = {"losses": {"cross_entropy": {}}, "max_steps": 2, "batch_size": 2}
-    recipe = {"networks": {"student": own}, "stages": {"supervised": stage}, "input": {"crop": 32}}
-    (images / "own.yaml").write_text(yaml.safe_dump({**recipe, "trainer": {"accelerator": "cpu"}}))
+    recipe = {
+        "networks": {"student": own},
+        "stages": {"supervised": stage},
+        "input": {"crop": 32},
+        "trainer": {"accelerator": "cpu", "progress": False},
+    }
+    (images / "own.yaml").write_text(yaml.safe_dump(recipe))
     target = {"root": str(images / "road"), "subset": "all", "val": "fraction:0.2"}
-    experiment = load_experiment(images / "own.yaml", {"target": target})
-    monkeypatch.setattr(costs, "_evaluation_s", lambda *given: 1000.0)  # an image
-    networks, _ = build_each(experiment, 2)
-    clock = list(costs.examine_costs(experiment, networks, examine_images(experiment)))[1]
-    rows = {row[0]: row for table in clock.tables.values() for row in table}
-    assert rows["supervised"][-1] == "33 min"  # 2 validation images
-    assert rows["(measuring the result)"][1:3] == ["3", "1000000"]  # and a test image
-
-
-SLOW_S = 0.2
-
-
-def test_decoding_is_counted_once_an_image_not_each_step(
-    images: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    few = {"train": 4, "val": 1, "test": 1, "size": [40, 48]}
-    fields = {"subset": "all", "dataset": "scenes", "val": "auto", "scenes": few}
-    near = {"dataset": "scenes", "scenes": {"size": [40, 48], "train": 30}}
-    stages = {"stages.mimicry.images": "proximity", "stages.mimicry.views": 2}
-    overrides = {"target": fields, "proximity": near, **stages}
-    experiment = load_experiment(images / "tiny.yaml", overrides)
-    found = examine_images(experiment)
-    networks, _ = build_each(experiment, 2)
-
-    def slow(*given: Any) -> Any:
-        time.sleep(SLOW_S)
-        return scenes.render(*given)
-
-    monkeypatch.setattr(image_sets, "render", slow)
-    assert found.domains is not None
-    for name in ("mimicry", "all"):
-        cost = measure_stage(name, experiment, networks, found.domains, torch.device("cpu"))
-        assert cost.load_s <= cost.draw_s < 2 * SLOW_S  # a batch of 2
-    domains = found.domains
-    count, each = costs._decoding(experiment, domains)
-    assert count == 6 + len(domains.proximity[0]) + len(domains.proximity[1])
-    assert each == pytest.approx(SLOW_S, rel=0.5)
-    monkeypatch.setattr(costs, "measure_stage", lambda *given: cost)
-    clock = list(costs.examine_costs(experiment, networks, found))[1]
-    rows = {row[0]: row for table in clock.tables.values() for row in table}
-    assert rows["(decoding the images)"][1] == str(count)
-
-
-def test_views_that_are_kept_are_drawn_once() -> None:
-    experiment = load_experiment("esd", complete=False)
-    stage = Stage(max_steps=300, batch_size=4, views=4)
-    cost = StageCost((12, 0), 12, {}, {}, 0, 0, 0, 1.0, 3.0, 0, 0)
-    assert costs._drawing(experiment, stage, cost) == 12 * 4 / 4 * 2.0
-    assert costs._drawing(experiment, Stage(max_steps=300, batch_size=4), cost) == 0
-
-
-def test_strides_of_blocks_are_those_of_the_network_at_any_size() -> None:
-    found = split_points("efficientnet_lite0", (180, 240))
-    assert [one.stride for one in found] == [2, 4, 8, 16, 16, 32, 32]
-    assert found[3].size == (12, 15)
+    report = doctor(images / "own.yaml", {"target": target})
+    assert not report.problems, report.problems
+    rows = report.examinations[-1].tables.popitem()[1]
+    assert [row[0] for row in rows[1:]] == [
+        "supervised", "(reading the images)", "(measuring the result)",
+    ]  # fmt: skip

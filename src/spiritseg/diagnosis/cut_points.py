@@ -99,14 +99,20 @@ def cut_points(name: str, size: Size, network: Segmenter | None = None) -> list[
         inside = getattr(network.extractor, "module", network.extractor)
         modules = {p: m for p, m in inside.named_modules() if p and p.count(".") < _DEPTH}
     elif name in ("vgg16", "deeplabv3_resnet50"):
-        whole = teacher(name, split=splits(name)[-1]).extractor
-        modules = dict(whole.module.named_modules())
-        modules = {path: modules[path] for path in splits(name)}
+        return [_built(name, split, size) for split in splits(name)]
     else:
         whole, described = _timm(name)
         modules = dict(whole.named_modules())
         modules = {path: modules[path] for path in splits(name)}
     return _run(whole, modules, size, described)
+
+
+def _built(name: str, split: str, size: Size) -> CutPoint:
+    with torch.device("meta"):  # no weights are initialised
+        extractor = teacher(name, split=split).extractor
+        shape = extractor(torch.zeros(1, 3, *size)).shape
+    found, there = cost(extractor, size), (int(shape[2]), int(shape[3]))
+    return CutPoint(split, shape[1], extractor.stride, there, found.params, found.gflops)
 
 
 def _timm(name: str) -> tuple[nn.Module, dict[str, tuple[int, int]]]:

@@ -36,8 +36,9 @@ def draw(ranking: Ranking, path: str | Path) -> None:
     for axis, (title, values) in zip(axes, panels.items(), strict=True):
         axis.axvline(0, color=_GREY, lw=0.8)
         centres, errors = [100 * v.value for v in values], [196 * v.error for v in values]
-        axis.errorbar(centres, range(len(values)), xerr=errors, fmt="o", color=_BLUE, capsize=3,
-                      label="corrected, 95 %")  # fmt: skip
+        label = "corrected, 95 %" if axis is axes[0] else None
+        places = range(len(values))
+        axis.errorbar(centres, places, xerr=errors, fmt="o", color=_BLUE, capsize=3, label=label)
         axis.set_xlabel(f"{title}\n(% of its variance)" if axis is axes[0] else f"{title}\n(%)")
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="x", alpha=0.3)
