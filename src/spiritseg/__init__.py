@@ -7,15 +7,19 @@ instant and loads no torch.
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spiritseg import losses
     from spiritseg.demo import demo
+    from spiritseg.diagnosis import doctor
     from spiritseg.evaluation import DatasetIoU, ImageIoU, cost
     from spiritseg.inference import load
     from spiritseg.models import Segmenter, student, student_head, teacher
     from spiritseg.models.compact import compact
+    from spiritseg.proximity import proximity
     from spiritseg.recipes import load_experiment
     from spiritseg.training.runner import distill, evaluate
 
@@ -29,9 +33,11 @@ _HOME = {
     "cost": "spiritseg.evaluation",
     "demo": "spiritseg.demo",
     "distill": "spiritseg.training.runner",
+    "doctor": "spiritseg.diagnosis",
     "evaluate": "spiritseg.training.runner",
     "load": "spiritseg.inference",
     "load_experiment": "spiritseg.recipes",
+    "proximity": "spiritseg.proximity",
     "student": "spiritseg.models",
     "student_head": "spiritseg.models",
     "teacher": "spiritseg.models",
@@ -45,20 +51,32 @@ __all__ = [
     "cost",
     "demo",
     "distill",
+    "doctor",
     "evaluate",
     "load",
     "load_experiment",
     "losses",
+    "proximity",
     "student",
     "student_head",
     "teacher",
 ]
 
 
+class _Package(ModuleType):
+    """A package whose functions stay in place when modules of the same name are imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # An import sets the module on its package, such as spiritseg.demo, the function's name.
+        if name not in _HOME or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        # A function may share its module's name (spiritseg.demo, spiritseg.cost): importing
-        # the module sets it on the package, so the function is put back over it.
         value = getattr(importlib.import_module(_HOME[name]), name)
     elif name == "losses":
         value = importlib.import_module("spiritseg.losses")

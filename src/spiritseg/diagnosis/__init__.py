@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spiritseg.diagnosis.examine import doctor, examine
+from spiritseg.diagnosis.examinations import doctor
 from spiritseg.diagnosis.findings import Examination, Finding, Report
 
-__all__ = ["Examination", "Finding", "Report", "doctor", "examine"]
+__all__ = ["Examination", "Finding", "Report", "doctor"]

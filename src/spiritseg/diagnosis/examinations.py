@@ -18,7 +18,7 @@ from spiritseg.errors import ConfigError, SpiritsegError
 from spiritseg.recipes import load_experiment
 from spiritseg.recipes.check import check
 
-__all__ = ["doctor", "examine"]
+__all__ = ["doctor"]
 
 
 def doctor(
@@ -57,19 +57,15 @@ def doctor(
     else:
         experiment = load_experiment(recipe, fields, complete=False)
     report = Report()
-    for examination in examine(experiment):
+    for examination in _examine(experiment):
         report.examinations.append(examination)
         if show is not None:
             show(examination)
     return report
 
 
-def examine(experiment: Experiment) -> Iterator[Examination]:
-    """Yield the examinations of `doctor` as they are done.
-
-    Args:
-        experiment: from `load_experiment`, possibly with ``complete=False``.
-    """
+def _examine(experiment: Experiment) -> Iterator[Examination]:
+    """Yield the examinations as they are done; one that fails is a finding."""
     known = Known(experiment)
     for title, look in _EXAMINATIONS.items():
         found = Examination(title)
