@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spiritseg import losses
     from spiritseg.demo import demo
-    from spiritseg.diagnosis import doctor
+    from spiritseg.doctor import doctor
     from spiritseg.evaluation import DatasetIoU, ImageIoU, cost
     from spiritseg.inference import load
     from spiritseg.models import Segmenter, student, student_head, teacher
@@ -33,7 +33,7 @@ _HOME = {
     "cost": "spiritseg.evaluation",
     "demo": "spiritseg.demo",
     "distill": "spiritseg.training.runner",
-    "doctor": "spiritseg.diagnosis",
+    "doctor": "spiritseg.doctor",
     "evaluate": "spiritseg.training.runner",
     "load": "spiritseg.inference",
     "load_experiment": "spiritseg.recipes",

@@ -17,7 +17,7 @@ def run(words: list[str]) -> None:
     parser.add_argument("recipe", help="a shipped recipe or a .yaml file")
     parser.add_argument("--skip-bad", action="store_true", help="leave unreadable images out")
     options, overrides = read_words(parser, words)
-    from spiritseg.diagnosis import doctor
+    from spiritseg.doctor import doctor
     from spiritseg.errors import ConfigError
 
     report = doctor(

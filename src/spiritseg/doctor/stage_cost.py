@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, default_collate
 from spiritseg.config import Stage, Trainer
 from spiritseg.data.datasets import Domains
 from spiritseg.data.mixing import Key, StageBatches, StageData
-from spiritseg.diagnosis.known import Known
-from spiritseg.diagnosis.system_memory import peak_bytes, reset_peak
+from spiritseg.doctor.known import Known
+from spiritseg.doctor.system_memory import peak_bytes, reset_peak
 from spiritseg.training.fit import interruptible, lightning_trainer, quiet
 from spiritseg.training.measure import HELD_OUT_IMAGES, STATISTICS_IMAGES
 from spiritseg.training.runner import stage_figures, stage_module, teacher_statistics

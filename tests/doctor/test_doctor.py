@@ -17,10 +17,10 @@ from torch import nn
 from spiritseg.cli import main
 from spiritseg.config import Experiment
 from spiritseg.data import image_sets
-from spiritseg.diagnosis import Examination, Finding, Report, doctor
-from spiritseg.diagnosis import images as images_module
-from spiritseg.diagnosis.images import examine_images
-from spiritseg.diagnosis.known import Known
+from spiritseg.doctor import Examination, Finding, Report, doctor
+from spiritseg.doctor import images as images_module
+from spiritseg.doctor.images import examine_images
+from spiritseg.doctor.known import Known
 from spiritseg.errors import ConfigError
 from spiritseg.recipes import load_experiment
 

@@ -20,9 +20,9 @@ from spiritseg.data.layouts import FilePair
 from spiritseg.data.mixing import stage_input
 from spiritseg.data.splits import SPLITS, check_disjoint
 from spiritseg.data.transforms import fit, prepare
-from spiritseg.diagnosis.findings import Examination
-from spiritseg.diagnosis.known import Known
-from spiritseg.diagnosis.labels import examine_labels
+from spiritseg.doctor.findings import Examination
+from spiritseg.doctor.known import Known
+from spiritseg.doctor.labels import examine_labels
 from spiritseg.errors import BadImageError, SpiritsegError, listed
 
 __all__ = ["examine_images"]

@@ -9,10 +9,10 @@ import torch
 
 from spiritseg.config import Experiment, Stage
 from spiritseg.data.datasets import Domains
-from spiritseg.diagnosis.findings import Examination
-from spiritseg.diagnosis.known import Known
-from spiritseg.diagnosis.stage_cost import MIB, StageCost, extrapolated, few, measure_stage
-from spiritseg.diagnosis.system_memory import free_bytes
+from spiritseg.doctor.findings import Examination
+from spiritseg.doctor.known import Known
+from spiritseg.doctor.stage_cost import MIB, StageCost, extrapolated, few, measure_stage
+from spiritseg.doctor.system_memory import free_bytes
 from spiritseg.errors import SpiritsegError
 from spiritseg.evaluation.cost import ROUNDS, WARM_UP
 from spiritseg.training.allocator import freed_memory_kept

@@ -13,13 +13,13 @@ import torch
 from spiritseg.config import Stage
 from spiritseg.data import image_sets, scenes
 from spiritseg.data.images import Budget
-from spiritseg.diagnosis import Examination, stage_cost
-from spiritseg.diagnosis.images import examine_images
-from spiritseg.diagnosis.known import Known
-from spiritseg.diagnosis.stage_cost import StageCost, extrapolated, measure_stage
-from spiritseg.diagnosis.system_memory import free_bytes, peak_bytes, reset_peak
-from spiritseg.diagnosis.training_steps import examine_training
-from spiritseg.diagnosis.weights import examine_weights
+from spiritseg.doctor import Examination, stage_cost
+from spiritseg.doctor.images import examine_images
+from spiritseg.doctor.known import Known
+from spiritseg.doctor.stage_cost import StageCost, extrapolated, measure_stage
+from spiritseg.doctor.system_memory import free_bytes, peak_bytes, reset_peak
+from spiritseg.doctor.training_steps import examine_training
+from spiritseg.doctor.weights import examine_weights
 from spiritseg.recipes import load_experiment
 from spiritseg.training.cache import FrozenOutputs
 from spiritseg.training.stage import StageModule
@@ -153,7 +153,7 @@ def test_a_stage_that_fails_or_diverges_is_a_problem_with_advice(
 def test_too_little_memory_and_a_small_cache_are_warnings(
     known: Known, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from spiritseg.diagnosis import training_steps
+    from spiritseg.doctor import training_steps
 
     cost = _cost(kept=2**16, host=2**30)
     monkeypatch.setattr(training_steps, "measure_stage", lambda *given: cost)

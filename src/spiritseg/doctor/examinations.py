@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from spiritseg.config import Experiment
-from spiritseg.diagnosis.cut_points import examine_cut_points
-from spiritseg.diagnosis.findings import Examination, Report
-from spiritseg.diagnosis.images import examine_images
-from spiritseg.diagnosis.known import Known
-from spiritseg.diagnosis.normalisation import examine_normalisation
-from spiritseg.diagnosis.training_steps import examine_training
-from spiritseg.diagnosis.weights import examine_weights
+from spiritseg.doctor.cut_points import examine_cut_points
+from spiritseg.doctor.findings import Examination, Report
+from spiritseg.doctor.images import examine_images
+from spiritseg.doctor.known import Known
+from spiritseg.doctor.normalisation import examine_normalisation
+from spiritseg.doctor.training_steps import examine_training
+from spiritseg.doctor.weights import examine_weights
 from spiritseg.errors import ConfigError, SpiritsegError
 from spiritseg.recipes import load_experiment
 from spiritseg.recipes.check import check

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from spiritseg.diagnosis.findings import Examination
-from spiritseg.diagnosis.known import Known
+from spiritseg.doctor.findings import Examination
+from spiritseg.doctor.known import Known
 from spiritseg.evaluation.cost import cost
 from spiritseg.geometry import fitted
 from spiritseg.models import Segmenter, splits, teacher

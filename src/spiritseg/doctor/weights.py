@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from spiritseg.config import Experiment, Network
-from spiritseg.diagnosis.findings import Examination
-from spiritseg.diagnosis.known import Known
+from spiritseg.doctor.findings import Examination
+from spiritseg.doctor.known import Known
 from spiritseg.errors import SpiritsegError
 from spiritseg.models import build_networks
 from spiritseg.models.bundle import check_bundles

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spiritseg.diagnosis.examinations import doctor
-from spiritseg.diagnosis.findings import Examination, Finding, Report
+from spiritseg.doctor.examinations import doctor
+from spiritseg.doctor.findings import Examination, Finding, Report
 
 __all__ = ["Examination", "Finding", "Report", "doctor"]

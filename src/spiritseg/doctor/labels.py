@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spiritseg.data.classes import IGNORED, ClassMap
-from spiritseg.diagnosis.findings import Examination
+from spiritseg.doctor.findings import Examination
 from spiritseg.errors import listed
 
 __all__ = ["examine_labels"]

@@ -21,11 +21,11 @@ from spiritseg.config import (
     Stage,
 )
 from spiritseg.config import Extractor as ExtractorConfig
-from spiritseg.diagnosis import Examination, Finding
-from spiritseg.diagnosis.cut_points import cut_points
-from spiritseg.diagnosis.known import Known
-from spiritseg.diagnosis.normalisation import examine_normalisation, seen_by_first_convolution
-from spiritseg.diagnosis.weights import examine_weights, traces
+from spiritseg.doctor import Examination, Finding
+from spiritseg.doctor.cut_points import cut_points
+from spiritseg.doctor.known import Known
+from spiritseg.doctor.normalisation import examine_normalisation, seen_by_first_convolution
+from spiritseg.doctor.weights import examine_weights, traces
 from spiritseg.evaluation.cost import cost
 from spiritseg.models import (
     Extractor,
@@ -38,7 +38,7 @@ from spiritseg.models import (
 )
 from spiritseg.models.bundle import BundleInfo, save_bundle
 
-OWN = "test_diagnosis_weights"
+OWN = "test_doctor_weights"
 
 
 class TimesBytes(nn.Module):

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spiritseg.diagnosis.findings import Examination
-from spiritseg.diagnosis.known import Known
-from spiritseg.diagnosis.weights import source, trained_weights
+from spiritseg.doctor.findings import Examination
+from spiritseg.doctor.known import Known
+from spiritseg.doctor.weights import source, trained_weights
 from spiritseg.models import Segmenter
 from spiritseg.models.class_path import is_class_path
 
