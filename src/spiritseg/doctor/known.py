@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from torch import Tensor
@@ -42,6 +42,21 @@ class Known:
     nbytes: int = 0
     read_s: float = 0.0
     networks: dict[str, Segmenter] = field(default_factory=dict)
+
+    @property
+    def dry(self) -> Experiment:
+        """The experiment in this process alone: one device, uncompiled, without progress bars."""
+        trainer = replace(
+            self.experiment.trainer,
+            devices=1,
+            num_nodes=1,
+            strategy="auto",
+            sync_batchnorm=False,
+            compile=False,
+            progress=False,
+            workers=0,
+        )
+        return replace(self.experiment, trainer=trainer)
 
     @property
     def images_fit(self) -> bool:

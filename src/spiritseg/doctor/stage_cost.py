@@ -113,11 +113,7 @@ def measure_stage(name: str, known: Known, device: torch.device) -> StageCost:
     """
     assert known.domains is not None, "the images are opened"
     domains, networks, stage = known.domains, known.networks, known.experiment.stages[name]
-    trainer = replace(
-        known.experiment.trainer, devices=1, num_nodes=1, strategy="auto", sync_batchnorm=False,
-        compile=False, progress=False, workers=0,
-    )  # fmt: skip
-    dry = replace(known.experiment, trainer=trainer)
+    dry = known.dry
     reset_peak(device)
 
     def data(images: Domains, stage: Stage = stage) -> StageData:
@@ -132,7 +128,7 @@ def measure_stage(name: str, known: Known, device: torch.device) -> StageCost:
     module = stage_module(name, dry, networks, domains.classes.names, found)
     decode = data(domains, replace(stage, views=0)) if known.images_fit else None
     batches, draw_s, load_s = _draw(whole, stage.batch_size, decode)
-    fresh_s, again_s = _train(module, batches, trainer)
+    fresh_s, again_s = _train(module, batches, dry.trainer)
     held_out = min(HELD_OUT_IMAGES, max(map(len, domains.held_out().values())))
     _, after_s = extrapolated(
         lambda n: stage_figures(module, dry, few(domains, n), device),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 
-from spiritseg.config import Experiment, Stage
+from spiritseg.config import Stage
 from spiritseg.data.datasets import Domains
 from spiritseg.doctor.findings import Examination
 from spiritseg.doctor.known import Known
@@ -48,7 +47,7 @@ def examine_training(found: Examination, known: Known) -> None:
                 advice = f"--stages.{name}.batch_size {half}, or a smaller --input.crop"
                 found.problem(f"stages.{name}", f"it does not run: {reason}", advice)
         if costs:
-            result_s = _result_seconds(known.networks, given, known.domains)
+            result_s = _result_seconds(known, known.domains)
             _report_time(found, known, costs, result_s, device)
             _report_memory(found, known, costs, device)
 
@@ -67,17 +66,13 @@ def _check_decoded(found: Examination, known: Known) -> None:
         )
 
 
-def _result_seconds(
-    networks: Mapping[str, torch.nn.Module], experiment: Experiment, domains: Domains
-) -> float:
+def _result_seconds(known: Known, domains: Domains) -> float:
     """Return the seconds to measure the result: the test images, and its latency."""
-    network, classes = networks[experiment.result], list(domains.classes.names)
-    quiet = replace(experiment, trainer=replace(experiment.trainer, progress=False, workers=0))
+    network, classes = known.networks[known.experiment.result], list(known.classes)
+    latency = WARM_UP + ROUNDS if known.experiment.evaluation.latency else 0
     _, seconds = extrapolated(
-        lambda n: score(network, few(domains, n).evaluation("test"), classes, quiet),  # type: ignore[arg-type]
-        lambda _: (
-            len(domains.target.test) + (WARM_UP + ROUNDS if experiment.evaluation.latency else 0)
-        ),
+        lambda n: score(network, few(domains, n).evaluation("test"), classes, known.dry),
+        lambda _: len(domains.target.test) + latency,
     )
     return seconds
 

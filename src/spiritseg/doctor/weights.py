@@ -207,7 +207,7 @@ def _read_logits(known: Known) -> dict[str, list[str]]:
     readers: dict[str, list[str]] = {}
     for key in known.experiment.stages:
         try:
-            module = stage_module(key, known.experiment, known.networks, known.classes)
+            module = stage_module(key, known.dry, known.networks, known.classes)
         except (SpiritsegError, KeyError):  # a network is missing; told elsewhere
             continue
         for name in _teachers(known.experiment, key) if LOGITS in module.teacher_needs else ():
