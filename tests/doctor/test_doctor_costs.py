@@ -20,6 +20,7 @@ from spiritseg.doctor.stage_cost import StageCost, extrapolated, measure_stage
 from spiritseg.doctor.system_memory import free_bytes, peak_bytes, reset_peak
 from spiritseg.doctor.training_steps import examine_training
 from spiritseg.doctor.weights import examine_weights
+from spiritseg.errors import DivergedError
 from spiritseg.recipes import load_experiment
 from spiritseg.training.cache import FrozenOutputs
 from spiritseg.training.stage import StageModule
@@ -134,19 +135,22 @@ def test_a_stage_that_fails_or_diverges_is_a_problem_with_advice(
     real = StageModule.training_step
 
     def step(self: StageModule, *given: Any) -> Any:
+        if self.name == "mimicry":
+            raise DivergedError("the loss is not finite")
         if self.name == "head":
-            raise MemoryError("out of memory")
-        total = real(self, *given)
-        return total * float("nan") if self.name == "mimicry" else total
+            raise MemoryError("out of memory\nand more")
+        return real(self, *given)
 
     monkeypatch.setattr(StageModule, "training_step", step)
     found = Examination("Training steps")
     examine_training(found, known)
-    (failed,) = (one for one in found.findings if one.level == "problem")
+    diverged, failed = (one for one in found.findings if one.level == "problem")
+    assert diverged.where == "stages.mimicry"
+    assert diverged.what == "it does not run: the loss is not finite"
     assert (failed.where, failed.what) == ("stages.head", "it does not run: out of memory")
     assert failed.do.startswith("--stages.head.batch_size 1")
     (rows,) = found.tables.values()
-    assert [row[0] for row in rows[1:3]] == ["mimicry", "all"]
+    assert rows[1][:2] == ["all", "20"]
     assert any("the measured stages take" in one.what for one in found.findings)
 
 

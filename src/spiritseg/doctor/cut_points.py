@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from spiritseg.doctor.findings import Examination
+from spiritseg.doctor.findings import Examination, reason
 from spiritseg.doctor.known import Known
-from spiritseg.evaluation.cost import cost
+from spiritseg.evaluation.cost import Cost, cost
 from spiritseg.geometry import fitted
 from spiritseg.models import Segmenter, splits, teacher
 from spiritseg.models.class_path import is_class_path
@@ -63,7 +63,7 @@ def examine_cut_points(found: Examination, known: Known) -> None:
         try:
             rows += _parts(name, network, known.size)
         except Exception as error:  # a network of the user's own may do anything
-            found.problem(where, f"it cannot run on an image {at[3:]}: {_reason(error)}")
+            found.problem(where, f"it cannot run on an image {at[3:]}: {reason(error)}")
         _check_strides(found, known, name, network)
         given = known.experiment.networks[name]
         extractor = given.extractor
@@ -73,7 +73,7 @@ def examine_cut_points(found: Examination, known: Known) -> None:
         try:
             points = cut_points(extractor.name, known.size, network)
         except Exception as error:  # what is only listed must not stop the examination
-            found.warn(where, f"cut points cannot be listed: {_reason(error)}")
+            found.warn(where, f"cut points cannot be listed: {reason(error)}")
             continue
         found.tables[f"cut points of {extractor.name} {at}"] = _table(points)
         strides = f"strides {extractor.strides}" if extractor.strides else "its usual place"
@@ -166,34 +166,25 @@ def _run(
 
 
 def _table(points: Sequence[CutPoint]) -> Table:
-    return [
-        ["cut at", "channels", "feature map", "stride", "params M", "GFLOPs"],
-        *(
-            [
-                one.name,
-                str(one.channels),
-                f"{one.size[0]} x {one.size[1]}",
-                str(one.stride),
-                f"{one.params / 1e6:.3f}",
-                f"{one.gflops:.2f}",
-            ]
-            for one in points[:_MOST]
-        ),
-    ]
+    rows = [["cut at", "channels", "feature map", "stride", "params M", "GFLOPs"]]
+    for one in points[:_MOST]:
+        there = f"{one.size[0]} x {one.size[1]}"
+        rows.append([one.name, str(one.channels), there, str(one.stride), *_costs(one)])
+    return rows
 
 
 def _parts(name: str, network: Segmenter, size: Size) -> Table:
-    extractor = cost(network.extractor, size)
     with torch.no_grad():
         shape = network.eval().features(torch.zeros(1, 3, *size)).shape
-    there = f"{shape[1]} x {shape[2]} x {shape[3]}"
-    costs = [f"{extractor.params / 1e6:.3f}", f"{extractor.gflops:.2f}"]
-    rows = [[name, "extractor", there, str(network.extractor.stride), *costs]]
+    there, stride = f"{shape[1]} x {shape[2]} x {shape[3]}", str(network.extractor.stride)
+    rows = [[name, "extractor", there, stride, *_costs(cost(network.extractor, size))]]
     if network.head is not None:
-        whole = cost(network, size)
-        costs = [f"{whole.params / 1e6:.3f}", f"{whole.gflops:.2f}"]
-        rows.append([name, "whole", f"{size[0]} x {size[1]}", "", *costs])
+        rows.append([name, "whole", f"{size[0]} x {size[1]}", "", *_costs(cost(network, size))])
     return rows
+
+
+def _costs(of: CutPoint | Cost) -> list[str]:
+    return [f"{of.params / 1e6:.3f}", f"{of.gflops:.2f}"]
 
 
 def _check_strides(found: Examination, known: Known, name: str, network: Segmenter) -> None:
@@ -228,7 +219,3 @@ def _check_strides(found: Examination, known: Known, name: str, network: Segment
             found.warn(where, text, advice)
         else:
             found.ok(where, text)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error) or repr(error)).splitlines()[0]

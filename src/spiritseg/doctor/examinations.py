@@ -8,7 +8,7 @@ from typing import Any
 
 from spiritseg.config import Experiment
 from spiritseg.doctor.cut_points import examine_cut_points
-from spiritseg.doctor.findings import Examination, Report
+from spiritseg.doctor.findings import Examination, Report, reason
 from spiritseg.doctor.images import examine_images
 from spiritseg.doctor.known import Known
 from spiritseg.doctor.normalisation import examine_normalisation
@@ -74,10 +74,8 @@ def _examine(experiment: Experiment) -> Iterator[Examination]:
         except SpiritsegError as error:
             found.refused(title.lower(), str(error))
         except Exception as error:  # networks and files may fail in any way
-            reason = (str(error) or repr(error)).splitlines()[0]
-            found.problem(
-                title.lower(), f"the examination stopped: {type(error).__name__}: {reason}"
-            )
+            stopped = f"the examination stopped: {type(error).__name__}: {reason(error)}"
+            found.problem(title.lower(), stopped)
         yield found
 
 

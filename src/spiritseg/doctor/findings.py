@@ -9,7 +9,7 @@ from typing import Literal
 
 from spiritseg.tables import Table, table_text
 
-__all__ = ["Examination", "Finding", "Report"]
+__all__ = ["Examination", "Finding", "Report", "reason"]
 
 Level = Literal["ok", "warning", "problem"]
 
@@ -80,6 +80,11 @@ class Examination:
         return "\n".join([*lines, *tables])
 
     __repr__ = __str__
+
+
+def reason(error: Exception) -> str:
+    """Return the first line of an exception's message, or its name."""
+    return (str(error) or repr(error)).splitlines()[0]
 
 
 @dataclass(repr=False)

@@ -8,7 +8,7 @@ import torch
 
 from spiritseg.config import Stage
 from spiritseg.data.datasets import Domains
-from spiritseg.doctor.findings import Examination
+from spiritseg.doctor.findings import Examination, reason
 from spiritseg.doctor.known import Known
 from spiritseg.doctor.stage_cost import MIB, StageCost, extrapolated, few, measure_stage
 from spiritseg.doctor.system_memory import free_bytes
@@ -42,10 +42,9 @@ def examine_training(found: Examination, known: Known) -> None:
             except SpiritsegError as error:
                 found.refused(f"stages.{name}", f"it does not run: {error}")
             except Exception as error:  # such as too little memory, or a layer of the user's own
-                reason = (str(error) or repr(error)).splitlines()[0]
                 half = max(1, given.stages[name].batch_size // 2)
                 advice = f"--stages.{name}.batch_size {half}, or a smaller --input.crop"
-                found.problem(f"stages.{name}", f"it does not run: {reason}", advice)
+                found.problem(f"stages.{name}", f"it does not run: {reason(error)}", advice)
         if costs:
             result_s = _result_seconds(known, known.domains)
             _report_time(found, known, costs, result_s, device)
