@@ -21,6 +21,7 @@ from spiritseg.doctor import Examination, Finding, Report, doctor
 from spiritseg.doctor import images as images_module
 from spiritseg.doctor.images import examine_images
 from spiritseg.doctor.known import Known
+from spiritseg.doctor.weights import examine_weights
 from spiritseg.errors import ConfigError
 from spiritseg.recipes import load_experiment
 
@@ -248,8 +249,10 @@ def test_labels_that_show_too_little(images: Path) -> None:
 
 
 def test_an_untrained_teacher_is_a_warning(images: Path) -> None:
-    report = _doctor(images, networks__teacher__extractor__weights="random")
-    assert "features of an untrained network" in _text(report, "warning")
+    fields = {"networks.teacher.extractor.weights": "random"}
+    found = Examination("Weights")
+    examine_weights(found, Known(load_experiment(images / "tiny.yaml", fields, complete=False)))
+    assert "features of an untrained network" in _text(Report([found]), "warning")
 
 
 def test_command_exits_with_2_for_a_problem(

@@ -86,7 +86,7 @@ def test_extrapolation_is_linear(monkeypatch: pytest.MonkeyPatch) -> None:
 SLOW_S = 0.3
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def known() -> Known:
     few = {"train": 4, "val": 1, "test": 1, "size": [40, 48]}
     fields = {"subset": "all", "dataset": "scenes", "val": "auto", "scenes": few}
