@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
+import shutil
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
 
 __all__ = [
     "Table",
@@ -14,6 +19,7 @@ __all__ = [
     "metrics_table",
     "print_notes",
     "print_table",
+    "table_text",
 ]
 
 Table = list[list[str]]  # the header first
@@ -76,13 +82,12 @@ def class_iou_table(metrics: Mapping[str, Mapping[str, Any]], split: str = "test
     return [["IoU %", *found], *rows]
 
 
-def print_table(table: Table) -> None:
-    """Print a table on the terminal.
+def _rich_table(table: Table) -> RichTable:
+    """Return a table as one of rich's.
 
     Args:
         table: rows of words, the header first.
     """
-    from rich.console import Console
     from rich.table import Table as RichTable
 
     drawn = RichTable()
@@ -90,7 +95,33 @@ def print_table(table: Table) -> None:
         drawn.add_column(title, justify="right" if column else "left", no_wrap=column == 0)
     for row in table[1:]:
         drawn.add_row(*row)
-    Console().print(drawn)
+    return drawn
+
+
+def table_text(table: Table) -> str:
+    """Return a table as `print_table` prints it.
+
+    Args:
+        table: rows of words, the header first.
+    """
+    from rich.console import Console
+
+    width = shutil.get_terminal_size((100, 0)).columns
+    console = Console(file=io.StringIO(), width=width)
+    with console.capture() as shown:
+        console.print(_rich_table(table))
+    return shown.get().rstrip()
+
+
+def print_table(table: Table) -> None:
+    """Print a table on the terminal.
+
+    Args:
+        table: rows of words, the header first.
+    """
+    from rich.console import Console
+
+    Console().print(_rich_table(table))
 
 
 def print_notes(metrics: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Frechet distance between sets of images, with its small-sample bias taken off and its error."""
+"""Frechet distance between sets of images, corrected for small samples, with its error."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Estimate:
 
     Args:
         value: the corrected figure.
-        raw: the plain one.
+        raw: the uncorrected one.
         error: standard error of `value`.
     """
 
@@ -75,9 +75,12 @@ class Estimate:
 
     @property
     def beyond_noise(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the interval excludes 0."""
         low, high = self.interval
         return low > 0 or high < 0
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.2f} ± {196 * self.error:.2f}"
 
 
 def basis(features: Tensor, directions: int = DIRECTIONS) -> Basis:
@@ -97,13 +100,12 @@ def basis(features: Tensor, directions: int = DIRECTIONS) -> Basis:
         raise DataError(f"expected 2 or more reference images, got {len(features)}.")
     flat = features.double().permute(1, 0, 2).flatten(1)
     mean, std = flat.mean(1), flat.std(1)
-    live = std > _SMALLEST_STD
-    if not bool(live.any()):
+    varies = std > _SMALLEST_STD
+    if not bool(varies.any()):
         raise DataError("the teacher's features are the same at all positions of all images.")
-    weight = torch.where(live, 1 / std.clamp_min(_SMALLEST_STD), torch.zeros_like(std))
-    standard = (flat - mean[:, None]) * weight[:, None]
-    values, vectors = torch.linalg.eigh(standard @ standard.T / standard.shape[1])
-    kept = vectors[:, -directions:] * weight[:, None]
+    values, vectors = torch.linalg.eigh(torch.corrcoef(flat[varies]).reshape(int(varies.sum()), -1))
+    kept = torch.zeros(len(flat), vectors[:, -directions:].shape[1], dtype=torch.float64)
+    kept[varies] = vectors[:, -directions:] / std[varies, None]
     return Basis(mean, kept, float(values[-directions:].clamp_min(0).sum()))
 
 
@@ -119,14 +121,14 @@ def distance(reference: Moments, other: Moments, scale: float = 1.0) -> Estimate
     .. math:: d^2 = \|\mu_1 - \mu_2\|^2
         + \mathrm{tr}\left(\Sigma_1 + \Sigma_2 - 2 (\Sigma_1 \Sigma_2)^{1/2}\right)
 
-    (Dowson and Landau 1982; Heusel et al., arXiv:1706.08500). A Gaussian is that of the
-    features at all positions of all images of a set, not of one vector an image: hundreds of
+    (Dowson and Landau 1982; Heusel et al., arXiv:1706.08500). The Gaussian of a set is that of
+    the features at all positions of all its images, not of one vector an image: hundreds of
     positions an image give a covariance of full rank from a few images.
 
     Args:
         reference: the set that is compared with.
         other: the set that is measured.
-        scale: what the distance is divided by, such as `Basis.scale`.
+        scale: divisor of the distance, such as `Basis.scale`.
 
     Returns:
         The corrected distance (see `jackknife`): about 0 for two samples of one distribution,
@@ -139,21 +141,21 @@ def distance(reference: Moments, other: Moments, scale: float = 1.0) -> Estimate
 
 
 def closer(reference: Moments, near: Moments, far: Moments, scale: float = 1.0) -> Estimate:
-    """Distance of `far` less that of `near`; what the reference does to both cancels."""
+    """Distance of `far` less that of `near`; the noise of the reference cancels."""
     return jackknife(lambda r, n, f: (frechet(r, f) - frechet(r, n)) / scale, reference, near, far)
 
 
 def gain(
     toward: Moments, target: Moments, other: Moments, ratio: float, scale: float = 1.0
 ) -> Estimate:
-    """Say how much nearer the target gets to other images when a set is mixed in.
+    """Estimate how much closer the target gets to other images when a set is mixed in.
 
     Args:
         toward: images of where the student will run.
         target: the labelled images.
         other: the set that is mixed in.
         ratio: r = |Dt| : |Dp|, as in training.
-        scale: what distances are divided by.
+        scale: divisor of distances.
 
     Returns:
         The distance of the target alone less that of the mixture; above 0 where it helps.
@@ -168,7 +170,7 @@ def gain(
 
 
 def jackknife(figure: Callable[..., Tensor], *sets: Moments) -> Estimate:
-    r"""Take the small-sample bias off a figure of several sets of images; estimate its error.
+    r"""Correct a figure of several sets of images for their small sizes; estimate its error.
 
     A plain Frechet distance is too large by about b / n for n images, so that small sets look
     far: Chong and Forsyth (arXiv:1911.07023) draw a line in 1 / n through random subsets of
@@ -188,9 +190,8 @@ def jackknife(figure: Callable[..., Tensor], *sets: Moments) -> Estimate:
     Raises:
         DataError: fewer than two images in a set.
     """
-    for one in sets:
-        if len(one) < 2:
-            raise DataError(f"expected 2 or more images in each set, got {len(one)}.")
+    if min(map(len, sets)) < 2:
+        raise DataError(f"expected 2 or more images in each set, got {min(map(len, sets))}.")
     means = [(one.first.mean(0), one.second.mean(0)) for one in sets]
     raw = figure(*means)
     bias, variance = torch.zeros(()), torch.zeros(())
@@ -203,29 +204,16 @@ def jackknife(figure: Callable[..., Tensor], *sets: Moments) -> Estimate:
 
 
 def frechet(one: Means, other: Means) -> Tensor:
-    """Squared Frechet distance between Gaussians of given moments; batches broadcast."""
-    mean, covariance = one[0], _covariance(one)
-    mean_2, covariance_2 = other[0], _covariance(other)
-    root = _square_root(covariance)
-    inner = torch.linalg.eigvalsh(root @ covariance_2 @ root).clamp_min(0).sqrt().sum(-1)
-    apart = (mean - mean_2).square().sum(-1)
-    total: Tensor = apart + _trace(covariance) + _trace(covariance_2) - 2 * inner
+    """Squared Frechet distance between Gaussians of given moments; batches broadcast.
+
+    The trace of (S1 S2)^(1/2) is the sum of the roots of the eigenvalues of S1 S2.
+    """
+    covariances = [second - first[..., :, None] * first[..., None, :] for first, second in
+                   (one, other)]  # fmt: skip
+    roots = torch.linalg.eigvals(covariances[0] @ covariances[1]).real.clamp_min(0).sqrt()
+    traces = [matrix.diagonal(0, -2, -1).sum(-1) for matrix in covariances]
+    total: Tensor = (one[0] - other[0]).square().sum(-1) + sum(traces) - 2 * roots.sum(-1)
     return total
-
-
-def _covariance(means: Means) -> Tensor:
-    first, second = means
-    return second - first[..., :, None] * first[..., None, :]
-
-
-def _square_root(matrix: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(matrix)
-    root: Tensor = (vectors * values.clamp_min(0).sqrt()[..., None, :]) @ vectors.mT
-    return root
-
-
-def _trace(matrix: Tensor) -> Tensor:
-    return matrix.diagonal(0, -2, -1).sum(-1)
 
 
 def _without_blocks(found: Moments) -> Means:

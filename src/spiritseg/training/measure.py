@@ -19,10 +19,16 @@ from spiritseg.training.fit import interruptible, lightning_trainer, quiet
 from spiritseg.training.progress import MeasuringProgress
 from spiritseg.training.stage import StageModule
 
-__all__ = ["explained_variance", "layer_statistics", "score"]
+__all__ = [
+    "HELD_OUT_IMAGES",
+    "STATISTICS_IMAGES",
+    "explained_variance",
+    "layer_statistics",
+    "score",
+]
 
-_HELD_OUT = 32  # images a domain; R^2 over their thousands of positions is steady
-_SAMPLE = 256  # images a domain for statistics of features: thousands of positions each
+HELD_OUT_IMAGES = 32  # images a domain; R^2 over their thousands of positions is steady
+STATISTICS_IMAGES = 256  # images a domain for statistics of features: thousands of positions each
 
 
 def score(
@@ -83,9 +89,11 @@ def layer_statistics(
 
 def _sample(data: Dataset[Any]) -> Dataset[Any]:
     count = len(data)  # type: ignore[arg-type]  # a map-style data set
-    if count <= _SAMPLE:
+    if count <= STATISTICS_IMAGES:
         return data
-    return torch.utils.data.Subset(data, [i * count // _SAMPLE for i in range(_SAMPLE)])
+    return torch.utils.data.Subset(
+        data, [i * count // STATISTICS_IMAGES for i in range(STATISTICS_IMAGES)]
+    )
 
 
 @torch.no_grad()  # what inference mode moves to a device can never train again
@@ -104,7 +112,7 @@ def explained_variance(module: StageModule, data: Dataset[Any], device: torch.de
     """
     assert module.teacher is not None, "mimicry needs a teacher"
     metrics: dict[tuple[str, str], ExplainedVariance] = {}
-    count = min(len(data), _HELD_OUT)  # type: ignore[arg-type]  # a map-style data set
+    count = min(len(data), HELD_OUT_IMAGES)  # type: ignore[arg-type]  # a map-style data set
     kept = torch.utils.data.Subset(data, range(count))
     module.to(device).eval()
     students = _outputs(module.network, module.needs, [kept], device)

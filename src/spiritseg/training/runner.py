@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from spiritseg.evaluation.evaluate import Scores
 from spiritseg.evaluation.pictures import draw_predictions
 from spiritseg.files import without_folders, write_atomically
 from spiritseg.losses import used_losses
-from spiritseg.losses.loss import FEATURES, LOGITS
+from spiritseg.losses.loss import FEATURES, LOGITS, Statistics
 from spiritseg.models import Segmenter
 from spiritseg.models.bundle import (
     BundleInfo,
@@ -43,7 +44,14 @@ from spiritseg.training.record import refuse_other_files, refuse_other_weights, 
 from spiritseg.training.rundir import RunDir, is_first_process
 from spiritseg.training.stage import StageModule
 
-__all__ = ["Result", "distill", "evaluate"]
+__all__ = [
+    "Result",
+    "distill",
+    "evaluate",
+    "stage_figures",
+    "stage_module",
+    "teacher_statistics",
+]
 
 _NETWORK = "network.safetensors"  # of a finished stage
 
@@ -172,45 +180,20 @@ class _Run:
 
     def _train(self, name: str, path: Path) -> dict[str, Any]:
         stage = self.experiment.stages[name]
-        network = self.networks[stage.network]
-        teacher = stage_teacher(stage, self.networks)
         images, styles = self.domains.train(stage), self.domains.styles(stage)
         data = StageData(images, stage, self.experiment, name, styles)
-        statistics = None
-        used = list(used_losses(stage.losses))
-        layers = frozenset[str]().union(*(loss.statistics(options) for _, loss, options in used))
-        if layers and teacher is not None:
-            statistics = layer_statistics(teacher, layers, data.prepared(), self.device)
-        trainer = self.experiment.trainer
-        module = StageModule(
-            name,
-            stage,
-            network,
-            teacher,
-            statistics,
-            self.experiment.seed,
-            channels_last=trainer.channels_last,
-            compile=trainer.compile,
-            classes=self.classes,
-            sync_norms=trainer.sync_batchnorm,
-        )
-        lightning = fit(module, data, path, trainer)
+        statistics = teacher_statistics(stage, self.networks, data, self.device)
+        module = stage_module(name, self.experiment, self.networks, self.classes, statistics)
+        lightning = fit(module, data, path, self.experiment.trainer)
         module.settle()
-        report: dict[str, Any] = {
+        return {
             "seconds": round(module.seconds, 2),
             "steps": lightning.global_step,
             "epochs": module.epochs,
             "converged": bool(lightning.should_stop),
             "loss": module.loss,
+            **stage_figures(module, self.experiment, self.domains, self.device),
         }
-        if any(module.comparing()):
-            report["explained variance"] = {
-                domain: explained_variance(module, held_out, self.device)
-                for domain, held_out in self.domains.held_out().items()
-            }
-        if LOGITS in module.needs:
-            report["val"] = self._score(network, "val").as_dict()
-        return report
 
     def _last_val(self, stages: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
         """Take the figures that were measured when the result's last stage had ended."""
@@ -270,6 +253,79 @@ class _Run:
         if self.experiment.evaluation.latency and self.folder.writes:  # by one, undisturbed
             report["latency_ms"] = found.latency_ms
         return report
+
+
+def teacher_statistics(
+    stage: Stage, networks: dict[str, Segmenter], data: StageData, device: torch.device
+) -> dict[str, Statistics] | None:
+    """Compute the statistics of its teacher's layers that a stage needs; None for none.
+
+    Args:
+        stage: its losses and teachers are read.
+        networks: all networks by name.
+        data: the stage's images.
+        device: where to compute.
+    """
+    teacher = stage_teacher(stage, networks)
+    used = used_losses(stage.losses)
+    layers = frozenset[str]().union(*(loss.statistics(options) for _, loss, options in used))
+    if not layers or teacher is None:
+        return None
+    return layer_statistics(teacher, layers, data.prepared(), device)
+
+
+def stage_module(
+    name: str,
+    experiment: Experiment,
+    networks: dict[str, Segmenter],
+    classes: Sequence[str],
+    statistics: dict[str, Statistics] | None = None,
+) -> StageModule:
+    """Make the module that trains a stage of an experiment.
+
+    Args:
+        name: of the stage.
+        experiment: whose stage it is.
+        networks: all networks by name.
+        classes: their names in the order of the logits.
+        statistics: from `teacher_statistics`.
+    """
+    stage, trainer = experiment.stages[name], experiment.trainer
+    return StageModule(
+        name,
+        stage,
+        networks[stage.network],
+        stage_teacher(stage, networks),
+        statistics,
+        experiment.seed,
+        channels_last=trainer.channels_last,
+        compile=trainer.compile,
+        classes=classes,
+        sync_norms=trainer.sync_batchnorm,
+    )
+
+
+def stage_figures(
+    module: StageModule, experiment: Experiment, domains: Domains, device: torch.device
+) -> dict[str, Any]:
+    """Measure what a trained stage reports: explained variance, and val where it has logits.
+
+    Args:
+        module: of the stage, trained.
+        experiment: its evaluation and trainer fields are read.
+        domains: the images.
+        device: where to measure explained variance.
+    """
+    figures: dict[str, Any] = {}
+    if any(module.comparing()):
+        figures["explained variance"] = {
+            domain: explained_variance(module, held_out, device)
+            for domain, held_out in domains.held_out().items()
+        }
+    if LOGITS in module.needs:
+        val, classes = domains.evaluation("val"), list(domains.classes.names)
+        figures["val"] = score(module.network, val, classes, experiment).as_dict()
+    return figures
 
 
 def evaluate(

@@ -128,6 +128,11 @@ class StageModule(L.LightningModule):
         """The network that is distilled from, if any."""
         return self._teacher[0]
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the frozen outputs that are kept so far."""
+        return self._kept_features.bytes + self._kept_teacher.bytes
+
     def frozen_parts(self) -> Iterator[nn.Module]:
         """Yield the parts of the network that this stage must not change."""
         if self.stage.trains == "head":

@@ -12,13 +12,11 @@ from torch import Tensor, nn
 
 from spiritseg.config import Experiment, Head, Input, Network, Stage
 from spiritseg.config import Extractor as ExtractorConfig
-from spiritseg.diagnosis.inputs import (
-    examine_inputs,
-    expected_normalisation,
-    seen_by_first_convolution,
-)
-from spiritseg.diagnosis.splits import split_points
-from spiritseg.diagnosis.weights import build_each, effective_rank, examine_weights, traces
+from spiritseg.doctor import Examination, Finding
+from spiritseg.doctor.cut_points import cut_points
+from spiritseg.doctor.known import Known
+from spiritseg.doctor.normalisation import examine_normalisation, seen_by_first_convolution
+from spiritseg.doctor.weights import examine_weights, traces
 from spiritseg.evaluation.cost import cost
 from spiritseg.losses import CrossEntropy, Pixelwise
 from spiritseg.models import (
@@ -32,7 +30,7 @@ from spiritseg.models import (
 )
 from spiritseg.models.bundle import BundleInfo, save_bundle
 
-OWN = "test_diagnosis_weights"
+OWN = "test_doctor_weights"
 
 
 class TimesBytes(nn.Module):
@@ -100,50 +98,31 @@ def test_trained_filters_with_fresh_statistics_contradict_each_other() -> None:
     assert traces(network).trained is None
 
 
-def test_effective_rank_counts_directions() -> None:
-    class Same(nn.Module):
-        channels, stride = 4, 1
-
-        def __init__(self, mixing: Tensor) -> None:
-            super().__init__()
-            self.mixing = mixing
-
-        def forward(self, images: Tensor) -> Tensor:
-            return torch.einsum("oc,bchw->bohw", self.mixing, images)
-
-    images = [torch.randn(1, 3, 64, 64)]
-    one = Segmenter(Same(torch.ones(4, 1) @ torch.tensor([[1.0, 0.0, 0.0]])), None)
-    three = Segmenter(Same(torch.eye(4)[:, :3]), None)
-    assert effective_rank(one, images) == pytest.approx(1.0, abs=1e-3)
-    assert effective_rank(three, images) == pytest.approx(3.0, abs=0.05)
-
-
 def _experiment(weights: str = "pretrained", name: str = "efficientnet_lite0") -> Experiment:
     network = Network(ExtractorConfig(name, weights=weights), Head("none"))
     return Experiment(networks={"teacher": network})
 
 
-def test_an_untrained_file_is_a_problem(tmp_path: Path, photographs: list[Tensor]) -> None:
+def _weights(
+    experiment: Experiment, classes: tuple[str, ...] = ()
+) -> tuple[dict[str, Segmenter], list[Finding]]:
+    known, found = Known(experiment, classes=classes), Examination("Weights")
+    examine_weights(found, known)
+    return known.networks, found.findings
+
+
+def test_an_untrained_file_is_a_problem(tmp_path: Path) -> None:
     fresh = timm.create_model("tf_efficientnet_lite0")
     torch.save(fresh.state_dict(), tmp_path / "fresh.pth")
-    experiment = _experiment(str(tmp_path / "fresh.pth"))
-    networks, errors = build_each(experiment, 2)  # the keys fit: it loads
-    assert not errors
-    section = examine_weights(experiment, networks, photographs, errors)
-    assert [f.level for f in section.findings] == ["problem"]
-    assert "look untrained" in section.findings[0].what
+    found = _weights(_experiment(str(tmp_path / "fresh.pth")))[1]  # the keys fit: it loads
+    assert [f.level for f in found] == ["problem"]
+    assert "look untrained" in found[0].what
+    pretrained = _weights(_experiment())[1]
+    assert [f.level for f in pretrained] == ["ok"]
+    assert "33 of 33 batch norms" in pretrained[0].what
 
 
-def test_pretrained_weights_are_well(photographs: list[Tensor]) -> None:
-    experiment = _experiment()
-    networks, errors = build_each(experiment, 2)
-    section = examine_weights(experiment, networks, photographs, errors)
-    assert {f.level for f in section.findings} <= {"ok"}
-    assert "100 % of them differ" in section.findings[0].what
-    assert "entropy" in section.findings[1].what
-
-
-def test_every_network_that_cannot_be_built_is_told() -> None:
+def test_every_network_that_cannot_be_built_is_reported() -> None:
     experiment = Experiment(
         networks={
             "one": Network(ExtractorConfig("vg16"), Head("none")),
@@ -151,10 +130,12 @@ def test_every_network_that_cannot_be_built_is_told() -> None:
             "three": Network(ExtractorConfig("vgg16", split="conv1_2"), Head("none")),
         }
     )
-    networks, errors = build_each(experiment, 2)
+    networks, found = _weights(experiment)
     assert list(networks) == ["three"]
-    assert "vgg16" in errors["one"]
-    assert "no.pth" in errors["two"]
+    problems = [str(one) for one in found if one.level == "problem"]
+    assert len(problems) == 2
+    assert "vgg16" in problems[0]
+    assert "no.pth" in problems[1]
 
 
 def test_co_teachers_are_teachers() -> None:
@@ -172,33 +153,27 @@ def test_co_teachers_are_teachers() -> None:
         ),
     }
     experiment = Experiment(networks=networks, stages=stages, result="student")
-    built, errors = build_each(experiment, 2)
-    found = {f.what: f.level for f in examine_weights(experiment, built, [], errors).findings}
-    second = {what: level for what, level in found.items() if what.startswith("second")}
-    assert sorted(second.values()) == ["problem", "warning"]
-    assert all("teaches" in what and "distil" in what for what in second)
-    assert not any("teaches" in what for what in found if what.startswith("first"))
+    found = {f.where: f for f in _weights(experiment)[1]}
+    assert found["networks.second"].level == "warning"
+    assert found["networks.second.head"].level == "problem"
+    for where in ("networks.second", "networks.second.head"):
+        assert "teacher" in found[where].what
+        assert "distil" in found[where].what
+    assert found["networks.first.head"].level == "ok"
 
 
-def test_a_bundle_of_other_classes_or_another_pool_is_told(tmp_path: Path) -> None:
+def test_a_bundle_of_other_classes_or_another_pool_is_reported(tmp_path: Path) -> None:
     own = {"student": Network(ExtractorConfig("separable"), Head("student", channels=8))}
     info = BundleInfo(own, "student", ("road", "background"), ((0, 0, 0), (1, 1, 1)), pool=2)
     save_bundle(tmp_path / "teacher", build_networks(own, 2, 0)["student"], info)
     teacher_ = Network(bundle=str(tmp_path / "teacher"))
     experiment = Experiment(networks={**own, "teacher": teacher_})
-    networks, errors = build_each(experiment, 2, ("background", "road"))
+    networks, found = _weights(experiment, ("background", "road"))
     assert list(networks) == ["student"]
-    assert "in the same order" in errors["teacher"]
-    assert not build_each(experiment, 2, ("road", "background"))[1]
+    assert any("in the same order" in one.what for one in found)
+    assert list(_weights(experiment, ("road", "background"))[0]) == ["student", "teacher"]
     other = dataclasses.replace(experiment, input=Input(pool=1))
-    assert "max-pool of 2" in build_each(other, 2)[1]["teacher"]
-
-
-def test_known_normalisations() -> None:
-    assert expected_normalisation("efficientnet_lite1") == ((127 / 255,) * 3, (128 / 255,) * 3)
-    assert expected_normalisation("timm:resnet18") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert expected_normalisation("timm:vit_tiny_patch16_224") == ((0.5,) * 3, (0.5,) * 3)
-    assert expected_normalisation("own.Network") is None
+    assert any("max-pool of 2" in one.what for one in _weights(other)[1])
 
 
 def test_first_convolution_sees_normalised_images(
@@ -218,7 +193,7 @@ def test_first_convolution_sees_normalised_images(
     [
         (TimesBytes(255), (0.0,) * 3, (1.0,) * 3, "problem", "0..255"),
         (TimesBytes(1), (0.0,) * 3, (1.0,) * 3, "warning", "not normalised"),
-        (TimesBytes(1), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "ok", "about 0 and 1"),
+        (TimesBytes(1), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "ok", "close to 0 and 1"),
         (TimesBytes(0.1), (0.5,) * 3, (0.5,) * 3, "warning", "twice"),
     ],
 )
@@ -232,28 +207,20 @@ def test_own_modules_are_measured(
 ) -> None:
     network = Segmenter(Extractor(module, 8, 4, mean, std), None)
     experiment = _experiment("random", f"{OWN}.TimesBytes")
-    section = examine_inputs(experiment, {"teacher": network}, photographs)
-    found = section.findings[-1]
+    known = Known(experiment, samples=photographs, networks={"teacher": network})
+    seen = Examination("Input normalisation")
+    examine_normalisation(seen, known)
+    found = seen.findings[-1]
     assert found.level == level
     assert said in f"{found.what} {found.do}"
-
-
-def test_known_weights_with_another_normalisation_are_a_problem(
-    photographs: list[Tensor],
-) -> None:
-    network = teacher("efficientnet_lite0", "pretrained")
-    network.extractor = Extractor(network.extractor.module, 152, 8)  # ImageNet's, not TensorFlow's
-    section = examine_inputs(_experiment(), {"teacher": network}, photographs)
-    assert section.findings[-1].level == "problem"
-    assert "expect (0.50, 0.50, 0.50)" in section.findings[-1].what
 
 
 @pytest.mark.parametrize(
     "name", ["efficientnet_lite0", "timm:resnet18", "timm:mobilenetv3_small_100", "vgg16"]
 )
-def test_split_points_are_those_of_networks_cut_there(name: str) -> None:
+def test_cut_points_are_those_of_networks_cut_there(name: str) -> None:
     size = (64, 96)
-    found = split_points(name, size)
+    found = cut_points(name, size)
     assert {one.name for one in found} == set(splits(name))  # all that can be asked for
     for one in (found[1], found[-2], found[-1]):
         cut = teacher(name, split=one.name).extractor
@@ -270,6 +237,12 @@ def test_split_points_are_those_of_networks_cut_there(name: str) -> None:
 
 def test_layers_of_an_own_network_are_listed() -> None:
     network = Segmenter(Extractor(TimesBytes(), 8, 4), None)
-    found = split_points(f"{OWN}.TimesBytes", (64, 64), network)
+    found = cut_points(f"{OWN}.TimesBytes", (64, 64), network)
     assert [(s.name, s.channels, s.stride, s.params) for s in found] == [("conv", 8, 4, 224)]
     assert found[0].gflops == pytest.approx(2 * 27 * 8 * 16 * 16 / 1e9)
+
+
+def test_strides_of_blocks_are_those_of_the_network_at_any_size() -> None:
+    found = cut_points("efficientnet_lite0", (180, 240))
+    assert [one.stride for one in found] == [2, 4, 8, 16, 16, 32, 32]
+    assert found[3].size == (12, 15)

@@ -13,8 +13,7 @@ from spiritseg.config import Target
 from spiritseg.errors import ConfigError, DataError
 from spiritseg.models import Segmenter, teacher
 from spiritseg.proximity import Ranking, draw, proximity
-from spiritseg.proximity.rank import _files
-from spiritseg.proximity.words import ranking_table, summary
+from spiritseg.proximity.measure import _files
 from spiritseg.scenes import SceneStyle, render
 
 SIZE = (64, 96)
@@ -76,14 +75,14 @@ def test_few_images_of_the_same_kind_are_as_near_as_many(ranking: Ranking) -> No
 
 
 def test_advice(ranking: Ranking) -> None:
-    advice = {c.name.split("/")[-1]: c.advice for c in ranking.candidates}
+    advice = {c.name.split("/")[-1]: ranking.advice(c) for c in ranking.candidates}
     assert advice["same"].startswith("more of the same")
     assert advice["dusk"].startswith("similar")
     assert advice["noise"].startswith("another kind of picture")
-    said = summary(ranking)
+    said = ranking.summary()
     assert "noise is farther than" in said
     assert "--toward" in said
-    table = ranking_table(ranking)
+    table = ranking.table()
     assert table[0] == ["folder", "images", "distance %", "diversity"]
     assert len(table) == 6
 
@@ -103,8 +102,8 @@ def test_toward_prefers_what_leads_there(folders: Path, network: Segmenter) -> N
     assert gains["noise"].value < 0
     assert found.target is not None
     assert found.target.beyond_noise
-    assert "most likely to help" in summary(found)
-    assert "gain %" in ranking_table(found)[0]
+    assert "most likely to help" in found.summary()
+    assert "gain %" in found.table()[0]
 
 
 def test_own_images_are_left_out(folders: Path, network: Segmenter, tmp_path: Path) -> None:
@@ -117,7 +116,7 @@ def test_own_images_are_left_out(folders: Path, network: Segmenter, tmp_path: Pa
     found = proximity(folders / "target", [mixed], network, side=SIDE, limit=8)
     assert (found.candidates[0].images, found.candidates[0].shared) == (3, 3)
     assert [Path(p).name for p in found.skipped] == ["torn.png"]
-    assert "3 images left out" in summary(found)
+    assert "3 images left out" in found.summary()
 
 
 def test_the_picture_is_drawn(ranking: Ranking, tmp_path: Path) -> None:

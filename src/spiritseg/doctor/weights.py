@@ -1,0 +1,242 @@
+"""Weights: did the trained ones load, and who trains the others?"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from spiritseg.config import Experiment, Network
+from spiritseg.doctor.findings import Examination
+from spiritseg.doctor.known import Known
+from spiritseg.errors import SpiritsegError
+from spiritseg.losses.loss import LOGITS
+from spiritseg.models import build_networks
+from spiritseg.models.bundle import check_bundles
+from spiritseg.training.runner import stage_module
+
+__all__ = ["Traces", "examine_weights", "source", "traces", "trained_weights"]
+
+_UNEVEN = 1.4  # random weights of any usual initialiser have 0.6 to 1.1, trained ones 2 and more
+_SMALLEST = 8  # filters, and weights of a filter: fewer tell nothing
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What training leaves in weights.
+
+    Args:
+        unevenness: spread of the filters' norms in a layer, relative to that of normally
+            distributed weights; the median over layers. About 1 at initialisation; training
+            makes some filters strong and some weak. NaN without large enough layers.
+        norms: number of batch-norm layers.
+        fresh_norms: those with their initial statistics, mean 0 and variance 1.
+    """
+
+    unevenness: float
+    norms: int
+    fresh_norms: int
+
+    @property
+    def trained(self) -> bool | None:
+        """Whether the weights look trained; None where the traces contradict each other."""
+        uneven = self.unevenness > _UNEVEN
+        if not self.norms:
+            return None if math.isnan(self.unevenness) else uneven
+        moved = self.fresh_norms < self.norms / 2
+        return uneven if moved == uneven else None
+
+    def __str__(self) -> str:
+        parts = [f"filter norms {self.unevenness:.1f} times as uneven as random ones"]
+        if self.norms:
+            moved = self.norms - self.fresh_norms
+            parts.append(f"statistics in {moved} of {self.norms} batch norms")
+        return ", ".join(parts)
+
+
+def traces(module: nn.Module) -> Traces:
+    """Look for traces of training in a module's weights, without running it."""
+    uneven = [u for p in module.parameters() if (u := _unevenness(p.detach())) is not None]
+    norms = [
+        (m.running_mean, m.running_var)
+        for m in module.modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm)
+    ]
+    kept = [(mean, var) for mean, var in norms if mean is not None and var is not None]
+    fresh = sum(bool((mean == 0).all() and (var == 1).all()) for mean, var in kept)
+    return Traces(statistics.median(uneven) if uneven else math.nan, len(kept), fresh)
+
+
+def _unevenness(weight: Tensor) -> float | None:
+    """Spread of the filters' norms over that of independent normal weights, 1 / sqrt(2 n)."""
+    if weight.ndim < 2 or weight.shape[0] < _SMALLEST or weight[0].numel() < _SMALLEST:
+        return None
+    norms = torch.linalg.vector_norm(weight.flatten(1).float(), dim=1)
+    mean = float(norms.mean())
+    return float(norms.std()) / mean * math.sqrt(2 * weight[0].numel()) if mean else None
+
+
+def examine_weights(found: Examination, known: Known) -> None:
+    """Build each network, and examine whether its weights are trained, or who trains them."""
+    _build(found, known)
+    readers = _read_logits(known)
+    for name, network in known.networks.items():
+        head = network.head
+        if asked := trained_weights(known.experiment, name):
+            _examine_asked(found, known, name, asked)
+        else:
+            _examine_random(found, known.experiment, name, traces(network.extractor))
+        if isinstance(head, nn.Module) and known.experiment.networks[name].head.name != "none":
+            _examine_head(found, known.experiment, name, traces(head), readers.get(name, []))
+
+
+def _build(found: Examination, known: Known) -> None:
+    """Build the networks; where that fails, one by one, to find all that cannot be built."""
+    given = known.experiment
+    if not _try(known, list(given.networks)):
+        return
+    errors = (_try(known, _made_of(given, name)) for name in given.networks)
+    for error in dict.fromkeys(filter(None, errors)):
+        found.refused("networks", error)
+
+
+def _try(known: Known, names: Sequence[str]) -> str:
+    """Build networks and add them; return the error message, or nothing."""
+    given = known.experiment
+    networks = {name: given.networks[name] for name in names}
+    try:
+        check_bundles(networks, known.classes, given.input.pool)
+        built = build_networks(networks, known.num_classes, given.seed)
+    except SpiritsegError as error:
+        return str(error)
+    known.networks.update({name: built[name] for name in names})
+    return ""
+
+
+def _examine_asked(found: Examination, known: Known, name: str, asked: str) -> None:
+    """Examine an extractor whose weights should be trained ones."""
+    seen = traces(known.networks[name].extractor)
+    where, what = f"networks.{name}", f"{asked}: {seen}"
+    if seen.trained:
+        found.ok(where, what)
+    elif seen.trained is None:
+        found.warn(
+            where,
+            f"{what}; the traces of training contradict each other, or there are too few",
+            "check that the file holds this network's weights with their batch-norm statistics",
+        )
+    else:
+        found.problem(
+            where,
+            f"{what}: the weights look untrained",
+            "check the file; weights that were saved before training fit just as well",
+        )
+
+
+def _examine_random(found: Examination, given: Experiment, name: str, seen: Traces) -> None:
+    """Examine a randomly initialised extractor."""
+    where, what = f"networks.{name}", "randomly initialised"
+    trained_by = _trained_by(given, name, ("all", "extractor"))
+    teaches = [key for key in given.stages if name in _teachers(given, key)]
+    if teaches and not _before(given, trained_by, teaches) and seen.trained is not True:
+        found.warn(
+            where,
+            f"{what} ({seen}), but it is the teacher of {', '.join(teaches)} before any stage "
+            "trains it: features of an untrained network",
+            f"--networks.{name}.extractor.weights pretrained, or a bundle of a trained network",
+        )
+    elif trained_by:
+        found.ok(where, f"{what}, trained by {', '.join(trained_by)}")
+    elif any(other.extractor.of == name for other in given.networks.values()):
+        found.ok(where, f"{what}; only its architecture is used")
+    else:
+        found.warn(where, f"{what}, and no stage trains it", "train it, or leave it out")
+
+
+def _examine_head(
+    found: Examination, given: Experiment, name: str, seen: Traces, readers: Sequence[str]
+) -> None:
+    """Examine a head; readers: the stages whose losses read its logits as a teacher's."""
+    where = f"networks.{name}.head"
+    trained_by = _trained_by(given, name, ("all", "head"))
+    if seen.trained:
+        found.ok(where, f"trained: {seen}")
+    elif given.networks[name].bundle:
+        found.warn(where, f"from a bundle, but with few traces of training: {seen}")
+    elif readers and not _before(given, trained_by, readers):
+        found.problem(
+            where,
+            f"randomly initialised, but it is a teacher's in {', '.join(readers)}",
+            f"--networks.{name}.bundle RUN/student, or train it in a stage before",
+        )
+    elif trained_by:
+        found.ok(where, f"randomly initialised, trained by {', '.join(trained_by)}")
+    elif name == given.result:
+        found.problem(where, "randomly initialised and no stage trains it, but it is the result")
+    else:
+        found.ok(where, "randomly initialised and not used")
+
+
+def source(experiment: Experiment, name: str) -> Network:
+    """Return the network that a network is, or is a copy of."""
+    given = experiment.networks[name]
+    of = given.extractor.of
+    if given.bundle is None and given.extractor.name == "copy" and of in experiment.networks:
+        return source(experiment, of)
+    return given
+
+
+def trained_weights(experiment: Experiment, name: str) -> str:
+    """Name the trained weights that a network was asked for; nothing for random ones."""
+    given = source(experiment, name)
+    if given.bundle:
+        return f"bundle {given.bundle}"
+    extractor = given.extractor
+    if extractor.weights != "random":
+        return f"{extractor.name}, weights {extractor.weights}"
+    asked = [f"{k}={v}" for k, v in extractor.args.items() if v and "weights" in k]
+    return f"{extractor.name}, {', '.join(asked)}" if asked else ""
+
+
+def _read_logits(known: Known) -> dict[str, list[str]]:
+    """Return the stages whose losses read a teacher's logits, by the teacher's name."""
+    readers: dict[str, list[str]] = {}
+    for key in known.experiment.stages:
+        try:
+            module = stage_module(key, known.dry, known.networks, known.classes)
+        except (SpiritsegError, KeyError):  # a network is missing; told elsewhere
+            continue
+        for name in _teachers(known.experiment, key) if LOGITS in module.teacher_needs else ():
+            readers.setdefault(name, []).append(key)
+    return readers
+
+
+def _made_of(experiment: Experiment, name: str) -> list[str]:
+    """Return a network and those that its extractor is made from."""
+    found: list[str] = []
+    here: str | None = name
+    while here is not None and here in experiment.networks and here not in found:
+        found.append(here)
+        network = experiment.networks[here]
+        here = network.extractor.of if network.bundle is None else None
+    return found
+
+
+def _trained_by(experiment: Experiment, name: str, parts: Collection[str]) -> list[str]:
+    return [k for k, s in experiment.stages.items() if s.network == name and s.trains in parts]
+
+
+def _teachers(experiment: Experiment, stage: str) -> tuple[str, ...]:
+    given = experiment.stages[stage]
+    return () if given.teacher is None else (given.teacher, *given.co_teachers)
+
+
+def _before(experiment: Experiment, trained_by: Sequence[str], used_in: Sequence[str]) -> bool:
+    """Whether a network is trained before it is used."""
+    order = list(experiment.stages)
+    first = min((order.index(k) for k in trained_by), default=len(order))
+    return first < min(order.index(k) for k in used_in)
