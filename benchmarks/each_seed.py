@@ -14,7 +14,7 @@ from pathlib import Path
 
 from spiritseg.compare import read_runs
 from spiritseg.compare.results import Row, rows_of, settings_of
-from spiritseg.compare.statistics import sequence_of
+from spiritseg.compare.sequences import sequence_of
 from spiritseg.tables import Table, markdown
 
 

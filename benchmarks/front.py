@@ -13,10 +13,15 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
 
 from spiritseg.compare import Run, read_runs
-from spiritseg.compare.figures import drawn, front_figure
+from spiritseg.compare.plots import COLOURS, MARKERS, drawn
 from spiritseg.compare.results import Row, rows_of, settings_of
 from spiritseg.deploy.bench import bench
 from spiritseg.tables import Table, markdown
@@ -64,6 +69,42 @@ def latencies(
     for name, row in zip(one, found, strict=True):
         medians.setdefault(shape[name], []).append(statistics.median(row.network_ms))
     return {name: statistics.mean(medians[shape[name]]) for name in one}
+
+
+def front_figure(settings: Mapping[str, Mapping[str, Row]], latency: Mapping[str, float]) -> Any:
+    """Draw mIOU and HP-Acc against latency: a line of panels per label count."""
+    figure = Figure(figsize=(9.5, 3.4 * len(settings)), layout="constrained")
+    axes = figure.subplots(len(settings), 2, squeeze=False, sharex=True)
+    recipes = list(
+        dict.fromkeys(r.first.recipe for rows in settings.values() for r in rows.values())
+    )
+    for line, (labels, rows) in zip(axes, settings.items(), strict=True):
+        for axis, name in zip(line, ("mIOU", "HP-Acc"), strict=True):
+            for title, row in rows.items():
+                number = recipes.index(row.first.recipe)
+                spread = row.std(name)
+                axis.errorbar(
+                    latency[row.first.recipe],
+                    100 * row.mean(name),
+                    yerr=0 if np.isnan(spread) else 100 * spread,
+                    fmt=MARKERS[number % len(MARKERS)],
+                    color=COLOURS[number % len(COLOURS)],
+                    mfc=COLOURS[number % len(COLOURS)] if number < len(COLOURS) else "white",
+                    capsize=3,
+                    label=title,
+                )
+            axis.set(ylabel=f"{name} (%)", title=f"labels: {labels}")
+    for axis in axes[-1]:
+        axis.set_xlabel("latency (ms)")
+    handles = {
+        label: handle
+        for line in axes
+        for handle, label in zip(*line[1].get_legend_handles_labels(), strict=True)
+    }
+    axes[0][1].legend(
+        handles.values(), handles, loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False
+    )
+    return figure
 
 
 def tabulate(rows: dict[str, Row], latency: dict[str, float], opponent: str) -> Table:

@@ -7,10 +7,14 @@ instant and loads no torch.
 from __future__ import annotations
 
 import importlib
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spiritseg import losses
+    from spiritseg.compare.matrix import compare
+    from spiritseg.compare.report import report
     from spiritseg.demo import demo
     from spiritseg.evaluation import DatasetIoU, ImageIoU, cost
     from spiritseg.inference import load
@@ -26,12 +30,14 @@ _HOME = {
     "ImageIoU": "spiritseg.evaluation",
     "Segmenter": "spiritseg.models",
     "compact": "spiritseg.models",
+    "compare": "spiritseg.compare",
     "cost": "spiritseg.evaluation",
     "demo": "spiritseg.demo",
     "distill": "spiritseg.training.runner",
     "evaluate": "spiritseg.training.runner",
     "load": "spiritseg.inference",
     "load_experiment": "spiritseg.recipes",
+    "report": "spiritseg.compare",
     "student": "spiritseg.models",
     "student_head": "spiritseg.models",
     "teacher": "spiritseg.models",
@@ -42,6 +48,7 @@ __all__ = [
     "ImageIoU",
     "Segmenter",
     "compact",
+    "compare",
     "cost",
     "demo",
     "distill",
@@ -49,6 +56,7 @@ __all__ = [
     "load",
     "load_experiment",
     "losses",
+    "report",
     "student",
     "student_head",
     "teacher",
@@ -57,8 +65,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        # A function may share its module's name (spiritseg.demo, spiritseg.cost): importing
-        # the module sets it on the package, so the function is put back over it.
         value = getattr(importlib.import_module(_HOME[name]), name)
     elif name == "losses":
         value = importlib.import_module("spiritseg.losses")
@@ -66,6 +72,16 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'spiritseg' has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+class _Package(types.ModuleType):
+    def __setattr__(self, name: str, value: object) -> None:
+        # Importing spiritseg.compare sets that module here; the function of its name stays.
+        if not (name in _HOME and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from html import escape
 from typing import Any
 
 __all__ = [
     "Table",
     "class_iou_table",
     "class_table",
+    "html",
     "markdown",
     "metrics_table",
     "print_notes",
     "print_table",
+    "text",
 ]
 
 Table = list[list[str]]  # the header first
@@ -107,11 +110,39 @@ def print_notes(metrics: Mapping[str, Any]) -> None:
             print(f"  {path}")
 
 
+def text(table: Table) -> str:
+    """Return a table as aligned text.
+
+    Args:
+        table: Rows of words, the header first.
+    """
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = (zip(row, widths, strict=True) for row in table)
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in line) for line in lines)
+
+
+def html(table: Table) -> str:
+    """Return a table as HTML, escaped, in a block that scrolls sideways.
+
+    Args:
+        table: Rows of words, the header first.
+    """
+    head, *body = (
+        "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
+        for tag, row in zip(["th", *["td"] * len(table)], table, strict=False)
+    )
+    rows = "\n".join(f"<tr>{row}</tr>" for row in body)
+    return (
+        '<div class="wide" style="overflow-x: auto"><table>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>"
+    )
+
+
 def markdown(table: Table) -> str:
     """Return a table as Markdown.
 
     Args:
-        table: rows of words, the header first.
+        table: Rows of words, the header first.
     """
     rule = ["---", *["---:"] * (len(table[0]) - 1)]
     return "\n".join(f"| {' | '.join(row)} |" for row in [table[0], rule, *table[1:]])
