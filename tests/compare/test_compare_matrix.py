@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import spiritseg
 from spiritseg.cli import main
 from spiritseg.cli.words import read_fields
 from spiritseg.compare import executors
@@ -228,6 +232,38 @@ def test_several_processes_and_a_failed_run(
     assert caught.value.code == 0
     assert "baseline-n64-s0: kept" in shown.out
     assert "baseline-n64-s1: finished" in shown.out
+
+
+@pytest.mark.parametrize("command", ["compare", "report"])
+def test_a_command_is_the_function_of_its_name(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function = getattr(spiritseg, command)
+    given: dict[str, Any] = {}
+
+    def record(**arguments: Any) -> Any:
+        given.update(arguments)
+        return SimpleNamespace(page="")
+
+    monkeypatch.setattr(sys.modules["spiritseg.compare"], command, record)
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "one", "--out", "there", "--target.root", "mine"])
+    parameters = inspect.signature(function).parameters
+    assert given.keys() == parameters.keys() - {"resamples"}  # which is of tests alone
+    assert given["overrides"] == {"target.root": "mine"}
+    for name in parameters.keys() & given.keys() - {"recipes", "runs", "overrides", "out"}:
+        assert given[name] == parameters[name].default, name
+
+
+def test_compare_returns_a_matrix_that_prints(tmp_path: Path) -> None:
+    (cell,) = _tiny("baseline")
+    (tmp_path / cell.folder).mkdir()
+    (tmp_path / cell.folder / "metrics.json").touch()
+    fields = {**IMAGES, "stages.supervised.max_steps": 1, "stages.supervised.batch_size": 2}
+    found = spiritseg.compare(["baseline"], fields, seeds=1, out=tmp_path)
+    assert [one.state for one in found.outcomes] == ["kept"]
+    assert repr(found).splitlines()[-1].split() == [cell.folder, "kept", "0"]
+    assert f"<td>{cell.folder}</td>" in found._repr_html_()
 
 
 def test_runs_of_other_images_get_no_company(tmp_path: Path) -> None:

@@ -22,29 +22,17 @@ _PICK = "finetune-pretrained"  # what a user would pick instead
 
 @dataclass
 class Setting:
-    """The results with one number of labels.
+    """The results with one number of labels."""
 
-    Args:
-        labels: Label count, such as 64 or all.
-        rows: Rows by title.
-        reference: Title of the baseline's row; empty if there is none.
-        differences: Differences from the baseline.
-        picked: Differences from the fine-tuned pretrained network.
-        note: What the intervals describe.
-        lacking: What to do about a missing baseline; empty if there is one.
-        latency: Latency of a network in ms, by title; empty if it was not measured.
-        head_only: Test metrics of CT before its fine-tuning, by title and seed.
-        tables: Tables by name.
-    """
-
-    labels: str
-    rows: dict[str, Row]
-    reference: str
-    differences: list[Difference]
-    picked: list[Difference]
-    note: str
-    lacking: str = ""
-    latency: dict[str, float] = field(default_factory=dict)
+    labels: str  # such as 64 or all
+    rows: dict[str, Row]  # by title
+    reference: str  # title of the baseline's row; empty if there is none
+    note: str  # what the intervals describe
+    lacking: str  # what to do about a missing baseline
+    differences: list[Difference] = field(default_factory=list)  # from the baseline
+    picked: list[Difference] = field(default_factory=list)  # from the fine-tuned pretrained network
+    latency: dict[str, float] = field(default_factory=dict)  # ms by title; empty if not measured
+    # Test metrics of CT before its fine-tuning, by title and seed.
     head_only: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
     tables: dict[str, Table] = field(default_factory=dict)
 
@@ -56,36 +44,20 @@ class Setting:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a setting shows, in words.
+    """What a setting shows, in words."""
 
-    Args:
-        head: Whether distillation helped.
-        sentences: mIOU of each network against the baseline.
-        picked: mIOU of each distilled network against the fine-tuned pretrained one.
-    """
-
-    head: str
-    sentences: list[str]
-    picked: list[str]
+    head: str  # whether distillation helped
+    sentences: list[str]  # mIOU of each network against the baseline
+    picked: list[str]  # mIOU of each distilled network against the fine-tuned pretrained one
 
 
 def make_setting(runs: Sequence[Run], labels: str, baseline: str, resamples: int) -> Setting:
-    """Group the runs with one number of labels, and compare them.
-
-    Args:
-        runs: All runs.
-        labels: Label count of the setting.
-        baseline: Recipe of the row that the others are compared with.
-        resamples: Number of bootstrap resamples.
-
-    Returns:
-        Rows and statistics.
-    """
+    """Group the runs with one number of labels, and compare them with a baseline recipe."""
     rows = rows_of(runs, labels)
     reference = next((t for t, row in rows.items() if row.first.recipe == baseline), "")
     pick = next((t for t, row in rows.items() if row.first.recipe == _PICK), "")
     lacking = "" if reference else _lacking(rows, baseline)
-    setting = Setting(labels, rows, reference, [], [], _note(rows), lacking)
+    setting = Setting(labels, rows, reference, _note(rows), lacking)
     images = {title: row.per_image() for title, row in rows.items()}
     compared = partial(compare_all, images, threshold=setting.threshold, resamples=resamples)
     if reference:

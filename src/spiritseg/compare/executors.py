@@ -24,7 +24,6 @@ from spiritseg.errors import ConfigError, MissingExtraError, RunError, Spiritseg
 from spiritseg.stopping import terminable
 
 __all__ = [
-    "Executor",
     "InProcess",
     "Outcome",
     "RayCluster",
@@ -42,33 +41,18 @@ _CHILD = "import sys; from spiritseg.compare.executors import child; sys.exit(ch
 
 @dataclass(frozen=True)
 class Task:
-    """A run to do, in plain values that can be sent to another machine.
-
-    Args:
-        name: Name of its cell.
-        fields: Fields of its experiment.
-        run_dir: Absolute path of its folder.
-        shared: By stage, folders of other runs that may hold the same stage, finished.
-        keys: Keys of the stages that it shares with another run and that are finished nowhere.
-    """
+    """A run to do, in plain values that can be sent to another machine."""
 
     name: str
-    fields: dict[str, Any]
-    run_dir: str
-    shared: dict[str, list[str]] = field(default_factory=dict)
-    keys: frozenset[str] = frozenset()
+    fields: dict[str, Any]  # of its experiment
+    run_dir: str  # absolute
+    shared: dict[str, list[str]] = field(default_factory=dict)  # by stage: folders to copy from
+    keys: frozenset[str] = frozenset()  # of shared stages that are finished nowhere
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a cell.
-
-    Args:
-        name: Name of the cell, and of its run's folder.
-        state: Whether it finished now, was finished before (kept), or failed.
-        error: Why it failed.
-        seconds: Duration, if it ran now.
-    """
+    """Whether a cell's run finished now, was finished before (kept), or failed, and why."""
 
     name: str
     state: Literal["finished", "kept", "failed"]
@@ -98,15 +82,7 @@ def make_executor(jobs: int, address: str | None, cpus: float, gpus: float) -> E
 
 
 def run_tasks(tasks: Sequence[Task], executor: Executor) -> list[Outcome]:
-    """Run tasks to their end; two that share an unfinished stage run one after the other.
-
-    Args:
-        tasks: In the order in which they start.
-        executor: Where they run; it is closed at the end.
-
-    Returns:
-        The outcome of each, in the order in which they ended.
-    """
+    """Run tasks, in turn where two share an unfinished stage; return outcomes as they ended."""
     pending, outcomes = list(tasks), list[Outcome]()
     running: dict[Future[str], tuple[Task, float]] = {}
     try:
@@ -137,14 +113,7 @@ def _next(pending: Iterable[Task], running: Iterable[Task]) -> Task | None:
 
 
 def do(task: Task) -> None:
-    """Run a task in this process.
-
-    Args:
-        task: The run.
-
-    Raises:
-        SpiritsegError: See `spiritseg.distill`.
-    """
+    """Run a task in this process; it raises what `spiritseg.distill` raises."""
     from spiritseg.compare.shared_stages import share_stages
     from spiritseg.recipes import experiment_from_dict
     from spiritseg.training.runner import distill
@@ -167,11 +136,7 @@ def _attempt(task: Task, work: Callable[[Task], None]) -> str:
 
 
 class InProcess:
-    """One task at a time, in this process.
-
-    Args:
-        work: What a task does.
-    """
+    """One task at a time, in this process."""
 
     at_once: float = 1
 
@@ -193,9 +158,6 @@ class Subprocesses:
 
     The death of one (out of memory, a segmentation fault) leaves the others alone, which a
     `ProcessPoolExecutor` does not. What a run prints goes to ``logs/NAME.log`` next to its folder.
-
-    Args:
-        jobs: Number of tasks at once.
     """
 
     def __init__(self, jobs: int) -> None:
@@ -211,13 +173,9 @@ class Subprocesses:
         log = run_dir.parent / "logs" / f"{run_dir.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-c", _CHILD],
-                stdin=subprocess.PIPE,
-                stdout=out,
-                stderr=out,
-                env=self._environment,
-            )
+            pipes: Any = {"stdin": subprocess.PIPE, "stdout": out, "stderr": out}
+            command = [sys.executable, "-c", _CHILD]
+            process = subprocess.Popen(command, env=self._environment, **pipes)
         self._started.append(process)
         return self._waiting.submit(_ended, process, task, log)
 
@@ -256,12 +214,6 @@ class RayCluster:
 
     A task whose machine dies is tried again on another, where its run continues: its folder must
     be on storage that all machines share. A cluster that this process already joined is used.
-
-    Args:
-        address: auto, local, or HOST:PORT.
-        cpus: CPUs that a task declares.
-        gpus: GPUs that it declares.
-        work: What a task does.
     """
 
     at_once: float = math.inf  # Ray queues what does not fit

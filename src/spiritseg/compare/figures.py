@@ -39,15 +39,7 @@ _LEAST = 0.005  # smaller differences of mIOU cannot be seen
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the page.
-
-    Args:
-        name: Name of its file.
-        title: What it shows.
-        paper: Number of the paper's figure; empty for none.
-        caption: Text below it.
-        source: A data: address, once it is drawn.
-    """
+    """A figure of the page, and the paper's number of it."""
 
     name: str
     title: str
@@ -63,17 +55,9 @@ def draw_all(
     missing: list[str],
     folder: Path,
 ) -> list[Figure]:
-    """Draw every figure that the runs allow.
+    """Draw every figure that the runs allow, in the page's order, with a PNG in `folder`.
 
-    Args:
-        main: The setting that most figures show.
-        settings: All settings, for the label-efficiency curve.
-        images: The test images, if they can be opened.
-        missing: What cannot be drawn is appended here.
-        folder: Folder of the PNGs.
-
-    Returns:
-        The figures in the page's order.
+    Most show the main setting; what cannot be drawn is appended to `missing`.
     """
     make_folder(folder)
     found = []
@@ -141,12 +125,7 @@ def _plan(
 
 
 def headline(rows: Mapping[str, Row], most: int = _MOST) -> dict[str, Row]:
-    """Choose one row per recipe: of several ratios r = 0.5 (the paper's), or the nearest.
-
-    Args:
-        rows: Rows by title.
-        most: Maximum number of rows.
-    """
+    """Choose one row per recipe: of several ratios r = 0.5 (the paper's), or the nearest."""
     best: dict[str, str] = {}
     for title, row in rows.items():
         recipe, ratio = row.first.recipe, row.first.ratio
@@ -203,12 +182,7 @@ _Scores = dict[str, dict[int, float]]
 def _choose(
     rows: Mapping[str, Row], reference: str, images: Domains
 ) -> tuple[dict[str, Row], dict[str, list[int]], _Scores] | None:
-    """Choose the largest gains and losses against the reference, and the worst images.
-
-    Returns:
-        The reference and up to two other rows; indices of images by why they are shown; mIOU by
-        title and index. None where there is nothing to compare.
-    """
+    """Choose rows, images by why they are shown, and their mIOU; None without a comparison."""
     shown = _shown(rows, reference)
     place = {name: index for index, name in enumerate(images.names("test"))}
     scores = {

@@ -24,12 +24,7 @@ MANIFEST = "matrix.json"
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a matrix.
-
-    Args:
-        recipe: Name of the recipe.
-        experiment: Everything that decides its result.
-    """
+    """One run of a matrix: a recipe's name, and everything that decides its result."""
 
     recipe: str
     experiment: Experiment
@@ -37,25 +32,15 @@ class Cell:
     @property
     def folder(self) -> str:
         """Name of its run's folder, such as ``esd-r0.5-n64-s0``."""
-        ratio = ratio_of(self.experiment)
-        labels = labels_of(self.experiment)
-        parts = [
-            self.recipe,
-            *([f"r{ratio:g}"] if ratio is not None else []),
-            f"n{labels}" if labels.isdecimal() else "".join(c for c in labels if c.isalnum()),
-            f"s{self.experiment.seed}",
-        ]
-        return "-".join(parts)
+        ratio, labels = ratio_of(self.experiment), labels_of(self.experiment)
+        mixed = [] if ratio is None else [f"r{ratio:g}"]
+        count = f"n{labels}" if labels.isdecimal() else "".join(filter(str.isalnum, labels))
+        return "-".join([self.recipe, *mixed, count, f"s{self.experiment.seed}"])
 
 
 @dataclass(frozen=True, repr=False)
 class Matrix:
-    """A matrix whose runs are finished.
-
-    Args:
-        folder: Folder of the runs, for `spiritseg.report`.
-        outcomes: Outcome of each run.
-    """
+    """A matrix whose runs are finished: their folder, for `spiritseg.report`, and outcomes."""
 
     folder: Path
     outcomes: tuple[Outcome, ...]
@@ -107,14 +92,13 @@ def compare(
     """Run recipes x ratios x label counts x seeds; the same call continues.
 
     Args:
-        recipes: Shipped names or .yaml files.
-        overrides: Values by dotted field, see `plan`.
-        seeds: Number of seeds, 0 to seeds - 1.
-        ratios: r = |Dt| : |Dp| of the recipes that have one; 0 for proximity images only.
-        labels: Numbers of labelled training images, or ``all``.
-        out: Folder of the runs.
-        jobs: Runs at once on this machine.
-        address: Address of a Ray cluster: auto, local or HOST:PORT.
+        recipes, overrides, seeds, ratios, labels: See `plan`.
+        out: Folder of the runs. Its ``matrix.json`` lists what belongs to the matrix; several
+            calls may add to it.
+        jobs: Runs at once on this machine, each a process with its share of the threads; 1
+            runs in this process.
+        address: Address of a Ray cluster: auto, local, or HOST:PORT; `out` must be storage that
+            all its machines share. Each run is a task, tried again when its machine dies.
         cpus_per_run: CPUs that a Ray task declares.
         gpus_per_run: GPUs that a Ray task declares.
         skip_bad: Whether unreadable images are left out.
@@ -163,9 +147,6 @@ def plan(
             proximity only. By default the recipe's own.
         labels: Numbers of labelled training images, or ``all``; by default target.subset. With
             a subset of evenly spaced images (``even:N``), these are evenly spaced too.
-
-    Returns:
-        The cells, without duplicates.
 
     Raises:
         ConfigError: The problems of all recipes at once.
@@ -233,15 +214,7 @@ def _fits(field: str, experiment: Experiment) -> bool:
 
 
 def left_out(recipes: Sequence[str | Path], overrides: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return which fields `plan` does not set, because a recipe has no such stage or network.
-
-    Args:
-        recipes: Shipped names or .yaml files.
-        overrides: Values by dotted field.
-
-    Returns:
-        Dotted fields by recipe; only recipes with some.
-    """
+    """Return by recipe the fields that `plan` does not set: of a stage or network it lacks."""
     shared = dict(overrides)
     known = {str(recipe): load_experiment(recipe, complete=False) for recipe in recipes}
     for recipe in known:
@@ -287,15 +260,8 @@ def run(
 
     Args:
         cells: Cells from `plan`.
-        out: Folder of the runs. Its ``matrix.json`` lists what belongs to the matrix; several
-            calls may add to it.
-        jobs: Runs at once on this machine, each a process with its share of the threads; 1
-            runs in this process.
-        address: Address of a Ray cluster: auto, local, or HOST:PORT; `out` must be storage that
-            all its machines share. Each run is a task, tried again when its machine dies.
-        cpus_per_run: CPUs that a Ray task declares.
-        gpus_per_run: GPUs that it declares.
-        executor: Where to run, in place of the four above.
+        out, jobs, address, cpus_per_run, gpus_per_run: See `compare`.
+        executor: Where to run, in place of the last four.
 
     Returns:
         The outcome of each cell, in their order.
@@ -314,8 +280,7 @@ def run(
         _check_images(cells, folder)
         executor = executor or make_executor(jobs, address, cpus_per_run, gpus_per_run)
     _write_manifest(cells, folder)
-    for name in outcomes:
-        print(f"{name}: kept", flush=True)
+    print("".join(f"{name}: kept\n" for name in kept), end="", flush=True)
     if tasks and executor is not None:
         outcomes |= {one.name: one for one in run_tasks(tasks, executor)}
     return [outcomes[cell.folder] for cell in cells]

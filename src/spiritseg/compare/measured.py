@@ -36,12 +36,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class MeasuredImages:
-    """The images that runs were measured on, if they can be opened here.
-
-    Args:
-        run: A run that was measured on them.
-        overrides: Values by dotted field, such as ``{"target.root": DIR}``.
-    """
+    """The images that a run was measured on, if they can be opened here, with overrides."""
 
     run: Run
     overrides: Mapping[str, Any]
@@ -73,11 +68,7 @@ class MeasuredImages:
 def refuse_untrusted(runs: Iterable[Run]) -> None:
     """Refuse runs whose students are of classes of their own, before any of them is loaded.
 
-    Args:
-        runs: Runs from anywhere; a ``config.yaml`` next to a bundle is no proof of origin.
-
-    Raises:
-        BundleError: Loading a student would run code that its bundle names.
+    A ``config.yaml`` next to a bundle is no proof of its origin.
     """
     from spiritseg.inference import bundle_folder
     from spiritseg.models.bundle import bundle_info, refuse_foreign
@@ -96,13 +87,9 @@ def student_of(run: Run) -> Student:
 
 
 def latencies(rows: Mapping[str, Row]) -> dict[str, float]:
-    """Measure the latency of one student per row, all in turn.
+    """Return the median latency in ms of one student per row, by title, all measured in turn.
 
-    Args:
-        rows: Rows by title.
-
-    Returns:
-        Medians in ms by title, at the size of a test image after the max-pool, batch 1.
+    The size is that of a test image after the max-pool, with batch 1.
     """
     import torch
 
@@ -123,10 +110,6 @@ def head_only(row: Row, images: MeasuredImages) -> dict[int, dict[str, Any]]:
     Training measures a stage on the validation images. The test images are measured here, once,
     and kept in the stage's folder as ``test.json``, if that can be written. With overrides,
     which may name other images, nothing is kept, and nothing that was kept is used.
-
-    Args:
-        row: Runs of a recipe with a stage that trains the head before the last one.
-        images: The test images.
 
     Returns:
         Test metrics by seed, of the runs that have them or can be measured here.
@@ -162,12 +145,7 @@ def _score(run: Run, stage: Path, domains: Domains) -> dict[str, Any]:
 
 
 def reproduction(runs: Sequence[Run], images: MeasuredImages) -> dict[str, Any]:
-    """Return versions, machines, seeds, images and configs of runs, as plain values.
-
-    Args:
-        runs: All runs.
-        images: The images that are listed.
-    """
+    """Return versions, machines, seeds, images and configs of runs, as plain values."""
     seeds: dict[str, list[int]] = {}
     configs: dict[str, str] = {}
     for run in runs:

@@ -15,21 +15,13 @@ DASH = "–"
 
 @dataclass(frozen=True)
 class PaperRow:
-    """A row of the paper.
+    """A row of the paper."""
 
-    Args:
-        gflops: GFLOPs at 1 x 3 x 512 x 1024.
-        params: Parameters in millions.
-        miou: mIOU in percent.
-        hp_acc: HP-Acc in percent.
-        var: Var in thousandths.
-    """
-
-    gflops: str = DASH
-    params: str = DASH
-    miou: str = DASH
-    hp_acc: str = DASH
-    var: str = DASH
+    gflops: str = DASH  # at 1 x 3 x 512 x 1024
+    params: str = DASH  # millions
+    miou: str = DASH  # percent
+    hp_acc: str = DASH  # percent
+    var: str = DASH  # thousandths
 
 
 _STUDENT = ("169.4", "9.5")  # S, SD and ESD are one network, trained differently
@@ -51,12 +43,7 @@ def is_paper(recipe: str) -> bool:
 
 
 def paper_row(recipe: str, ratio: float | None) -> PaperRow:
-    """Return the paper's numbers for one of its recipes; dashes for any other.
-
-    Args:
-        recipe: Name of the recipe.
-        ratio: r = |Dt| : |Dp|, if it has one.
-    """
+    """Return the paper's numbers for one of its recipes, at r = |Dt| : |Dp|; else dashes."""
     row = _ROWS.get(recipe, PaperRow())
     return _ESD.get(ratio, row) if recipe == "paper-esd" and ratio is not None else row
 

@@ -53,15 +53,7 @@ def _style() -> Iterator[None]:
 
 
 def drawn(draw: Callable[[], Any], dpi: int = 110) -> tuple[bytes, bytes]:
-    """Draw a figure.
-
-    Args:
-        draw: A function that returns a matplotlib figure.
-        dpi: Resolution of the PNG.
-
-    Returns:
-        The figure as SVG, and as PNG.
-    """
+    """Return a matplotlib figure as SVG and as PNG."""
     with _style():
         figure = draw()
         raster, vector = io.BytesIO(), io.BytesIO()
@@ -81,50 +73,16 @@ def _colour(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
 
 
-def _apart(values: Sequence[float], gap: float) -> NDArray[np.float64]:
-    """Move values apart until neighbours are `gap` from each other, around where they were."""
-    order = np.argsort(values, kind="stable")
-    places = np.array(values, float)[order]
-    for _ in range(200):
-        close = np.diff(places) < gap - 1e-9
-        if not close.any():
-            break
-        short = np.where(close, (gap - np.diff(places)) / 2, 0)
-        places[:-1] -= short
-        places[1:] += short
-    found = np.empty_like(places)
-    found[order] = places
-    return found
-
-
-def _name_points(axis: Any, xs: Sequence[float], ys: Sequence[float], names: Sequence[str]) -> None:
-    """Write names in a column at the right of the axis, each with a line to its point."""
-    low, high = axis.get_ylim()
-    column = _apart(ys, (high - low) * 0.062)
-    column += min(0.0, high - column.max())
-    column += max(0.0, low - column.min())
-    for number, (x, y, place, name) in enumerate(zip(xs, ys, column, names, strict=True)):
-        axis.annotate(
-            name,
-            (x, y),
-            xytext=(1.04, (place - low) / (high - low)),
-            textcoords="axes fraction",
-            va="center",
-            color=_colour(number),
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": _colour(number), "lw": 0.7, "shrinkB": 3},
-        )
-
-
 def cost_figure(rows: Mapping[str, Row]) -> Any:
-    """mIOU against GFLOPs; the size of a circle is HP-Acc."""
+    """mIOU against GFLOPs; the radius of a circle is HP-Acc."""
     figure, ((axis,),) = _axes(8, 4.4)
     xs = [float(row.first.metrics["cost"]["gflops"]) for row in rows.values()]
     ys = [100 * row.mean("mIOU") for row in rows.values()]
-    shares = [row.mean("HP-Acc") for row in rows.values()]
-    for number, (x, y, share) in enumerate(zip(xs, ys, shares, strict=True)):
-        axis.plot(x, y, "o", ms=6 + 34 * share, color=_colour(number), alpha=0.35, mew=1.2)
-        axis.plot(x, y, ".", ms=4, color=_colour(number))
+    for number, (x, y, (title, row)) in enumerate(zip(xs, ys, rows.items(), strict=True)):
+        share, colour = row.mean("HP-Acc"), _colour(number)
+        axis.plot(x, y, "o", ms=6 + 34 * share, color=colour, alpha=0.35, mew=1.2)
+        label = f"{title} (HP-Acc {100 * share:.0f} %)"
+        axis.plot(x, y, MARKERS[number % len(MARKERS)], ms=5, color=colour, label=label)
     spread = max(max(ys) - min(ys), 2.0)  # room for large circles
     axis.set_ylim(min(ys) - 0.3 * spread, max(ys) + 0.3 * spread)
     if min(xs) > 0 and max(xs) > 8 * min(xs):
@@ -134,8 +92,7 @@ def cost_figure(rows: Mapping[str, Row]) -> Any:
         width = max(max(xs) - min(xs), 0.2 * max(xs), 1e-6)
         axis.set_xlim(min(xs) - 0.35 * width, max(xs) + 0.35 * width)
     axis.set(xlabel="GFLOPs per image", ylabel="mIOU (%)")
-    names = [f"{t} (HP-Acc {100 * share:.0f} %)" for t, share in zip(rows, shares, strict=True)]
-    _name_points(axis, xs, ys, names)
+    figure.legend(loc="outside right upper", frameon=False)
     return figure
 
 
@@ -198,16 +155,13 @@ def curves_figure(
 def steadiness_figure(rows: Mapping[str, Row]) -> Any:
     """HP-Acc against Var; a small dot per seed, a large marker for their mean."""
     figure, ((axis,),) = _axes(8, 4.2)
-    xs = [1000 * row.mean("Var") for row in rows.values()]
-    ys = [100 * row.mean("HP-Acc") for row in rows.values()]
-    for number, (x, y, row) in enumerate(zip(xs, ys, rows.values(), strict=True)):
-        every = 1000 * np.array(row.values("Var")), 100 * np.array(row.values("HP-Acc"))
-        axis.plot(*every, ".", color=_colour(number), alpha=0.5, ms=6)
-        axis.plot(x, y, MARKERS[number % len(MARKERS)], color=_colour(number), ms=9)
-    axis.margins(0.08)
+    for number, (title, row) in enumerate(rows.items()):
+        xs, ys = 1000 * np.array(row.values("Var")), 100 * np.array(row.values("HP-Acc"))
+        axis.plot(xs, ys, ".", color=_colour(number), alpha=0.5, ms=6)
+        marker: Any = {"marker": MARKERS[number % len(MARKERS)], "ls": "", "ms": 9}
+        axis.plot(xs.mean(), ys.mean(), color=_colour(number), label=title, **marker)
     axis.set(xlabel="Var of the images' mIOU (e-3)", ylabel="HP-Acc (%)")
-    axis.set_ylim(*axis.get_ylim())
-    _name_points(axis, xs, ys, list(rows))
+    figure.legend(loc="outside right upper", frameon=False)
     return figure
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +37,11 @@ __all__ = ["Report", "report"]
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """A report that was written.
-
-    Args:
-        page: The HTML page.
-        verdict: What the setting with the most runs shows, in words.
-        settings: Rows, statistics and tables by label count.
-    """
+    """A report that was written: its page, and the results per label count."""
 
     page: Path
-    verdict: Verdict
-    settings: tuple[Setting, ...] = field(default=())
+    verdict: Verdict  # of the first setting, which has the most runs
+    settings: tuple[Setting, ...]
 
     def _lines(self) -> list[str]:
         return [self.verdict.head, *self.verdict.sentences, f"report: {self.page}"]

@@ -18,10 +18,10 @@ import numpy as np
 from spiritseg.compare.matrix import MANIFEST, Cell, labels_of, ratio_of
 from spiritseg.config import Experiment
 from spiritseg.errors import RunError
-from spiritseg.files import write_atomically
+from spiritseg.files import read_fields, write_atomically
 from spiritseg.recipes import fingerprint, load_experiment
 
-__all__ = ["Row", "Run", "read_runs", "rows_of", "settings_of", "title_of", "write_results"]
+__all__ = ["Row", "Run", "read_runs", "rows_of", "settings_of", "write_results"]
 
 # What the papers call a recipe.
 _TITLES = {
@@ -52,20 +52,15 @@ _AGAIN = "Delete the run's folder and run it again, or leave it out."
 class Run:
     """One finished run.
 
-    Args:
-        folder: Folder of the run.
-        recipe: Name of its recipe; runs of one recipe that differ in more than seed, ratio and
-            labels have the hash of their config appended.
-        experiment: Everything that decided its result.
-        metrics: Content of its metrics.json.
-        about: Content of its run.json: versions and machine.
+    Runs of one recipe that differ in more than seed, ratio and labels have the hash of their
+    config appended to `recipe`.
     """
 
     folder: Path
     recipe: str
     experiment: Experiment
-    metrics: dict[str, Any]
-    about: dict[str, Any]
+    metrics: dict[str, Any]  # metrics.json
+    about: dict[str, Any]  # run.json: versions and machine
 
     @property
     def seed(self) -> int:
@@ -84,8 +79,10 @@ class Run:
 
     @property
     def title(self) -> str:
-        """The recipe as the papers call it, with its ratio."""
-        return title_of(self.recipe, self.ratio)
+        """The recipe as the papers call it, with its ratio, such as ``ESD r=0.5``."""
+        name, tilde, variant = self.recipe.partition("~")
+        title = _TITLES.get(name, name) + (f" ({variant})" if tilde else "")
+        return title if self.ratio is None else f"{title} r={self.ratio:g}"
 
     @cached_property
     def per_image(self) -> dict[str, float]:
@@ -140,15 +137,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """The runs of one recipe, ratio and label count under several seeds.
+    """The runs of one recipe, ratio and label count under several seeds."""
 
-    Args:
-        title: Title, such as S, SD or ESD r=0.5.
-        runs: Runs by seed.
-    """
-
-    title: str
-    runs: Mapping[int, Run]
+    title: str  # such as S, SD or ESD r=0.5
+    runs: Mapping[int, Run]  # by seed
 
     @property
     def first(self) -> Run:
@@ -191,13 +183,6 @@ def _miou(path: Path, image: str, value: str) -> float:
     return found
 
 
-def title_of(recipe: str, ratio: float | None) -> str:
-    """Return the title of a recipe at a ratio, such as ``ESD r=0.5``."""
-    name, tilde, variant = recipe.partition("~")
-    title = _TITLES.get(name, name) + (f" ({variant})" if tilde else "")
-    return title if ratio is None else f"{title} r={ratio:g}"
-
-
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:
     """Read the finished runs in folders, at any depth.
 
@@ -222,8 +207,7 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
     if not paths:
         raise RunError(
             f"no finished run in {', '.join(map(str, folders))}: expected folders with "
-            "metrics.json and config.yaml, as "
-            "spiritseg compare and spiritseg distill write them."
+            "metrics.json and config.yaml, as spiritseg compare and spiritseg distill write them."
         )
     found = _apart([_read(path) for path in paths])
     unique = {(run.recipe, run.ratio, run.labels, run.seed): run for run in reversed(found)}
@@ -244,11 +228,9 @@ def _read(folder: Path) -> Run:
 
 
 def _recipe_of(folder: Path, experiment: Experiment) -> str:
-    manifest = folder.parent / MANIFEST
-    if manifest.is_file():
-        runs = json.loads(manifest.read_text()).get("runs", {})
-        if folder.name in runs:
-            return str(runs[folder.name]["recipe"])
+    runs = read_fields(folder.parent / MANIFEST).get("runs", {})
+    if folder.name in runs:
+        return str(runs[folder.name]["recipe"])
     name = folder.name.removesuffix(Cell("", experiment).folder)
     name = re.sub(r"-[0-9a-f]{10}$", "", name)
     return re.sub(rf"-s?{experiment.seed}$", "", name)
@@ -269,11 +251,7 @@ def _apart(runs: list[Run]) -> list[Run]:
 
 
 def rows_of(runs: Iterable[Run], labels: str) -> dict[str, Row]:
-    """Group the runs of one label count by recipe and ratio.
-
-    Args:
-        runs: Finished runs.
-        labels: Label count, such as 64 or all.
+    """Group the runs of one label count (64, all) by recipe and ratio.
 
     Returns:
         Rows by title, in the papers' order: S, CT, SD, ESD by falling r, then the others.
@@ -303,12 +281,7 @@ def _order(labels: str) -> tuple[float, str]:
 
 
 def write_results(runs: Sequence[Run], folder: Path) -> None:
-    """Write ``results.csv``: a row per run, a column per metric.
-
-    Args:
-        runs: Finished runs.
-        folder: Existing folder.
-    """
+    """Write ``results.csv``: a row per run, a column per metric."""
     rows = [run.as_dict() for run in runs]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()

@@ -91,7 +91,7 @@ def share_stages(
         sources: By stage, folders of stages with the same key in other runs.
 
     Returns:
-        The stages that were copied. ``shared with`` in their ``stage.json`` names the other run.
+        The copied stages; ``shared with`` in their ``stage.json`` names the other run.
 
     Raises:
         RunError: The run's folder belongs to another config, is in use or is full.

@@ -10,13 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from spiritseg.compare.sequences import (
-    EQUAL,
-    LEAST_UNITS,
-    block_length,
-    sequence_of,
-    units_of,
-)
+from spiritseg.compare.sequences import EQUAL, LEAST_UNITS, block_length, sequence_of, units_of
 from spiritseg.errors import DataError, MissingExtraError
 
 __all__ = [
@@ -43,33 +37,22 @@ RESAMPLES = 10_000
 class Difference:
     """A recipe's difference from a reference, with its uncertainty.
 
-    Args:
-        name: Name of the recipe.
-        metric: mIOU, HP-Acc or Var, all in [0, 1].
-        value: Mean over seeds of (recipe - reference), in [-1, 1].
-        seeds: Number of seeds of the recipe.
-        reference_seeds: Number of seeds of the reference.
-        images: Number of images that all have.
-        units: Number of sequences, or blocks of them, that were resampled.
-        low: Lower end of the 95 % confidence interval.
-        high: Its upper end.
-        p: Two-sided p-value of no difference.
-        p_holm: The same after Holm's correction over the recipes.
-        df: Degrees of freedom of the interval.
+    The metric is in [0, 1]; `value` is the mean over seeds of (recipe - reference), `low` to `high`
+    its 95 % confidence interval.
     """
 
-    name: str
+    name: str  # of the recipe
     metric: Metric
     value: float
     seeds: int
     reference_seeds: int
-    images: int
-    units: int
+    images: int  # that all have
+    units: int  # sequences, or blocks of them, that were resampled
     low: float = math.nan
     high: float = math.nan
-    p: float = math.nan
-    p_holm: float = math.nan
-    df: float = math.nan
+    p: float = math.nan  # two-sided
+    p_holm: float = math.nan  # after Holm's correction over the recipes
+    df: float = math.nan  # degrees of freedom of the interval
 
     @property
     def verdict(self) -> str:

@@ -17,15 +17,7 @@ __all__ = ["tables"]
 
 
 def tables(setting: Setting) -> dict[str, Table]:
-    """Tabulate a setting.
-
-    Args:
-        setting: Rows and statistics.
-
-    Returns:
-        Tables by name, the header first: cost, ratios (if a ratio was run), differences, picked,
-        classes and explained.
-    """
+    """Tabulate a setting; a table without rows is left out."""
     found = {
         "cost": _cost_table(setting),
         "ratios": _ratio_table(setting.rows),
