@@ -41,7 +41,7 @@ Planted = Callable[..., Path]
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the drawing out where a test looks at words only: it takes a second a report."""
-    monkeypatch.setattr(figures, "drawn", lambda draw: (b"", b""))
+    monkeypatch.setattr(figures, "drawn", lambda draw, is_photo: (b"", b""))
 
 
 def _text(found: Report) -> str:

@@ -101,7 +101,8 @@ def run_tasks(tasks: Sequence[Task], executor: Executor) -> list[Outcome]:
                 seconds = time.monotonic() - start
                 state: Literal["failed", "finished"] = "failed" if error else "finished"
                 outcomes.append(Outcome(task.name, state, error, seconds))
-                print(f"{task.name}: {state}, {seconds:.0f} s, {len(outcomes)}/{len(tasks)}")
+                done = f"{len(outcomes)}/{len(tasks)}"
+                print(f"{task.name}: {state}, {seconds:.0f} s, {done}", flush=True)
     finally:
         executor.close()
     return outcomes

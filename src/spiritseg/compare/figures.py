@@ -63,9 +63,9 @@ def draw_all(
     found = []
     for figure, draw in _plan(main, settings, images, missing):
         is_photo = figure.name == "predictions"
-        vector, raster = drawn(draw)
+        picture, raster = drawn(draw, is_photo)
         write_atomically(folder / f"{figure.name}.png", raster)
-        kind, picture = ("png", raster) if is_photo else ("svg+xml", vector)
+        kind = "png" if is_photo else "svg+xml"
         source = f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
         found.append(dataclasses.replace(figure, source=source))
     return found

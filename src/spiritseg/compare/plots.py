@@ -52,12 +52,14 @@ def _style() -> Iterator[None]:
         yield
 
 
-def drawn(draw: Callable[[], Any], dpi: int = 110) -> tuple[bytes, bytes]:
-    """Return a matplotlib figure as SVG and as PNG."""
+def drawn(draw: Callable[[], Any], is_photo: bool = False) -> tuple[bytes, bytes]:
+    """Return a matplotlib figure as SVG (of photographs again a PNG), and as PNG."""
     with _style():
         figure = draw()
         raster, vector = io.BytesIO(), io.BytesIO()
-        figure.savefig(raster, format="png", dpi=dpi)
+        figure.savefig(raster, format="png", dpi=110)
+        if is_photo:
+            return raster.getvalue(), raster.getvalue()
         figure.savefig(vector, format="svg", metadata={"Date": None})
     return vector.getvalue(), raster.getvalue()
 
