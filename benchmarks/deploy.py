@@ -27,6 +27,7 @@ from spiritseg.evaluation.cost import in_turn
 from spiritseg.export.export import build
 from spiritseg.export.metadata import ModelCard
 from spiritseg.export.opening import open_runtime
+from spiritseg.images import read_pixels
 from spiritseg.models import Segmenter
 from spiritseg.models.bundle import BundleInfo
 from spiritseg.predict.inputs import find_images

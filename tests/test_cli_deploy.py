@@ -65,7 +65,7 @@ def test_predict_hands_its_options_on_and_lists_what_was_left_out(
 
     def predict(*words: object, **options: object) -> PredictReport:
         given.update(options, words=words)
-        return PredictReport(3, 2, [], [("a/b.jpg", "the file is empty")], 1.5)
+        return PredictReport(Path("o"), 3, 2, [], [("a/b.jpg", "the file is empty")], 1.5)
 
     monkeypatch.setattr("spiritseg.predict.predict.predict", predict)
     words = ["predict", "s.onnx", "in", "more", "--out", "o", "--kind", "overlay", "--batch", "4"]

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spiritseg import losses
     from spiritseg.bench import bench
-    from spiritseg.compare import compare, report
+    from spiritseg.compare.matrix import compare
+    from spiritseg.compare.report import report
     from spiritseg.demo import demo
     from spiritseg.doctor import doctor
     from spiritseg.evaluation import DatasetIoU, ImageIoU, cost
     from spiritseg.export.export import export
     from spiritseg.hub import pull, push
-    from spiritseg.models import Segmenter, compact, student, student_head, teacher
+    from spiritseg.models import Segmenter, student, student_head, teacher
+    from spiritseg.models.compact import compact
     from spiritseg.predict.predict import predict
     from spiritseg.proximity import proximity
     from spiritseg.recipes import load_experiment, recipes

@@ -6,6 +6,7 @@ import io
 import math
 import shutil
 from collections.abc import Mapping
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ __all__ = [
     "Table",
     "class_iou_table",
     "class_table",
+    "html",
     "markdown",
     "metrics_table",
     "print_notes",
@@ -138,11 +140,28 @@ def print_notes(metrics: Mapping[str, Any]) -> None:
             print(f"  {path}")
 
 
+def html(table: Table) -> str:
+    """Return a table as HTML, escaped, in a block that scrolls sideways.
+
+    Args:
+        table: Rows of words, the header first.
+    """
+    head, *body = (
+        "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
+        for tag, row in zip(["th", *["td"] * len(table)], table, strict=False)
+    )
+    rows = "\n".join(f"<tr>{row}</tr>" for row in body)
+    return (
+        '<div class="wide" style="overflow-x: auto"><table>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>"
+    )
+
+
 def markdown(table: Table) -> str:
     """Return a table as Markdown.
 
     Args:
-        table: rows of words, the header first.
+        table: Rows of words, the header first.
     """
     rule = ["---", *["---:"] * (len(table[0]) - 1)]
     return "\n".join(f"| {' | '.join(row)} |" for row in [table[0], rule, *table[1:]])

@@ -1,21 +1,25 @@
-"""Which runs a matrix has, that each runs once, and that what fails does not stop the others."""
+"""Which runs a matrix has, that each runs once, and that a failure does not stop the others."""
 
 from __future__ import annotations
 
+import inspect
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import spiritseg
 from spiritseg.cli import main
 from spiritseg.cli.words import read_fields
-from spiritseg.compare import pools
+from spiritseg.compare import executors
+from spiritseg.compare.executors import InProcess, Task
 from spiritseg.compare.matrix import Cell, left_out, plan, run
-from spiritseg.compare.pools import Here, Task, drive
 from spiritseg.errors import ConfigError, RunError
 from spiritseg.recipes import load_experiment
 
@@ -59,10 +63,7 @@ def test_recipes_by_ratios_by_seeds() -> None:
     ratios = [cell.experiment.stages["mimicry"].ratio for cell in cells[1:4]]
     assert ratios == [5, 0.5, 0]
     assert [cell.experiment.seed for cell in cells[::4]] == [0, 1]
-
-
-def test_a_recipes_own_ratio_is_the_same_cell() -> None:
-    own = plan(["esd"], IMAGES, seeds=1)
+    own = plan(["esd"], IMAGES, seeds=1)  # a recipe's own ratio is the same cell
     assert [c.folder for c in own] == [c.folder for c in plan(["esd"], IMAGES, 1, [0.5, 0.5])]
 
 
@@ -87,9 +88,13 @@ def test_fields_of_a_stage_go_to_the_recipes_that_have_it() -> None:
     assert baseline.experiment.stages["supervised"].max_steps == 8
     assert list(sd.experiment.stages) == ["mimicry", "head", "all"]
     assert sd.experiment.stages["mimicry"].max_steps == 7
+    words = ["--stages.ct-head.max-steps", "7", "--sd-skd.stages.ct-all.max_steps", "8"]
+    (cell,) = plan(["sd-skd"], {**IMAGES, **read_fields(words)}, seeds=1)  # a name with a dash
+    stages = cell.experiment.stages
+    assert (stages["ct-head"].max_steps, stages["ct-all"].max_steps) == (7, 8)
 
 
-def test_fields_that_a_recipe_does_not_have_are_said() -> None:
+def test_fields_that_a_recipe_does_not_have_are_listed() -> None:
     fields = {**IMAGES, "stages.all.max_steps": 7, "networks.teacher.head.name": "none"}
     fields |= {"esd.stages.head.max_steps": 3}
     assert left_out(["baseline", "esd", "finetune-pretrained"], fields) == {
@@ -106,15 +111,8 @@ def test_fields_of_a_recipe_go_to_it_alone() -> None:
     assert (baseline.stages["supervised"].views, paper.stages["supervised"].views) == (0, 2)
 
 
-def test_fields_of_a_stage_with_a_dash_go_to_the_recipes_that_have_it() -> None:
-    words = ["--stages.ct-head.max-steps", "7", "--sd-skd.stages.ct-all.max_steps", "8"]
-    (cell,) = plan(["sd-skd"], {**IMAGES, **read_fields(words)}, seeds=1)
-    stages = cell.experiment.stages
-    assert (stages["ct-head"].max_steps, stages["ct-all"].max_steps) == (7, 8)
-
-
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"recipes": []}, "one recipe or more"),
         ({"recipes": ["sdd"]}, "Did you mean sd"),
@@ -129,42 +127,10 @@ def test_fields_of_a_stage_with_a_dash_go_to_the_recipes_that_have_it() -> None:
         ({"overrides": {"input.crop": -1, "target.dataset": "scenes"}}, "input.crop"),
     ],
 )
-def test_bad_plans_are_one_clear_error(arguments: dict[str, Any], said: str) -> None:
+def test_bad_plans_are_one_clear_error(arguments: dict[str, Any], message: str) -> None:
     given = {"recipes": ["baseline"], "overrides": IMAGES, "seeds": 1, **arguments}
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         plan(**given)
-
-
-class Crowd:
-    """A pool that runs any number of fake tasks at once and ends them in their order."""
-
-    def __init__(self) -> None:
-        self.running: list[str] = []
-        self.together: set[frozenset[str]] = set()
-
-    def has_room(self) -> bool:
-        return len(self.running) < 3
-
-    def start(self, task: Task) -> None:
-        self.running.append(task.name)
-        self.together |= {frozenset((task.name, other)) for other in self.running}
-
-    def wait(self) -> tuple[str, str]:
-        return self.running.pop(0), ""
-
-    def close(self) -> None:
-        assert not self.running
-
-
-def test_runs_that_share_an_unfinished_stage_do_not_run_at_once() -> None:
-    shared = {"a": "x", "b": "x", "c": "y", "d": "x", "e": "y"}
-    tasks = [Task(name, {}, name, keys=frozenset(key)) for name, key in shared.items()]
-    crowd = Crowd()
-    outcomes = drive(tasks, crowd)
-    assert sorted(one.name for one in outcomes) == list(shared)
-    assert frozenset("ac") in crowd.together
-    for one, other in ("ab", "ad", "bd", "ce"):
-        assert frozenset((one, other)) not in crowd.together
 
 
 def _counting(done: list[str], fail: str = "", stop: str = "") -> Callable[[Task], None]:
@@ -174,7 +140,7 @@ def _counting(done: list[str], fail: str = "", stop: str = "") -> Callable[[Task
         done.append(task.name)
         if task.name == fail:
             raise ZeroDivisionError("a bug")
-        pools.do(task)
+        executors.do(task)
 
     return work
 
@@ -184,17 +150,17 @@ def test_an_interrupted_matrix_continues_without_repeating_finished_runs(tmp_pat
     first, second, third = (cell.folder for cell in cells)
     done: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        run(cells, tmp_path, pool=Here(_counting(done, stop=third)))
+        run(cells, tmp_path, executor=InProcess(_counting(done, stop=third)))
     assert done == [first, second]
     stamps = {name: (tmp_path / name / "metrics.json").stat().st_mtime_ns for name in done}
 
     done.clear()
-    outcomes = run(cells, tmp_path, pool=Here(_counting(done, fail=third)))
+    outcomes = run(cells, tmp_path, executor=InProcess(_counting(done, fail=third)))
     assert [one.state for one in outcomes] == ["kept", "kept", "failed"]
     assert "a bug" in outcomes[2].error
 
     done.clear()
-    outcomes = run(cells, tmp_path, pool=Here(_counting(done)))
+    outcomes = run(cells, tmp_path, executor=InProcess(_counting(done)))
     assert done == [third]
     assert [one.state for one in outcomes] == ["kept", "kept", "finished"]
     for name, stamp in stamps.items():
@@ -266,6 +232,38 @@ def test_several_processes_and_a_failed_run(
     assert caught.value.code == 0
     assert "baseline-n64-s0: kept" in shown.out
     assert "baseline-n64-s1: finished" in shown.out
+
+
+@pytest.mark.parametrize("command", ["compare", "report"])
+def test_a_command_is_the_function_of_its_name(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function = getattr(spiritseg, command)
+    given: dict[str, Any] = {}
+
+    def record(**arguments: Any) -> Any:
+        given.update(arguments)
+        return SimpleNamespace(page="")
+
+    monkeypatch.setattr(sys.modules["spiritseg.compare"], command, record)
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "one", "--out", "there", "--target.root", "mine"])
+    parameters = inspect.signature(function).parameters
+    assert given.keys() == parameters.keys() - {"resamples"}  # which is of tests alone
+    assert given["overrides"] == {"target.root": "mine"}
+    for name in parameters.keys() & given.keys() - {"recipes", "runs", "overrides", "out"}:
+        assert given[name] == parameters[name].default, name
+
+
+def test_compare_returns_a_matrix_that_prints(tmp_path: Path) -> None:
+    (cell,) = _tiny("baseline")
+    (tmp_path / cell.folder).mkdir()
+    (tmp_path / cell.folder / "metrics.json").touch()
+    fields = {**IMAGES, "stages.supervised.max_steps": 1, "stages.supervised.batch_size": 2}
+    found = spiritseg.compare(["baseline"], fields, seeds=1, out=tmp_path)
+    assert [one.state for one in found.outcomes] == ["kept"]
+    assert repr(found).splitlines()[-1].split() == [cell.folder, "kept", "0"]
+    assert f"<td>{cell.folder}</td>" in found._repr_html_()
 
 
 def test_runs_of_other_images_get_no_company(tmp_path: Path) -> None:

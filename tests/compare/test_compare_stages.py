@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -10,9 +11,8 @@ from typing import Any
 import pytest
 
 import spiritseg
-from spiritseg.compare.stages import share_stages, stage_folders, stage_key, stage_keys
+from spiritseg.compare.shared_stages import share_stages, stage_folders, stage_keys
 from spiritseg.config import Experiment
-from spiritseg.errors import ConfigError
 from spiritseg.recipes import experiment_from_dict, load_experiment
 
 SCENES = {"train": 4, "val": 1, "test": 2, "size": [64, 72]}
@@ -67,12 +67,12 @@ NOT_MIMICRY = [
 
 @pytest.mark.parametrize("change", MIMICRY, ids=str)
 def test_what_decides_the_first_stage_changes_its_key(change: dict[str, Any]) -> None:
-    assert stage_key(_sd(**change), "mimicry") != stage_key(_sd(), "mimicry")
+    assert stage_keys(_sd(**change))["mimicry"] != stage_keys(_sd())["mimicry"]
 
 
 @pytest.mark.parametrize("change", NOT_MIMICRY, ids=str)
 def test_what_does_not_decide_it_leaves_its_key(change: dict[str, Any]) -> None:
-    assert stage_key(_sd(**change), "mimicry") == stage_key(_sd(), "mimicry")
+    assert stage_keys(_sd(**change))["mimicry"] == stage_keys(_sd())["mimicry"]
 
 
 def test_a_stage_depends_on_those_before_it_and_not_on_those_after() -> None:
@@ -83,26 +83,20 @@ def test_a_stage_depends_on_those_before_it_and_not_on_those_after() -> None:
     assert len(set(plain.values())) == 3
 
 
-def test_a_stages_name_enters_its_draws_and_its_key() -> None:
-    import dataclasses
-
+def test_names_enter_the_draws_and_the_key() -> None:
     fields = dataclasses.asdict(_sd())
     fields["stages"] = {
         "imitation" if name == "mimicry" else name: stage
         for name, stage in fields["stages"].items()
     }
-    assert stage_key(experiment_from_dict(fields), "imitation") != stage_key(_sd(), "mimicry")
-
-
-def test_a_networks_name_enters_its_weights_and_the_key() -> None:
-    import dataclasses
-
+    key = stage_keys(_sd())["mimicry"]
+    assert stage_keys(experiment_from_dict(fields))["imitation"] != key
     fields = dataclasses.asdict(_sd())
     fields["networks"]["pupil"] = fields["networks"].pop("student")
     fields["result"] = "pupil"
     for stage in fields["stages"].values():
         stage["network"] = "pupil"
-    assert stage_key(experiment_from_dict(fields), "mimicry") != stage_key(_sd(), "mimicry")
+    assert stage_keys(experiment_from_dict(fields))["mimicry"] != key
 
 
 def test_proximity_counts_only_where_it_is_used() -> None:
@@ -114,12 +108,7 @@ def test_proximity_counts_only_where_it_is_used() -> None:
 
 def test_ratios_share_nothing_and_sd_is_not_esd() -> None:
     found = [_sd(), _sd("esd"), _sd("esd", stages__mimicry__ratio=5.0)]
-    assert len({stage_key(one, "mimicry") for one in found}) == 3
-
-
-def test_unknown_stages_are_one_clear_error() -> None:
-    with pytest.raises(ConfigError, match="mimicry"):
-        stage_key(_sd(), "mimic")
+    assert len({stage_keys(one)["mimicry"] for one in found}) == 3
 
 
 def _digest(path: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections import Counter
 from dataclasses import replace
 
@@ -12,18 +11,15 @@ import numpy as np
 import pytest
 from scipy import signal, stats
 
+from spiritseg.compare.sequences import autocorrelation_time, block_length, sequence_of, units_of
 from spiritseg.compare.statistics import (
     METRICS,
     Difference,
     _compare_one,
     _values,
-    autocorrelation_time,
-    block_length,
     compare_all,
     holm,
     paired_difference,
-    sequence_of,
-    units_of,
 )
 from spiritseg.errors import DataError
 
@@ -38,37 +34,24 @@ CITYSCAPES = "leftImg8bit/val/munster/munster_000001_000019_leftImg8bit.png"
         ("test/Seq05VD_f00000.png", "test/Seq05VD"),
         (CITYSCAPES, "leftImg8bit/val/munster/munster_000001"),
         ("images/holiday/0001.jpg", "images/holiday"),
-        ("images/holiday/first_bend.jpg", "images/holiday"),
-        ("test/00012", "test"),
         ("3.png", ""),
         ("test/DRIVE_frame0001.jpg", "test/DRIVE"),
-        ("drive01_frame0001.jpg", "drive01"),
         ("drive01-000123.jpg", "drive01"),
-        ("drive01_f00000.png", "drive01"),
-        ("drive01-f00000.png", "drive01"),
         ("drive 01 Frame 12.jpg", "drive 01"),
         ("drive01.img7.png", "drive01"),
         ("a/b-city-image-003.png", "a/b-city"),
         ("a/2011_09_26_drive_0001_0000000005.png", "a/2011_09_26_drive_0001"),
-        ("2024-05-17_frame3.jpg", "2024-05-17"),
         ("a/drive01_frame_0001.jpg", "a/drive01_frame"),
-        # As before: the folder, where a dash stands in a date, a time or a hash.
+        # The folder, where a dash stands in a date, a time or a hash.
         ("a/2024-05-17.jpg", "a"),
         ("a/cam-2024-05-17_12-30-01.jpg", "a"),
         ("a/frame-0001.jpg", "a"),
-        ("a/frame0001.jpg", "a"),
         ("val/b1c66a42-12345678.jpg", "val"),
-        ("val/b1c66a42-6f7d68ca-0000001.jpg", "val"),
         ("val/550e8400-e29b-41d4-a716-446655440000.jpg", "val"),
     ],
 )
 def test_sequence_of(name: str, sequence: str) -> None:
     assert sequence_of(name) == sequence
-
-
-def test_units_are_sequences_where_there_are_enough() -> None:
-    names = [f"t/s{q:02d}_{i}.png" for q in range(10) for i in range(3)]
-    assert units_of(names) == [f"t/s{q:02d}" for q in range(10) for _ in range(3)]
 
 
 def test_few_sequences_are_cut_into_blocks_of_consecutive_frames() -> None:
@@ -80,11 +63,6 @@ def test_few_sequences_are_cut_into_blocks_of_consecutive_frames() -> None:
     assert 62 in starts  # and none spans two sequences
     shuffled = np.random.default_rng(0).permutation(len(names))
     assert units_of([names[i] for i in shuffled]) == [units[i] for i in shuffled]
-
-
-def test_fewer_images_than_blocks_are_units_of_their_own() -> None:
-    assert len(set(units_of(["t/a_1.png", "t/a_2.png", "t/a_3.png"]))) == 3
-    assert units_of([]) == []
 
 
 def test_frames_are_in_the_order_of_their_numbers() -> None:
@@ -104,7 +82,9 @@ def test_blocks_are_as_long_as_asked_or_fewer() -> None:
     assert len(set(units_of(equal))) == 10  # one of nine is cut
     assert len(set(units_of(equal, 21))) == 9
     many = [f"t/{q}_{i:03d}.png" for q in "abcdefghij" for i in range(4)]
-    assert len(set(units_of(many, 1000))) == 10  # each drive is a unit
+    assert units_of(many, 1000) == [f"t/{q}" for q in "abcdefghij" for _ in range(4)]
+    assert len(set(units_of(["t/a_1.png", "t/a_2.png", "t/a_3.png"]))) == 3
+    assert units_of([]) == []
 
 
 def _frames(generator: np.random.Generator, correlation: float, size: int) -> np.ndarray:
@@ -259,34 +239,19 @@ def test_equal_results_leave_the_others_their_verdicts() -> None:
     assert found["better"].p_holm == pytest.approx(2 * found["better"].p)
 
 
-def test_one_recipe_alone_has_a_verdict() -> None:
-    found = paired_difference(np.full((5, 20), 0.8), np.full((5, 20), 0.7), UNITS, "mIOU")
-    assert found.verdict == "significant gain"
-    assert found.p_holm == found.p
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_value_that_is_not_finite_is_one_clear_error(value: float) -> None:
-    good = np.full((5, 20), 0.7)
-    bad = good.copy()
-    bad[3, 17] = value
-    with pytest.raises(DataError, match=rf"SD, seed 3: .* got {value} for image 17; measure"):
-        paired_difference(bad, good, UNITS, "mIOU", name="SD")
-    with pytest.raises(DataError, match="the reference of SD, seed 3"):
-        paired_difference(good, bad, UNITS, "HP-Acc", name="SD")
     images = {f"d_{i}.png": 0.5 for i in range(20)}
     rows = {"S": {0: images}, "SD": {0: images, 4: {**images, "d_7.png": value}}}
     with pytest.raises(DataError, match=rf"SD, seed 4: .* got {value} for image d_7.png; measure"):
         compare_all(rows, "S")
 
 
-def test_no_images_and_no_seeds_are_one_clear_error() -> None:
-    with pytest.raises(DataError, match=r"at least one seed and one image .* \(5, 0\)"):
-        paired_difference(np.zeros((5, 0)), np.zeros((5, 0)), [], "mIOU")
-    with pytest.raises(DataError, match=r"at least one seed and one image .* \(0, 20\)"):
-        paired_difference(np.zeros((0, 20)), np.zeros((0, 20)), UNITS, "mIOU")
+def test_no_images_are_one_clear_error() -> None:
     with pytest.raises(DataError, match=r"SD, seed 2: .* at least one image, got none; measure"):
         compare_all({"S": {2: {"a.png": 1.0}}, "SD": {2: {}}}, "S")
+    with pytest.raises(DataError, match="different images"):
+        compare_all({"S": {0: {"a.png": 1.0}}, "SD": {0: {"b.png": 1.0}}}, "S")
 
 
 def test_one_seed_has_no_interval() -> None:
@@ -296,11 +261,6 @@ def test_one_seed_has_no_interval() -> None:
     assert math.isnan(found.p)
     assert found.verdict == "too few seeds"
     assert "too few seeds (1 of the 5" in found.sentence
-
-
-def test_other_shapes_are_one_clear_error() -> None:
-    with pytest.raises(DataError, match=r"\(2, 5\) and \(3, 5\)"):
-        paired_difference(np.zeros((2, 5)), np.zeros((3, 5)), ["a"] * 5, "mIOU")
 
 
 def test_holm() -> None:
@@ -315,7 +275,7 @@ def test_holm() -> None:
     assert holm([1.0, float("nan"), 0.02])[::2] == pytest.approx([1.0, 0.04])
 
 
-FOUND = Difference("SD", "mIOU", 0.02, 0.01, 0.03, 0.001, 0.004, 5, 6, 100, 10, 8.0)
+FOUND = Difference("SD", "mIOU", 0.02, 5, 6, 100, 10, 0.01, 0.03, 0.001, 0.004, 8.0)
 
 
 @pytest.mark.parametrize(
@@ -483,17 +443,3 @@ def test_extra_seeds_of_the_reference_make_the_interval_shorter() -> None:
         assert found.value == pytest.approx(recipe.mean() - reference[:seeds].mean())
         widths.append(found.high - found.low)
     assert widths[1] < widths[0] / 2
-
-
-def test_other_images_are_one_clear_error() -> None:
-    with pytest.raises(DataError, match="other images"):
-        compare_all({"S": {0: {"a.png": 1.0}}, "SD": {0: {"b.png": 1.0}}}, "S")
-
-
-def test_ten_thousand_resamples_take_seconds_at_most() -> None:
-    values = np.random.default_rng(0).uniform(0.5, 1, (2, 5, 500))
-    units = [f"drive {i // 10}" for i in range(500)]
-    start = time.process_time()
-    for metric in ("mIOU", "HP-Acc", "Var"):
-        paired_difference(values[0], values[1], units, metric, resamples=10_000)
-    assert time.process_time() - start < 3

@@ -16,7 +16,7 @@ from torch import nn
 
 from spiritseg.cli import main
 from spiritseg.config import Experiment
-from spiritseg.data import image_sets
+from spiritseg.data import items
 from spiritseg.doctor import Examination, Finding, Report, doctor
 from spiritseg.doctor import images as images_module
 from spiritseg.doctor.images import examine_images
@@ -174,8 +174,9 @@ def test_each_image_is_opened_once(images: Path, monkeypatch: pytest.MonkeyPatch
         return read
 
     for module, name in (
-        (images_module, "image_size"), (image_sets, "read_image"), (image_sets, "image_size"),
-    ):  # fmt: skip
+        (items, "read_image"),
+        (items, "image_size"),
+    ):
         monkeypatch.setattr(module, name, spy(getattr(module, name)))
     monkeypatch.setattr(images_module, "_DECODED", 4)
     report, known = _known(images, target__subset="all")

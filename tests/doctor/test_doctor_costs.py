@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from spiritseg.data.images import Budget
 
+from spiritseg import scenes
 from spiritseg.config import Stage
-from spiritseg.data import image_sets, scenes
+from spiritseg.data.cache import Budget
 from spiritseg.doctor import Examination, stage_cost
 from spiritseg.doctor.images import examine_images
 from spiritseg.doctor.known import Known
@@ -114,7 +114,7 @@ def test_decoding_is_counted_once_an_image_not_each_step(
         time.sleep(SLOW_S)
         return scene
 
-    monkeypatch.setattr(image_sets, "render", slow)
+    monkeypatch.setattr(scenes, "render", slow)
     again = Known(known.experiment, networks=known.networks)
     examine_images(Examination(""), again)
     assert again.read_s == pytest.approx(36 * SLOW_S, rel=0.3)  # 6 labelled ones, 30 others

@@ -26,31 +26,8 @@ def run(words: list[str]) -> None:
     parser.add_argument("--cpus-per-run", type=float, default=1, help="of a Ray task")
     parser.add_argument("--gpus-per-run", type=float, default=0, help="of a Ray task")
     parser.add_argument("--skip-bad", action="store_true", help="leave unreadable images out")
-    options, given = read_words(parser, words)
-    overrides = {"trainer.progress": False, **given}
-    if options.skip_bad:
-        overrides["input.skip_bad"] = True
-    from spiritseg.compare.matrix import left_out, plan
-    from spiritseg.compare.matrix import run as run_cells
-    from spiritseg.errors import RunError, listed
+    options, overrides = read_words(parser, words)
+    from spiritseg.compare import compare
 
-    cells = plan(options.recipes, overrides, options.seeds, options.ratios, options.labels)
-    for recipe, fields in left_out(options.recipes, overrides).items():
-        print(f"{recipe} has no {', '.join(fields)}: not set there")
-    print(f"{len(cells)} runs in {options.out}", flush=True)
-    outcomes = run_cells(
-        cells,
-        options.out,
-        options.jobs,
-        options.address,
-        options.cpus_per_run,
-        options.gpus_per_run,
-    )
-    failed = [one for one in outcomes if one.state == "failed"]
-    if failed:
-        said = listed([f"{one.name}: {one.error}" for one in failed], 20)
-        raise RunError(
-            f"{len(failed)} of {len(cells)} runs failed:\n{said}\n"
-            "The others are finished; mend the cause and start the same command again."
-        )
+    compare(**vars(options), overrides=overrides)
     print(f"next: spiritseg report {options.out}")

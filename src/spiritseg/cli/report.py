@@ -14,17 +14,14 @@ def run(words: list[str]) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders of runs, at any depth")
     parser.add_argument("--out", help="folder of the report; by default the first of RUNS")
     parser.add_argument("--baseline", default="baseline", help="recipe to compare with")
-    parser.add_argument("--no-latency", action="store_true", help="do not measure latency")
+    parser.add_argument(
+        "--no-latency",
+        dest="latency",
+        action="store_false",
+        help="do not measure latency",
+    )
     parser.add_argument("--trust", action="store_true", help="import the students' own classes")
     options, overrides = read_words(parser, words)
-    from spiritseg.compare.report import report
+    from spiritseg.compare import report
 
-    page = report(
-        options.runs,
-        options.out,
-        options.baseline,
-        overrides,
-        not options.no_latency,
-        trust=options.trust,
-    )
-    print(f"report: {page}")
+    print(f"report: {report(**vars(options), overrides=overrides).page}")

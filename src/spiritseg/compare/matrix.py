@@ -9,26 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spiritseg.compare.pools import Outcome, Pool, Task, drive, make_pool
-from spiritseg.compare.stages import is_finished, stage_folders, stage_keys
+from spiritseg.compare.executors import Executor, Outcome, Task, make_executor, run_tasks
+from spiritseg.compare.shared_stages import is_finished, stage_folders, stage_keys
 from spiritseg.config import Experiment
 from spiritseg.errors import ConfigError, DataError, RunError, SpiritsegError, listed
-from spiritseg.files import json_bytes, read_fields, write_atomically
+from spiritseg.files import json_bytes, make_folder, read_fields, write_atomically
 from spiritseg.recipes import differences, fingerprint, load_experiment
+from spiritseg.tables import Table, html, table_text
 
-__all__ = ["MANIFEST", "Cell", "Outcome", "labels_of", "left_out", "plan", "ratio_of", "run"]
+__all__ = ["MANIFEST", "Cell", "Matrix", "compare", "labels_of", "plan", "ratio_of", "run"]
 
 MANIFEST = "matrix.json"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a matrix.
-
-    Args:
-        recipe: name of the recipe.
-        experiment: everything that decides its result.
-    """
+    """One run of a matrix: a recipe's name, and everything that decides its result."""
 
     recipe: str
     experiment: Experiment
@@ -36,15 +32,28 @@ class Cell:
     @property
     def folder(self) -> str:
         """Name of its run's folder, such as ``esd-r0.5-n64-s0``."""
-        ratio = ratio_of(self.experiment)
-        labels = labels_of(self.experiment)
-        parts = [
-            self.recipe,
-            *([f"r{ratio:g}"] if ratio is not None else []),
-            f"n{labels}" if labels.isdecimal() else "".join(c for c in labels if c.isalnum()),
-            f"s{self.experiment.seed}",
-        ]
-        return "-".join(parts)
+        ratio, labels = ratio_of(self.experiment), labels_of(self.experiment)
+        mixed = [] if ratio is None else [f"r{ratio:g}"]
+        count = f"n{labels}" if labels.isdecimal() else "".join(filter(str.isalnum, labels))
+        return "-".join([self.recipe, *mixed, count, f"s{self.experiment.seed}"])
+
+
+@dataclass(frozen=True, repr=False)
+class Matrix:
+    """A matrix whose runs are finished: their folder, for `spiritseg.report`, and outcomes."""
+
+    folder: Path
+    outcomes: tuple[Outcome, ...]
+
+    def _table(self) -> Table:
+        rows = [[one.name, one.state, f"{one.seconds:.0f}"] for one in self.outcomes]
+        return [["run", "state", "seconds"], *rows]
+
+    def __repr__(self) -> str:
+        return f"{len(self.outcomes)} runs in {self.folder}\n{table_text(self._table())}"
+
+    def _repr_html_(self) -> str:
+        return html(self._table())
 
 
 def ratio_of(experiment: Experiment) -> float | None:
@@ -53,7 +62,7 @@ def ratio_of(experiment: Experiment) -> float | None:
 
 
 def _mixed(experiment: Experiment) -> list[str]:
-    """Name the stages that have the paper's r: they mimic on target and proximity images."""
+    """Return the stages that have the paper's r: they mimic on target and proximity images."""
     return [
         name
         for name, stage in experiment.stages.items()
@@ -62,9 +71,61 @@ def _mixed(experiment: Experiment) -> list[str]:
 
 
 def labels_of(experiment: Experiment) -> str:
-    """Say which training images are labelled: ``64`` for the first 64, else the subset's rule."""
-    subset = experiment.target.subset
-    return subset.removeprefix("first:")
+    """Return which training images are labelled: ``64`` for the first 64, else the subset."""
+    return experiment.target.subset.removeprefix("first:")
+
+
+def compare(
+    recipes: Sequence[str | Path],
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    seeds: int = 5,
+    ratios: Sequence[float] | None = None,
+    labels: Sequence[str | int] | None = None,
+    out: str | Path = "runs/compare",
+    jobs: int = 1,
+    address: str | None = None,
+    cpus_per_run: float = 1,
+    gpus_per_run: float = 0,
+    skip_bad: bool = False,
+) -> Matrix:
+    """Run recipes x ratios x label counts x seeds; the same call continues.
+
+    Args:
+        recipes, overrides, seeds, ratios, labels: See `plan`.
+        out: Folder of the runs. Its ``matrix.json`` lists what belongs to the matrix; several
+            calls may add to it.
+        jobs: Runs at once on this machine, each a process with its share of the threads; 1
+            runs in this process.
+        address: Address of a Ray cluster: auto, local, or HOST:PORT; `out` must be storage that
+            all its machines share. Each run is a task, tried again when its machine dies.
+        cpus_per_run: CPUs that a Ray task declares.
+        gpus_per_run: GPUs that a Ray task declares.
+        skip_bad: Whether unreadable images are left out.
+
+    Returns:
+        The finished matrix; `spiritseg.report` writes it up.
+
+    Raises:
+        ConfigError: A recipe, a field or an argument is wrong; all problems at once.
+        RunError: Runs failed (the others are finished), or the folder belongs to another matrix.
+        MissingExtraError: An address is given and Ray is not installed.
+    """
+    fields = {"trainer.progress": False, **(overrides or {})}
+    if skip_bad:
+        fields["input.skip_bad"] = True
+    cells = plan(recipes, fields, seeds, ratios, labels)
+    for recipe, absent in left_out(recipes, fields).items():
+        print(f"{recipe} has no {', '.join(absent)}: not set there")
+    print(f"{len(cells)} runs in {out}", flush=True)
+    outcomes = run(cells, out, jobs, address, cpus_per_run, gpus_per_run)
+    failed = [f"{one.name}: {one.error}" for one in outcomes if one.state == "failed"]
+    if failed:
+        raise RunError(
+            f"{len(failed)} of {len(cells)} runs failed:\n{listed(failed, 20)}\n"
+            "The others are finished; fix the cause and start the same command again."
+        )
+    return Matrix(Path(out), tuple(outcomes))
 
 
 def plan(
@@ -77,30 +138,27 @@ def plan(
     """List the runs of a matrix, seed by seed, so that a part of it is already a comparison.
 
     Args:
-        recipes: shipped names or .yaml files.
-        overrides: dotted fields for all of them; a field of a stage or a network goes to the
-            recipes that have it, and one that begins with a recipe's name to that recipe
+        recipes: Shipped names or .yaml files.
+        overrides: Values by dotted field, for all recipes; a field of a stage or a network goes
+            to the recipes that have it, and one that begins with a recipe's name to that recipe
             (``skd.networks.teacher.bundle``).
-        seeds: 0 to seeds - 1.
+        seeds: Number of seeds, 0 to seeds - 1.
         ratios: r = |Dt| : |Dp| of the recipes whose mimicry mixes proximity images in; 0 for
             proximity only. By default the recipe's own.
-        labels: numbers of labelled training images, or ``all``; by default target.subset. With
+        labels: Numbers of labelled training images, or ``all``; by default target.subset. With
             a subset of evenly spaced images (``even:N``), these are evenly spaced too.
 
-    Returns:
-        The cells; the same one comes once.
-
     Raises:
-        ConfigError: with the problems of all recipes at once.
+        ConfigError: The problems of all recipes at once.
     """
-    given = dict(overrides or {})
-    _check_plan(recipes, given, seeds)
-    for count in labels or ():
-        if str(count) != "all" and not (str(count).isdecimal() and int(count) > 0):
-            raise ConfigError(f"--labels: expected numbers of images or all, got {count}.")
+    shared = dict(overrides or {})
+    _check_arguments(recipes, shared, seeds, labels)
     known = {str(recipe): load_experiment(recipe, complete=False) for recipe in recipes}
-    own = {recipe: _taken_out(given, Path(recipe).stem) for recipe in known}
-    _check_owners(known, given)
+    own = {recipe: _taken_out(shared, Path(recipe).stem) for recipe in known}
+    for field in shared:
+        if not any(_fits(field, one) for one in known.values()):
+            kind, name, *_ = field.split(".")
+            raise ConfigError(f"--{field}: none of {', '.join(known)} has {name} in its {kind}.")
     if ratios and all(ratio_of(one) is None for one in known.values()):
         raise ConfigError(
             f"--ratios: in none of {', '.join(known)} does mimicry mix proximity images in."
@@ -109,98 +167,81 @@ def plan(
     problems: list[str] = []
     for seed in range(seeds):
         for recipe, plain in known.items():
-            for fields in _variants(plain, given, ratios, labels):
+            for fields in _variants(plain, shared, ratios, labels):
                 fields |= {**own[recipe], "seed": seed}
                 try:
-                    experiment = load_experiment(recipe, fields)
+                    cell = Cell(Path(recipe).stem, load_experiment(recipe, fields))
+                    cells.setdefault(cell.folder, cell)
                 except ConfigError as error:
                     problems.append(str(error))
-                    continue
-                cell = Cell(Path(recipe).stem, experiment)
-                cells.setdefault(cell.folder, cell)
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
     return list(cells.values())
 
 
-def _check_plan(recipes: Sequence[str | Path], given: Mapping[str, Any], seeds: int) -> None:
-    if not recipes:
-        raise ConfigError("compare: expected one recipe or more; see spiritseg recipes.")
+def _check_arguments(
+    recipes: Sequence[str | Path],
+    fields: Mapping[str, Any],
+    seeds: int,
+    labels: Sequence[str | int] | None,
+) -> None:
     stems = [Path(recipe).stem for recipe in recipes]
+    if not stems:
+        raise ConfigError("compare: expected one recipe or more; see spiritseg recipes.")
     if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
         raise ConfigError(f"compare: two recipes are called {', '.join(twice)}; rename one.")
     if seeds < 1:
         raise ConfigError(f"--seeds: expected 1 or more, got {seeds}.")
-    if "seed" in given:
+    if "seed" in fields:
         raise ConfigError("--seed: a matrix runs seeds 0 to N - 1; use --seeds N.")
+    for count in map(str, labels or ()):
+        if count != "all" and not (count.isdecimal() and int(count) > 0):
+            raise ConfigError(f"--labels: expected numbers of images or all, got {count}.")
 
 
-def _taken_out(given: dict[str, Any], recipe: str) -> dict[str, Any]:
-    """Take the fields out that begin with a recipe's name; return them without it."""
+def _taken_out(fields: dict[str, Any], recipe: str) -> dict[str, Any]:
+    """Remove the fields that begin with a recipe's name; return them without it."""
     if recipe in {field.name for field in dataclasses.fields(Experiment)}:
         return {}
-    found = [field for field in given if field.startswith(f"{recipe}.")]
-    return {field.removeprefix(f"{recipe}."): given.pop(field) for field in found}
-
-
-def _owner(field: str) -> tuple[str, str] | None:
-    """Return (stages or networks, name) of a field that belongs to one of these."""
-    parts = field.split(".")
-    return (parts[0], parts[1]) if parts[0] in ("stages", "networks") and parts[1:] else None
+    found = [field for field in fields if field.startswith(f"{recipe}.")]
+    return {field.removeprefix(f"{recipe}."): fields.pop(field) for field in found}
 
 
 def _fits(field: str, experiment: Experiment) -> bool:
-    owner = _owner(field)
-    return owner is None or owner[1] in getattr(experiment, owner[0])
+    """Return whether an experiment has the stage or network that a dotted field belongs to."""
+    kind, *names = field.split(".")
+    return kind not in ("stages", "networks") or not names or names[0] in getattr(experiment, kind)
 
 
 def left_out(recipes: Sequence[str | Path], overrides: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Say which fields `plan` does not set, since a recipe has no such stage or network.
-
-    Args:
-        recipes: shipped names or .yaml files.
-        overrides: dotted fields for all of them.
-
-    Returns:
-        Dotted fields by recipe; only recipes with some.
-    """
+    """Return by recipe the fields that `plan` does not set: of a stage or network it lacks."""
+    shared = dict(overrides)
     known = {str(recipe): load_experiment(recipe, complete=False) for recipe in recipes}
-    given = dict(overrides)
     for recipe in known:
-        _taken_out(given, Path(recipe).stem)
-    found = {recipe: [f for f in given if not _fits(f, one)] for recipe, one in known.items()}
+        _taken_out(shared, Path(recipe).stem)
+    found = {recipe: [f for f in shared if not _fits(f, one)] for recipe, one in known.items()}
     return {recipe: fields for recipe, fields in found.items() if fields}
-
-
-def _check_owners(known: Mapping[str, Experiment], given: Mapping[str, Any]) -> None:
-    for field in given:
-        if (owner := _owner(field)) is None:
-            continue
-        kind, name = owner
-        if not any(name in getattr(one, kind) for one in known.values()):
-            raise ConfigError(f"--{field}: none of {', '.join(known)} has {name} in its {kind}.")
 
 
 def _variants(
     plain: Experiment,
-    given: Mapping[str, Any],
+    shared: Mapping[str, Any],
     ratios: Sequence[float] | None,
     labels: Sequence[str | int] | None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the fields of a recipe's cells, but for the seed."""
-    own = {field: value for field, value in given.items() if _fits(field, plain)}
+    """Yield the fields of a recipe's cells, except the seed."""
+    own = {field: value for field, value in shared.items() if _fits(field, plain)}
     mixed = _mixed(plain)
-    rule = str(given.get("target.subset", plain.target.subset)).partition(":")[0]
+    rule = str(shared.get("target.subset", plain.target.subset)).partition(":")[0]
+    kind = "even" if rule == "even" else "first"
     counts: Sequence[str | int | None] = labels or [None]
     sweep: Sequence[float | None] = (ratios or [None]) if mixed else [None]
     for count in counts:
-        fields = dict(own)
-        if count is not None:
-            kind = "even" if rule == "even" else "first"
-            fields["target.subset"] = "all" if str(count) == "all" else f"{kind}:{count}"
+        subset = "all" if str(count) == "all" else f"{kind}:{count}"
+        chosen = {} if count is None else {"target.subset": subset}
         for ratio in sweep:
-            at = {f"stages.{n}.ratio": ratio for n in mixed} if ratio is not None else {}
-            yield {**fields, **at}
+            at = {} if ratio is None else {f"stages.{name}.ratio": ratio for name in mixed}
+            yield {**own, **chosen, **at}
 
 
 def run(
@@ -210,32 +251,25 @@ def run(
     address: str | None = None,
     cpus_per_run: float = 1,
     gpus_per_run: float = 0,
-    pool: Pool | None = None,
+    executor: Executor | None = None,
 ) -> list[Outcome]:
     """Run what is missing of a matrix; a finished run is kept, an interrupted one continues.
 
-    A stage that several runs share (`stages.stage_key`) runs once: the others wait for the run
-    that has it, and take it over. A run that fails does not stop the others.
+    A stage that several runs share (`stage_keys`) runs once: the others wait for the run that
+    has it, and copy it. A run that fails does not stop the others.
 
     Args:
-        cells: from `plan`.
-        out: folder of the runs. Its ``matrix.json`` says what belongs to the matrix; several
-            calls may add to it.
-        jobs: runs at once on this machine, each a process with its share of the threads; 1
-            runs in this process.
-        address: of a Ray cluster: auto, local, or HOST:PORT; `out` must be storage that all
-            its machines share. Each run is a task, tried again when its machine dies.
-        cpus_per_run: CPUs that a Ray task declares.
-        gpus_per_run: GPUs that it declares.
-        pool: where runs run, instead of all these.
+        cells: Cells from `plan`.
+        out, jobs, address, cpus_per_run, gpus_per_run: See `compare`.
+        executor: Where to run, in place of the last four.
 
     Returns:
-        What became of each cell, in their order: finished, kept or failed.
+        The outcome of each cell, in their order.
 
     Raises:
-        RunError: the folder belongs to another matrix, its runs were begun with other images, or
+        RunError: The folder belongs to another matrix, its runs were begun with other images, or
             the cluster does not answer.
-        MissingExtraError: an address is given and Ray is not installed.
+        MissingExtraError: An address is given and Ray is not installed.
     """
     folder = Path(out).resolve()
     _check_folders(cells, folder)
@@ -244,17 +278,16 @@ def run(
     outcomes = {name: Outcome(name, "kept") for name in kept}
     if tasks:
         _check_images(cells, folder)
-        pool = pool or make_pool(jobs, address, cpus_per_run, gpus_per_run)
+        executor = executor or make_executor(jobs, address, cpus_per_run, gpus_per_run)
     _write_manifest(cells, folder)
-    for name in outcomes:
-        print(f"{name}: kept", flush=True)
-    if tasks and pool is not None:
-        outcomes |= {one.name: one for one in drive(tasks, pool)}
+    print("".join(f"{name}: kept\n" for name in kept), end="", flush=True)
+    if tasks and executor is not None:
+        outcomes |= {one.name: one for one in run_tasks(tasks, executor)}
     return [outcomes[cell.folder] for cell in cells]
 
 
 def _tasks(cells: Iterable[Cell], out: Path) -> list[Task]:
-    """Turn cells into tasks that know from where they may take which stages."""
+    """Turn cells into tasks that know from where they may copy which stages."""
     keys = {cell.folder: stage_keys(cell.experiment) for cell in cells}
     owners: dict[str, dict[str, Path]] = {}  # by key, by cell: the stage's folder
     for cell in cells:
@@ -263,18 +296,15 @@ def _tasks(cells: Iterable[Cell], out: Path) -> list[Task]:
             owners.setdefault(key, {})[cell.folder] = folders[stage]
     tasks = []
     for cell in cells:
+        own = {s: key for s, key in keys[cell.folder].items() if len(owners[key]) > 1}
         shared = {
             stage: [str(path) for name, path in owners[key].items() if name != cell.folder]
-            for stage, key in keys[cell.folder].items()
-            if len(owners[key]) > 1
+            for stage, key in own.items()
         }
-        wanted = frozenset(
-            keys[cell.folder][stage]
-            for stage in shared
-            if not any(is_finished(path) for path in owners[keys[cell.folder][stage]].values())
-        )
+        wanted = (k for k in own.values() if not any(map(is_finished, owners[k].values())))
         fields = dataclasses.asdict(cell.experiment)
-        tasks.append(Task(cell.folder, fields, str(out / cell.folder), shared, wanted))
+        path = str(out / cell.folder)
+        tasks.append(Task(cell.folder, fields, path, shared, frozenset(wanted)))
     return tasks
 
 
@@ -324,10 +354,7 @@ def _check_images(cells: Iterable[Cell], out: Path) -> None:
 
 
 def _write_manifest(cells: Sequence[Cell], out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot make the folder {out}: {error.strerror}.") from None
+    make_folder(out)
     path = out / MANIFEST
     before = read_fields(path).get("runs", {})
     runs = {

@@ -1,4 +1,4 @@
-"""Finished runs as tidy rows: one a run, whatever command made it."""
+"""Finished runs as tidy rows, whatever command made them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import numpy as np
 from spiritseg.compare.matrix import MANIFEST, Cell, labels_of, ratio_of
 from spiritseg.config import Experiment
 from spiritseg.errors import RunError
-from spiritseg.files import write_atomically
+from spiritseg.files import read_fields, write_atomically
 from spiritseg.recipes import fingerprint, load_experiment
 
-__all__ = ["Row", "Run", "read_runs", "rows_of", "settings_of", "title_of", "write_results"]
+__all__ = ["Row", "Run", "read_runs", "rows_of", "settings_of", "write_results"]
 
-# How the papers call a recipe.
+# What the papers call a recipe.
 _TITLES = {
     "baseline": "S",
     "ct": "CT",
@@ -52,29 +52,24 @@ _AGAIN = "Delete the run's folder and run it again, or leave it out."
 class Run:
     """One finished run.
 
-    Args:
-        folder: where it is.
-        recipe: what it ran; runs of one recipe that differ in more than seed, ratio and labels
-            have the hash of their config behind it.
-        experiment: everything that decided its result.
-        metrics: its metrics.json.
-        about: its run.json: versions and machine.
+    Runs of one recipe that differ in more than seed, ratio and labels have the hash of their
+    config appended to `recipe`.
     """
 
     folder: Path
     recipe: str
     experiment: Experiment
-    metrics: dict[str, Any]
-    about: dict[str, Any]
+    metrics: dict[str, Any]  # metrics.json
+    about: dict[str, Any]  # run.json: versions and machine
 
     @property
     def seed(self) -> int:
-        """The seed of its draws."""
+        """Its random seed."""
         return self.experiment.seed
 
     @property
     def ratio(self) -> float | None:
-        """Target images to proximity images, where a stage mixes them."""
+        """The ratio of target to proximity images, if a stage mixes them."""
         return ratio_of(self.experiment)
 
     @property
@@ -84,15 +79,17 @@ class Run:
 
     @property
     def title(self) -> str:
-        """The recipe as the papers call it, with its ratio."""
-        return title_of(self.recipe, self.ratio)
+        """The recipe as the papers call it, with its ratio, such as ``ESD r=0.5``."""
+        name, tilde, variant = self.recipe.partition("~")
+        title = _TITLES.get(name, name) + (f" ({variant})" if tilde else "")
+        return title if self.ratio is None else f"{title} r={self.ratio:g}"
 
     @cached_property
     def per_image(self) -> dict[str, float]:
         """The mIOU of each test image, by name.
 
         Raises:
-            RunError: there is none, or one is not a finite number.
+            RunError: There is none, or one is not a finite number.
         """
         path = self.folder / "per_image.csv"
         try:
@@ -102,10 +99,11 @@ class Run:
             raise RunError(f"cannot read {path}: {error}. {_AGAIN}") from None
         if not lines:
             raise RunError(f"{path}: expected the mIOU of each test image, got none. {_AGAIN}")
-        return {",".join(line[:-1]): _miou(path, line) for line in lines}
+        images = ((",".join(name), value) for *name, value in lines)
+        return {name: _miou(path, name, value) for name, value in images}
 
     def explained(self) -> dict[str, float]:
-        """R^2 of the mimicry's features by domain, of the first stage that mimics."""
+        """R^2 of the mimicked features by domain, of the first mimicry stage."""
         stages = self.metrics.get("stages", {}).values()
         found = (s["explained variance"] for s in stages if s.get("explained variance"))
         return dict(next(found, {}))
@@ -116,10 +114,8 @@ class Run:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the run as one flat row of plain values."""
-        test, cost = self.metrics["test"], self.metrics["cost"]
-        shared = {
-            n: s["shared with"] for n, s in self.metrics["stages"].items() if "shared with" in s
-        }
+        test, cost, stages = (self.metrics[key] for key in ("test", "cost", "stages"))
+        shared = {name: s["shared with"] for name, s in stages.items() if "shared with" in s}
         return {
             "run": self.folder.name,
             "recipe": self.recipe,
@@ -141,15 +137,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """The runs of one recipe, ratio and label count: its seeds.
+    """The runs of one recipe, ratio and label count under several seeds."""
 
-    Args:
-        title: such as S, SD or ESD r=0.5.
-        runs: by seed.
-    """
-
-    title: str
-    runs: Mapping[int, Run]
+    title: str  # such as S, SD or ESD r=0.5
+    runs: Mapping[int, Run]  # by seed
 
     @property
     def first(self) -> Run:
@@ -158,20 +149,18 @@ class Row:
 
     @property
     def recipe(self) -> str:
-        """Their recipe, without the hash that tells variants of it apart."""
+        """Their recipe, without the hash of a variant."""
         return self.first.recipe.partition("~")[0]
 
     def values(self, name: str) -> list[float]:
-        """Return a test figure under each seed; the IoU of a class as ``IoU road``."""
+        """Return a test metric under each seed; the IoU of a class as ``IoU road``."""
         tests = [run.metrics["test"] for _, run in sorted(self.runs.items())]
-        if name.startswith("IoU "):
-            found = [test["IoU"].get(name.removeprefix("IoU ")) for test in tests]
-        else:
-            found = [test[name] for test in tests]
+        kind, _, label = name.partition("IoU ")
+        found = [test["IoU"].get(label) if label and not kind else test[name] for test in tests]
         return [float("nan") if value is None else float(value) for value in found]
 
     def mean(self, name: str) -> float:
-        """Return the mean over seeds of a test figure."""
+        """Return the mean over seeds of a test metric."""
         return float(np.mean(self.values(name)))
 
     def std(self, name: str) -> float:
@@ -184,40 +173,30 @@ class Row:
         return {seed: run.per_image for seed, run in self.runs.items()}
 
 
-def _miou(path: Path, line: list[str]) -> float:
+def _miou(path: Path, image: str, value: str) -> float:
     try:
-        value = float(line[-1])
+        found = float(value)
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        name = ",".join(line[:-1])
-        raise RunError(
-            f"{path}: expected a finite mIOU of image {name}, got {line[-1]!r}. {_AGAIN}"
-        )
-    return value
-
-
-def title_of(recipe: str, ratio: float | None) -> str:
-    """Return how tables call a recipe at a ratio, such as ``ESD r=0.5``."""
-    name, tilde, variant = recipe.partition("~")
-    title = _TITLES.get(name, name) + (f" ({variant})" if tilde else "")
-    return title if ratio is None else f"{title} r={ratio:g}"
+        found = math.nan
+    if not math.isfinite(found):
+        raise RunError(f"{path}: expected a finite mIOU of image {image}, got {value!r}. {_AGAIN}")
+    return found
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:
     """Read the finished runs in folders, at any depth.
 
-    A run's recipe is what a ``matrix.json`` above it says, else its folder's name without the
-    seed and the hash at the end.
+    A run's recipe is read from a ``matrix.json`` above it, else from its folder's name, without
+    the seed and the hash at the end.
 
     Args:
-        folders: runs, or folders of them.
+        folders: Runs, or folders of them.
 
     Returns:
-        The runs, sorted by recipe, ratio, labels and seed; of two equal ones the first.
+        The runs, sorted by recipe, ratio, labels and seed; of duplicates the first.
 
     Raises:
-        RunError: there is no finished run, or one cannot be read.
+        RunError: There is no finished run, or one cannot be read.
     """
     paths = {
         path.parent.resolve(): None
@@ -226,10 +205,9 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
         if (path.parent / "config.yaml").is_file()
     }
     if not paths:
-        said = ", ".join(map(str, folders))
         raise RunError(
-            f"no finished run in {said}: expected folders with metrics.json and config.yaml, as "
-            "spiritseg compare and spiritseg distill write them."
+            f"no finished run in {', '.join(map(str, folders))}: expected folders with "
+            "metrics.json and config.yaml, as spiritseg compare and spiritseg distill write them."
         )
     found = _apart([_read(path) for path in paths])
     unique = {(run.recipe, run.ratio, run.labels, run.seed): run for run in reversed(found)}
@@ -242,44 +220,38 @@ def _read(folder: Path) -> Run:
     try:
         experiment = load_experiment(folder / "config.yaml")
         metrics = json.loads((folder / "metrics.json").read_text())
-        about = folder / "run.json"
-        said = json.loads(about.read_text()) if about.exists() else {}
+        path = folder / "run.json"
+        about = json.loads(path.read_text()) if path.exists() else {}
     except (OSError, ValueError) as error:
         raise RunError(f"cannot read the run {folder}: {error}") from None
-    return Run(folder, _recipe_of(folder, experiment), experiment, metrics, said)
+    return Run(folder, _recipe_of(folder, experiment), experiment, metrics, about)
 
 
 def _recipe_of(folder: Path, experiment: Experiment) -> str:
-    manifest = folder.parent / MANIFEST
-    if manifest.is_file():
-        runs = json.loads(manifest.read_text()).get("runs", {})
-        if folder.name in runs:
-            return str(runs[folder.name]["recipe"])
+    runs = read_fields(folder.parent / MANIFEST).get("runs", {})
+    if folder.name in runs:
+        return str(runs[folder.name]["recipe"])
     name = folder.name.removesuffix(Cell("", experiment).folder)
     name = re.sub(r"-[0-9a-f]{10}$", "", name)
     return re.sub(rf"-s?{experiment.seed}$", "", name)
 
 
 def _apart(runs: list[Run]) -> list[Run]:
-    """Tell runs apart that are called alike but differ in more than their seed."""
-    configs: dict[tuple[str, float | None, str], dict[str, None]] = {}
-    prints = [fingerprint(replace(run.experiment, seed=0)) for run in runs]
-    for run, found in zip(runs, prints, strict=True):
-        configs.setdefault((run.recipe, run.ratio, run.labels), {})[found] = None
+    """Rename runs of the same name that differ in more than their seed."""
+    configs: dict[tuple[str, float | None, str], set[str]] = {}
+    hashes = [fingerprint(replace(run.experiment, seed=0)) for run in runs]
+    for run, found in zip(runs, hashes, strict=True):
+        configs.setdefault((run.recipe, run.ratio, run.labels), set()).add(found)
     return [
         replace(run, recipe=f"{run.recipe}~{found[:4]}")
         if len(configs[run.recipe, run.ratio, run.labels]) > 1
         else run
-        for run, found in zip(runs, prints, strict=True)
+        for run, found in zip(runs, hashes, strict=True)
     ]
 
 
 def rows_of(runs: Iterable[Run], labels: str) -> dict[str, Row]:
-    """Group the runs of one label count by recipe and ratio.
-
-    Args:
-        runs: finished runs.
-        labels: such as 64 or all.
+    """Group the runs of one label count (64, all) by recipe and ratio.
 
     Returns:
         Rows by title, in the papers' order: S, CT, SD, ESD by falling r, then the others.
@@ -289,12 +261,11 @@ def rows_of(runs: Iterable[Run], labels: str) -> dict[str, Row]:
         if run.labels == labels:
             groups.setdefault(run.title, {})[run.seed] = run
     rows = [Row(title, group) for title, group in groups.items()]
-    names = list(_TITLES)
+    place = {name: number for number, name in enumerate(_TITLES)}
 
     def order(row: Row) -> tuple[int, str, float]:
-        name = row.first.recipe
-        place = names.index(name) if name in names else len(names)
-        return place, name, -(row.first.ratio or 0)
+        recipe = row.first.recipe
+        return place.get(recipe, len(place)), recipe, -(row.first.ratio or 0)
 
     return {row.title: row for row in sorted(rows, key=order)}
 
@@ -310,12 +281,7 @@ def _order(labels: str) -> tuple[float, str]:
 
 
 def write_results(runs: Sequence[Run], folder: Path) -> None:
-    """Write ``results.csv``: one row a run, a column a figure.
-
-    Args:
-        runs: finished runs.
-        folder: where; it exists.
-    """
+    """Write ``results.csv``: a row per run, a column per metric."""
     rows = [run.as_dict() for run in runs]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()

@@ -16,13 +16,12 @@ from spiritseg.doctor.known import Known
 from spiritseg.evaluation.cost import Cost, cost
 from spiritseg.geometry import fitted
 from spiritseg.models import Segmenter, splits, teacher
-from spiritseg.models.external import is_class_path
+from spiritseg.models.sources import source_of
 from spiritseg.modes import evaluating
 from spiritseg.tables import Table
 
 __all__ = ["CutPoint", "cut_points", "examine_cut_points"]
 
-_MADE = ("compact", "copy", "separable")
 _DEPTH = 2  # of the module paths that are listed for networks given by their class
 _MOST = 24
 _FEW = 4  # positions on a side of a training crop's feature map
@@ -67,7 +66,7 @@ def examine_cut_points(found: Examination, known: Known) -> None:
         _check_strides(found, known, name, network)
         given = known.experiment.networks[name]
         extractor = given.extractor
-        if given.bundle or extractor.name in _MADE or extractor.name in listed:
+        if given.bundle or source_of(extractor.name).of_network or extractor.name in listed:
             continue
         listed.add(extractor.name)
         try:
@@ -91,20 +90,18 @@ def cut_points(name: str, size: Size, network: Segmenter | None = None) -> list[
     Raises:
         ConfigError: an unknown name.
     """
-    described: dict[str, tuple[int, int]] = {}
-    if is_class_path(name):
-        if network is None:
-            return []
-        whole: nn.Module = network if network.head is not None else network.extractor
-        inside = getattr(network.extractor, "module", network.extractor)
-        modules = {p: m for p, m in inside.named_modules() if p and p.count(".") < _DEPTH}
-    elif name in ("vgg16", "deeplabv3_resnet50"):
-        return [_built(name, split, size) for split in splits(name)]
-    else:
-        whole, described = _timm(name)
+    cuts, source = splits(name), source_of(name)
+    if cuts and source.whole is None:
+        return [_built(name, split, size) for split in cuts]
+    if cuts and source.whole is not None:
+        whole = source.whole(name)
         modules = dict(whole.named_modules())
-        modules = {path: modules[path] for path in splits(name)}
-    return _run(whole, modules, size, described)
+        return _run(whole, {path: modules[path] for path in cuts}, size, _described(whole))
+    if network is None:
+        return []
+    inside = getattr(network.extractor, "module", network.extractor)
+    modules = {p: m for p, m in inside.named_modules() if p and p.count(".") < _DEPTH}
+    return _run(network if network.head is not None else network.extractor, modules, size, {})
 
 
 def _built(name: str, split: str, size: Size) -> CutPoint:
@@ -115,16 +112,10 @@ def _built(name: str, split: str, size: Size) -> CutPoint:
     return CutPoint(split, shape[1], extractor.stride, there, found.params, found.gflops)
 
 
-def _timm(name: str) -> tuple[nn.Module, dict[str, tuple[int, int]]]:
-    """Return a whole timm model, with channels and stride of the layers that it describes."""
-    import timm
-
-    from spiritseg.models.backbones import LITES
-
-    whole = timm.create_model(LITES.get(name, name.removeprefix("timm:")))
-    info: Any = whole.feature_info
-    described = {one["module"]: (one["num_chs"], one["reduction"]) for one in info}
-    return whole, described
+def _described(whole: nn.Module) -> dict[str, tuple[int, int]]:
+    """Return channels and stride of the layers that a timm model describes."""
+    info: Any = getattr(whole, "feature_info", ())
+    return {one["module"]: (one["num_chs"], one["reduction"]) for one in info}
 
 
 @torch.no_grad()

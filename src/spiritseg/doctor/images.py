@@ -15,6 +15,7 @@ from spiritseg.cores import usable_cores
 from spiritseg.data.augment import fit, prepare
 from spiritseg.data.cache import Budget
 from spiritseg.data.class_map import ClassMap
+from spiritseg.data.datasets import LabelledImages, UnlabelledImages
 from spiritseg.data.domains import (
     Domains,
     TargetImages,
@@ -22,15 +23,13 @@ from spiritseg.data.domains import (
     list_proximity,
     list_target,
 )
-from spiritseg.data.image_sets import Item, LabelledImages, ScenePair, UnlabelledImages
-from spiritseg.data.layouts import FilePair
+from spiritseg.data.items import FilePair, Item, ScenePair
 from spiritseg.data.sampling import stage_input
 from spiritseg.data.subsets import SPLITS, check_disjoint
 from spiritseg.doctor.findings import Examination
 from spiritseg.doctor.known import Known
 from spiritseg.doctor.labels import examine_labels
 from spiritseg.errors import BadImageError, SpiritsegError, listed
-from spiritseg.images import image_size
 
 __all__ = ["examine_images"]
 
@@ -165,7 +164,7 @@ def _look_at_proximity(
     def look(index: int) -> _Seen:
         item = images.items[index]
         if index not in decoded or (isinstance(item, ScenePair) and index >= _SCENES):
-            return _Seen(item.size if isinstance(item, ScenePair) else image_size(item.image))
+            return _Seen(item.size)
         started = time.perf_counter()
         image = unkept[index]
         seconds = time.perf_counter() - started

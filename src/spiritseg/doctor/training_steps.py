@@ -115,7 +115,7 @@ def _report_memory(
         _check_cache(found, name, stages[name], cost)
     assert known.domains is not None, "the images are opened"
     # What is not decoded yet, or drawn, still fills the memory of the images.
-    rest = min(known.domains.target.train.budget.left, known.nbytes)
+    rest = min(known.domains.target.train.cache.budget.left, known.nbytes)
     largest = max(costs, key=lambda name: costs[name].host)
     need = {"memory": (largest, costs[largest].host + rest, free_bytes(torch.device("cpu")))}
     if device.type == "cuda":

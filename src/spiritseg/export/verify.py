@@ -150,13 +150,16 @@ def _batches(images: Sequence[Pixels], dynamic: bool) -> Iterator[Pixels]:
 def _pytorch(student: Student, runtime: Runtime, images: Pixels) -> NDArray[np.float32]:
     """Return logits on the export's own grid, by the student's own path to them."""
     tensors = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
-    if runtime.card.preprocess:
-        found = torch.stack([student.logits(one.contiguous()) for one in tensors])
-    else:
-        from spiritseg.data.augment import pool
+    from spiritseg.geometry import max_pool
 
+    side = runtime.card.pool
+    if runtime.card.preprocess:
         with torch.inference_mode():
-            found = student.network(pool(tensors.float() / 255, runtime.card.pool))
+            pooled = max_pool(tensors.float() / 255, side)
+            found = student.network.before_pool(pooled, side, tensors.shape[-2:])
+    else:
+        with torch.inference_mode():
+            found = student.network(max_pool(tensors.float() / 255, side))
     return found.cpu().numpy()
 
 
@@ -194,7 +197,7 @@ def _refuse_wrong(found: Check, precision: str) -> None:
 
 
 def _test_images(student: Student, overrides: Mapping[str, Any], limit: int) -> CheckImages:
-    from spiritseg.data.datasets import open_target
+    from spiritseg.data.domains import open_target
 
     experiment = student.experiment(overrides)
     input = dataclasses.replace(experiment.input, skip_bad=True)

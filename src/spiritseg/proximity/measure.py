@@ -12,10 +12,10 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from spiritseg.config import Target
-from spiritseg.data import layouts
-from spiritseg.data.subsets import split_files
+from spiritseg.data.items import FilePair, need_folder
+from spiritseg.data.layouts import detect, split_files
 from spiritseg.errors import BadImageError, ConfigError, DataError
-from spiritseg.images import read_image
+from spiritseg.images import IMAGE_SUFFIXES, find_images, read_image
 from spiritseg.models import Segmenter
 from spiritseg.models import teacher as make_teacher
 from spiritseg.proximity.figure import draw
@@ -142,15 +142,15 @@ def _ranked(labelled: _Set, where: _Set, others: Sequence[_Set], ratio: float) -
 
 def _files(folder: Path, subset: str) -> list[Path]:
     """List the images of a folder; of a labelled data set, those of its training subset."""
-    layouts.need_folder(folder, "proximity")
+    need_folder(folder, "proximity")
     try:
-        layout = layouts.detect(folder)
+        layout = detect(folder)
     except DataError:
-        files = layouts.find_images(folder)
+        files = find_images(folder)
         if not files:
             raise DataError(
                 f"no images in {folder}, at any depth. Expected files with one of the suffixes "
-                f"{', '.join(layouts.IMAGE_SUFFIXES)}."
+                f"{', '.join(IMAGE_SUFFIXES)}."
             ) from None
         return files
     target = Target(root=str(folder), subset=subset)
@@ -160,7 +160,7 @@ def _files(folder: Path, subset: str) -> list[Path]:
         if subset != Target.subset:  # the default must not refuse a smaller data set
             raise
         pairs = split_files(replace(target, subset="all"), folder, layout, ["train"])["train"]
-    return [pair.image for pair in pairs]
+    return [pair.image for pair in pairs if isinstance(pair, FilePair)]
 
 
 def _names(roots: Sequence[Path]) -> list[str]:

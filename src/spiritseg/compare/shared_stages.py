@@ -1,4 +1,4 @@
-"""Stages that several runs share: known by everything that they depend on, run once."""
+"""Stages that several runs share: identified by everything that they depend on, run once."""
 
 from __future__ import annotations
 
@@ -10,46 +10,35 @@ from pathlib import Path
 from typing import Any
 
 from spiritseg.config import Experiment, Stage
-from spiritseg.errors import ConfigError, unknown
 from spiritseg.files import json_bytes, write_atomically
 from spiritseg.recipes import fingerprint
 from spiritseg.training.rundir import RunDir
 
-__all__ = ["share_stages", "stage_folders", "stage_key", "stage_keys"]
+__all__ = ["is_finished", "share_stages", "stage_folders", "stage_keys"]
 
 _FILES = ("network.safetensors", "stage.json")  # the second says that the stage is finished
 
 
-def stage_key(experiment: Experiment, name: str) -> str:
-    """Return a hash of everything that a stage's weights and measurements depend on.
+def stage_keys(experiment: Experiment) -> dict[str, str]:
+    """Return a hash of everything that each stage's weights and measurements depend on.
 
     That is: the seed; the stage and its name, which enters every random draw; the labelled
     images and the input; the proximity images, where it trains on them or is measured on them
     (mimicry); the networks that it trains and distils from, with those that they are made of,
-    by name, since a name enters a network's fresh weights; the stages before it that trained
-    any of these, the same way; and what of the trainer decides numbers.
+    by name, since a name enters a network's random initialisation; the stages before it that
+    trained any of these; and the trainer's fields that affect the result.
 
     Args:
-        experiment: networks, images and stages.
-        name: a stage's.
+        experiment: Networks, images and stages.
 
     Returns:
-        Sixteen hexadecimal digits; stages with equal ones end in equal weights.
-
-    Raises:
-        ConfigError: there is no such stage.
+        Sixteen hexadecimal digits by stage, in their order; stages with equal keys end in equal
+        weights.
     """
-    if name not in experiment.stages:
-        raise ConfigError(unknown("stage", name, experiment.stages))
-    return stage_keys(experiment)[name]
-
-
-def stage_keys(experiment: Experiment) -> dict[str, str]:
-    """Return `stage_key` of every stage, by name, in their order."""
-    before: dict[str, str] = {}
+    keys: dict[str, str] = {}
     for name, stage in experiment.stages.items():
-        before[name] = _key(experiment, name, stage, before)
-    return before
+        keys[name] = _key(experiment, name, stage, keys)
+    return keys
 
 
 def _key(experiment: Experiment, name: str, stage: Stage, before: dict[str, str]) -> str:
@@ -69,12 +58,12 @@ def _key(experiment: Experiment, name: str, stage: Stage, before: dict[str, str]
     )
     if stage.images == "target" and "mimicry" not in stage.losses and not stage.fourier:
         alone = dataclasses.replace(alone, proximity=Experiment().proximity)
-    said = json.dumps([fingerprint(alone), list(history.items())])
-    return hashlib.sha256(said.encode()).hexdigest()[:16]
+    content = json.dumps([fingerprint(alone), list(history.items())])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _closure(experiment: Experiment, names: set[str]) -> set[str]:
-    """Add the networks that these are made of."""
+    """Add the networks that these start from."""
     found, rest = set[str](), list(names)
     while rest:
         name = rest.pop()
@@ -94,18 +83,18 @@ def stage_folders(experiment: Experiment, run_dir: Path) -> dict[str, Path]:
 def share_stages(
     experiment: Experiment, run_dir: Path, sources: Mapping[str, Iterable[Path]]
 ) -> list[str]:
-    """Take finished stages over into a run's folder, where `spiritseg.distill` finds them.
+    """Copy finished stages into a run's folder, where `spiritseg.distill` finds them.
 
     Args:
-        experiment: of the run.
-        run_dir: its folder; it is made where there is none.
-        sources: by a stage's name, folders of stages with the same key in other runs.
+        experiment: Experiment of the run.
+        run_dir: Folder of the run, created if missing.
+        sources: By stage, folders of stages with the same key in other runs.
 
     Returns:
-        The stages that were taken over. Their ``stage.json`` says ``shared with`` which run.
+        The copied stages; ``shared with`` in their ``stage.json`` names the other run.
 
     Raises:
-        RunError: the run's folder belongs to another config, is in use or is full.
+        RunError: The run's folder belongs to another config, is in use or is full.
     """
     folders = stage_folders(experiment, run_dir)
     wanted: dict[str, Path] = {}
@@ -122,14 +111,14 @@ def share_stages(
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a stage's folder holds all that `spiritseg.distill` takes from it."""
+    """Return whether a stage's folder holds all that `spiritseg.distill` reads from it."""
     return all((folder / file).is_file() for file in _FILES)
 
 
 def _copy(source: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    weights, report = _FILES
+    weights, summary = _FILES
     write_atomically(folder / weights, (source / weights).read_bytes())
-    said: dict[str, Any] = json.loads((source / report).read_text())
-    said.setdefault("shared with", source.parent.parent.name)
-    write_atomically(folder / report, json_bytes(said))
+    fields: dict[str, Any] = json.loads((source / summary).read_text())
+    fields.setdefault("shared with", source.parent.parent.name)
+    write_atomically(folder / summary, json_bytes(fields))
