@@ -297,6 +297,11 @@ class Stage:
     cache_mib: Count = 1024
     average: ShareBelowOne = 0.0
 
+    @property
+    def needs_proximity(self) -> bool:
+        """Whether the stage uses proximity images."""
+        return self.images != "target" or self.fourier > 0
+
 
 @dataclass(frozen=True, config=STRICT)
 class Evaluation:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 
 from spiritseg.config import Experiment, Network, Stage
-from spiritseg.errors import unknown
+from spiritseg.data.layouts import needs_root
+from spiritseg.errors import ConfigError, unknown
 from spiritseg.losses import used_losses
+from spiritseg.models import HEADS
+from spiritseg.models.sources import source_of
 
 __all__ = ["check"]
 
 # Names of stages and networks become names of files in the run's folder.
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
-
-# ImageNet's: they train a trunk, and leave the head of a segmentation network as it is drawn.
-_TRUNK_WEIGHTS = ("DEFAULT", "IMAGENET1K_V1", "IMAGENET1K_V2")
-_TRUNK_WORDS = ("backbone", "encoder", "trunk")  # in the names of constructors' arguments
 
 
 def check(experiment: Experiment, complete: bool = True) -> list[str]:
@@ -65,18 +65,21 @@ def _check_input(experiment: Experiment) -> Iterator[str]:
 
 
 def _check_roots(experiment: Experiment) -> Iterator[str]:
-    target = experiment.target
-    if target.root is None and target.dataset != "scenes":
-        yield (
-            "target.root: expected the folder of the labelled images, got nothing; "
-            "pass --target.root DIR, or --target.dataset scenes for the embedded scenes"
-        )
-    needs = any(s.images != "target" or s.fourier for s in experiment.stages.values())
-    if needs and experiment.proximity.root is None and experiment.proximity.dataset != "scenes":
-        yield (
-            "proximity.root: a stage takes proximity images, got no folder; pass "
-            "--proximity.root DIR, or --proximity.dataset scenes for the embedded scenes"
-        )
+    unlabelled = any(stage.needs_proximity for stage in experiment.stages.values())
+    for name, what in (("target", "labelled"), ("proximity", "unlabelled")):
+        images = getattr(experiment, name)
+        if images.root is not None or (name == "proximity" and not unlabelled):
+            continue
+        try:
+            lacks = needs_root(images.dataset)
+        except ConfigError as error:
+            yield f"{name}.dataset: {error}"
+            continue
+        if lacks:
+            yield (
+                f"{name}.root: expected the folder of the {what} images, got nothing; pass "
+                f"--{name}.root DIR, or --{name}.dataset scenes for the embedded scenes"
+            )
 
 
 def _check_taught(experiment: Experiment) -> Iterator[str]:
@@ -102,32 +105,33 @@ def _check_head(where: str, name: str, teacher: Network) -> Iterator[str]:
 
 
 def _has_trained_head(network: Network) -> bool:
-    """Say whether a network comes with a head that is trained already."""
-    extractor = network.extractor
-    if network.bundle is not None or network.head.name != "own":
-        return network.bundle is not None
-    if extractor.weights != "random":
-        trunk_only = extractor.name == "deeplabv3_resnet50" and extractor.weights in _TRUNK_WEIGHTS
-        return not trunk_only
-    asked = [name for name, value in extractor.args.items() if value]
-    return any(
-        name == "pretrained" or ("weights" in name and not any(w in name for w in _TRUNK_WORDS))
-        for name in asked
-    )
+    """Return whether a network comes with a trained head."""
+    if network.bundle is not None:
+        return True
+    with suppress(ConfigError):  # an unknown name is reported by itself
+        source = source_of(network.extractor.name)
+        return HEADS[network.head.name].own and source.trained_head(network.extractor)
+    return True
 
 
 def _has_head(network: Network) -> bool:
-    return network.bundle is not None or network.head.name != "none"
+    with suppress(ConfigError):
+        return network.bundle is not None or HEADS[network.head.name].gives_logits
+    return True
 
 
 def _check_network(name: str, network: Network, experiment: Experiment) -> Iterator[str]:
-    of = network.extractor.of
-    where = f"networks.{name}.extractor.of"
     if network.bundle is not None:
         return
+    try:
+        _, source = HEADS[network.head.name], source_of(network.extractor.name)
+    except ConfigError as error:
+        yield f"networks.{name}: {error}"
+        return
+    of, where = network.extractor.of, f"networks.{name}.extractor.of"
     if of is not None and of not in experiment.networks:
         yield f"{where}: {unknown('network', of, experiment.networks)}"
-    if of is None and network.extractor.name in ("copy", "compact", "separable"):
+    if of is None and source.of_network:
         yield f"{where}: {network.extractor.name} needs the name of another network, got nothing"
 
 
