@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 import zlib
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +22,7 @@ from spiritseg.errors import RunError
 
 __all__ = [
     "clear_parts",
+    "fields_digest",
     "json_bytes",
     "make_folder",
     "part_of",
@@ -149,6 +152,12 @@ def json_bytes(value: Any) -> bytes:
         value: dicts, lists, tuples, numbers and words.
     """
     return json.dumps(_finite(value), indent=1, allow_nan=False).encode()
+
+
+def fields_digest(fields: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of plain values, without the one in their own field ``sha256``."""
+    plain = json.loads(json_bytes({k: v for k, v in fields.items() if k != "sha256"}))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def read_fields(path: Path) -> dict[str, Any]:

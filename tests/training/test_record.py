@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import signal
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 
 import spiritseg
 from spiritseg.compare.matrix import plan, run
+from spiritseg.config import Experiment
 from spiritseg.errors import DivergedError, RunError
 from spiritseg.evaluation.evaluate import EvaluationModule
 from spiritseg.recipes import differences, fingerprint, load_experiment
@@ -188,13 +190,30 @@ DAMAGE = {
 }
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Path]:
+    """A finished run, to be copied before it is damaged."""
+    scenes = {"train": 3, "val": 1, "test": 2, "size": [64, 96]}
+    fields = _fields(Path()) | {"target.root": None, "target.dataset": "scenes"}
+    fields |= {"target.scenes": scenes, "evaluation.pictures": 0}
+    experiment = load_experiment("baseline", fields)
+    path = tmp_path_factory.mktemp("finished") / "run"
+    spiritseg.distill(experiment, path)
+    return experiment, path
+
+
 @pytest.mark.parametrize("how", ["truncated", "flipped", "gone"])
 @pytest.mark.parametrize("file", DAMAGE)
 def test_a_damaged_run_is_mended_by_the_same_command(
-    folder: Path, tmp_path: Path, file: str, how: str, capsys: pytest.CaptureFixture[str]
+    finished: tuple[Experiment, Path],
+    tmp_path: Path,
+    file: str,
+    how: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    experiment, path = load_experiment("baseline", _fields(folder)), tmp_path / "run"
-    before = spiritseg.distill(experiment, path).metrics
+    experiment, path = finished[0], tmp_path / "run"
+    shutil.copytree(finished[1], path)
+    before = json.loads((path / "metrics.json").read_text())
     weights = (path / "student/student.safetensors").read_bytes()
     data = (path / file).read_bytes()
     middle = len(data) // 2
@@ -212,6 +231,20 @@ def test_a_damaged_run_is_mended_by_the_same_command(
     assert after["test"] == before["test"]
     if how != "gone" and file != "run.json":
         assert DAMAGE[file] in capsys.readouterr().err
+
+
+def test_figures_that_were_edited_are_measured_again(
+    finished: tuple[Experiment, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(finished[1], path)
+    before = (path / "metrics.json").read_text()
+    edited = json.loads(before)
+    edited["test"]["mIOU"] = 0.999
+    (path / "metrics.json").write_text(json.dumps(edited))
+    again = spiritseg.distill(finished[0], path).metrics
+    assert "was changed after the run: measured again" in capsys.readouterr().err
+    assert again["test"] == json.loads(before)["test"]
 
 
 def test_a_stage_of_another_run_is_not_taken_for_this_one(

@@ -20,7 +20,7 @@ from spiritseg.errors import BundleError, ConfigError, DivergedError
 from spiritseg.evaluation.cost import cost
 from spiritseg.evaluation.evaluate import Scores
 from spiritseg.evaluation.pictures import draw_predictions
-from spiritseg.files import without_folders, write_atomically
+from spiritseg.files import fields_digest, without_folders, write_atomically
 from spiritseg.losses import used_losses
 from spiritseg.losses.loss import FEATURES, LOGITS, Statistics
 from spiritseg.models import Segmenter
@@ -110,6 +110,9 @@ def _finished_metrics(folder: RunDir) -> dict[str, Any] | None:
     """Return the metrics of a finished run whose student is the one that was measured."""
     metrics: dict[str, Any] | None = folder.read("metrics.json")
     if metrics is None:
+        return None
+    if metrics.get("sha256", digest := fields_digest(metrics)) != digest:
+        folder.say(f"{folder.path / 'metrics.json'} was changed after the run: measured again.")
         return None
     try:
         load_bundle(folder.path / "student", trust=True)  # checks its digests
@@ -241,6 +244,9 @@ class _Run:
                 experiment.evaluation.pictures,
                 self.folder.path / "predictions.png",
             )
+        per_image = (self.folder.path / "per_image.csv").read_bytes()
+        metrics["per_image"] = hashlib.sha256(per_image).hexdigest()
+        metrics["sha256"] = fields_digest(metrics)
         self.folder.write("metrics.json", metrics)
         return metrics
 
