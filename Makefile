@@ -3,13 +3,27 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test fuzz torture check lint format clean
+.PHONY: demo test test-lowest fuzz torture check lint format clean
 
 demo: $(VENV)/.core
 	$(BIN)/spiritseg demo
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# The same tests with the oldest versions that pyproject.toml allows.
+LOWEST := .venv-lowest
+test-lowest: $(LOWEST)/.installed
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2
+
+$(LOWEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet uv
+	$(LOWEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra dev pyproject.toml \
+		--output-file $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --no-deps --requirement $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --no-deps --editable .
+	@touch $@
 
 # Cases of each fuzzer; those of `make test` are the first 110.
 CASES ?= 3000
@@ -46,4 +60,4 @@ $(VENV)/.installed: $(VENV)/.core
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(LOWEST) demo runs .mypy_cache .ruff_cache .pytest_cache

@@ -16,13 +16,11 @@ def run(words: list[str]) -> None:
     parser.add_argument("--skip-bad", action="store_true", help="leave unreadable images out")
     parser.add_argument("--trust", action="store_true", help="import the bundle's own classes")
     options, overrides = read_words(parser, words)
-    if options.skip_bad:
-        overrides["input.skip_bad"] = True
     from spiritseg.tables import class_table, print_notes, print_table
     from spiritseg.training.rundir import is_first_process
     from spiritseg.training.runner import evaluate
 
-    scores = evaluate(options.run, overrides, options.split, options.trust)
+    scores = evaluate(**vars(options), overrides=overrides)
     if not is_first_process():
         return
     print_table(class_table(scores))

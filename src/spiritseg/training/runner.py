@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from spiritseg.models.bundle import (
 from spiritseg.models.ensemble import stage_teacher
 from spiritseg.models.networks import build_networks
 from spiritseg.models.segmenter import layer_channels
-from spiritseg.recipes import fingerprint
+from spiritseg.recipes import fingerprint, load_experiment
 from spiritseg.student import Student, load
 from spiritseg.training.allocator import freed_memory_kept
 from spiritseg.training.fit import discard_checkpoints, fit, lightning_trainer
@@ -74,14 +74,21 @@ class Result:
         return load(self.run_dir / "student", trust=True)
 
 
-def distill(experiment: Experiment, run_dir: str | Path | None = None, name: str = "run") -> Result:
-    """Run an experiment, or take it up where it was left.
+def distill(
+    recipe: Experiment | str | Path,
+    run_dir: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    skip_bad: bool = False,
+) -> Result:
+    """Run an experiment; one that was interrupted continues.
 
     Args:
-        experiment: networks, images and stages, from `load_experiment`.
-        run_dir: the run's folder; by default ``runs/<name>-<hash of the config>``, so that
+        recipe: Experiment from `load_experiment`, name of a recipe, or path of a YAML file.
+        run_dir: Folder of the run; by default ``runs/<recipe>-<hash of the config>``, so that
             the same call finds its run again.
-        name: what the default folder is called after, such as the recipe's name.
+        overrides: Values by dotted field, such as ``{"target.root": DIR}``; for a name or path.
+        skip_bad: Whether unreadable images are left out, as input.skip_bad; for a name or path.
 
     Returns:
         The metrics and the student.
@@ -89,6 +96,13 @@ def distill(experiment: Experiment, run_dir: str | Path | None = None, name: str
     Raises:
         SpiritsegError: for anything that a user can mend; nothing half-written stays.
     """
+    name = "run"
+    if isinstance(recipe, Experiment):
+        experiment = recipe
+    else:
+        name = Path(recipe).stem
+        bad = {"input.skip_bad": True} if skip_bad else {}
+        experiment = load_experiment(recipe, {**(overrides or {}), **bad})
     path = Path(run_dir) if run_dir is not None else default_run_dir(experiment, name)
     folder = RunDir(path, writes=is_first_process())
     # These come first: a run whose images or machine are unusable leaves no folder behind.
@@ -336,9 +350,11 @@ def stage_figures(
 
 def evaluate(
     run: str | Path,
-    overrides: dict[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     split: Split = "test",
     trust: bool = False,
+    *,
+    skip_bad: bool = False,
 ) -> dict[str, Any]:
     """Measure a run's student again, or a bundle's on other images.
 
@@ -351,6 +367,7 @@ def evaluate(
             away from its run does not know where its images were.
         split: test or val.
         trust: import your own classes that the bundle names.
+        skip_bad: Whether unreadable images are left out, as input.skip_bad.
 
     Returns:
         mIOU, HP-Acc, Var, dataset mIoU and IoU per class, in [0, 1]; ``images``, how many were
@@ -361,7 +378,8 @@ def evaluate(
         SpiritsegError: for anything else that a user can mend.
     """
     student = load(run, trust=trust)
-    experiment = student.experiment(overrides)
+    bad = {"input.skip_bad": True} if skip_bad else {}
+    experiment = student.experiment({**(overrides or {}), **bad})
     images = open_target(experiment.target, experiment.input, split)
     images.classes.require(student.info.classes)
     data = EvalData(images, experiment.input)
