@@ -17,7 +17,8 @@ from spiritseg.errors import BundleError, ConfigError, DataError
 from spiritseg.models.bundle import BundleInfo, save_bundle
 from spiritseg.models.networks import build_networks
 from spiritseg.recipes import load_experiment, to_yaml
-from spiritseg.training.runner import distill, evaluate
+from spiritseg.training.evaluate import evaluate
+from spiritseg.training.run import distill
 
 FIELDS: dict[str, Any] = {
     "target.dataset": "scenes",

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from spiritseg.recipes import load_experiment, recipes
     from spiritseg.serve import serve
     from spiritseg.student import load
-    from spiritseg.training.runner import distill, evaluate
+    from spiritseg.training.evaluate import evaluate
+    from spiritseg.training.run import distill
 
 __version__ = "0.2.0"
 
@@ -41,9 +42,9 @@ _HOME = {
     "compare": "spiritseg.compare",
     "cost": "spiritseg.evaluation",
     "demo": "spiritseg.demo",
-    "distill": "spiritseg.training.runner",
+    "distill": "spiritseg.training.run",
     "doctor": "spiritseg.doctor",
-    "evaluate": "spiritseg.training.runner",
+    "evaluate": "spiritseg.training.evaluate",
     "export": "spiritseg.export.export",
     "load": "spiritseg.student",
     "load_experiment": "spiritseg.recipes",

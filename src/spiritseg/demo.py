@@ -37,7 +37,7 @@ def demo(out: str | Path = "demo", seed: int = 0) -> dict[str, dict[str, Any]]:
     from spiritseg.data.domains import open_domains
     from spiritseg.evaluation.pictures import draw_predictions
     from spiritseg.tables import metrics_table, print_table
-    from spiritseg.training.runner import distill
+    from spiritseg.training.run import distill
 
     out = Path(out)
     steps = load_experiment("demo").stages

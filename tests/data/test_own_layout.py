@@ -18,7 +18,7 @@ from spiritseg.data import Layout, SplitLayout
 from spiritseg.data.domains import open_target_all
 from spiritseg.errors import BundleError, ConfigError, DataError
 from spiritseg.recipes import load_experiment
-from spiritseg.training.runner import evaluate
+from spiritseg.training.evaluate import evaluate
 
 Write = Callable[..., Path]
 CONTRIBUTING = Path(__file__).resolve().parents[2] / "CONTRIBUTING.md"

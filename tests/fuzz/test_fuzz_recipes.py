@@ -136,7 +136,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
         return Path("runs") / f"{name}-{fingerprint(experiment)}"
 
     runner = types.SimpleNamespace(distill=distill, default_run_dir=default_run_dir)
-    monkeypatch.setitem(sys.modules, "spiritseg.training.runner", runner)
+    monkeypatch.setitem(sys.modules, "spiritseg.training.run", runner)
 
 
 @pytest.mark.parametrize("seed", CASES)

@@ -9,8 +9,8 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from spiritseg.training.fit import quiet
 from spiritseg.training.stage import StageModule
+from spiritseg.training.trainer import quiet
 
 
 def fit(

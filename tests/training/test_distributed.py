@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import distributed
 
 from spiritseg.recipes import load_experiment
-from spiritseg.training.runner import distill
+from spiritseg.training.run import distill
 
 pytestmark = [
     pytest.mark.skipif(not distributed.is_gloo_available(), reason="needs gloo"),

@@ -15,10 +15,10 @@ from spiritseg.config import Experiment
 from spiritseg.data.sampling import StageData
 from spiritseg.errors import RunError
 from spiritseg.recipes import load_experiment
-from spiritseg.training import runner
+from spiritseg.training import run as runner
 from spiritseg.training.checkpoint import AtomicCheckpointIO, EpochCheckpoint, latest
-from spiritseg.training.fit import _epochs_done
-from spiritseg.training.runner import Result, distill
+from spiritseg.training.run import Result, distill
+from spiritseg.training.trainer import _epochs_done
 
 NETWORK = """
 from torch import nn

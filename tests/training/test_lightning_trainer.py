@@ -8,7 +8,7 @@ import pytest
 
 from spiritseg.config import Trainer
 from spiritseg.errors import ConfigError
-from spiritseg.training.fit import lightning_trainer
+from spiritseg.training.trainer import lightning_trainer
 
 
 @pytest.mark.parametrize(

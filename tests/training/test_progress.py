@@ -13,7 +13,7 @@ from spiritseg.geometry import resize
 from spiritseg.models import Segmenter
 from spiritseg.recipes import load_experiment
 from spiritseg.training.measure import score
-from spiritseg.training.progress import StageProgress
+from spiritseg.training.trainer import StageProgress
 
 
 class _Network(Segmenter):

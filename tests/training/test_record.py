@@ -19,8 +19,8 @@ from spiritseg.config import Experiment
 from spiritseg.errors import DivergedError, RunError
 from spiritseg.evaluation.evaluate import EvaluationModule
 from spiritseg.recipes import differences, fingerprint, load_experiment
-from spiritseg.training import runner
-from spiritseg.training.record import refuse_other_weights
+from spiritseg.training import run as runner
+from spiritseg.training.run_files import refuse_other_weights
 from spiritseg.training.stage import StageModule
 
 MASK = np.zeros((40, 48), np.uint8)

@@ -9,17 +9,17 @@ import pytest
 
 from spiritseg.errors import RunError
 from spiritseg.recipes import load_experiment
-from spiritseg.training.rundir import RunDir, is_first_process
+from spiritseg.training.run_folder import RunFolder, is_first_process
 
 
 def test_of_two_that_start_together_the_loser_leaves_the_folder_alone(tmp_path: Path) -> None:
     experiment, path = load_experiment("demo"), tmp_path / "run"
 
-    class Late(RunDir):
+    class Late(RunFolder):
         """Has seen no folder when the other process makes it."""
 
         def _check_space(self) -> None:
-            other.enter_context(RunDir(path).claim(experiment))
+            other.enter_context(RunFolder(path).claim(experiment))
 
     with ExitStack() as other:
         with pytest.raises(RunError, match="in use by another process"):
@@ -32,7 +32,7 @@ def test_a_folder_that_a_killed_process_began_to_claim_is_claimed(
     tmp_path: Path, left: str
 ) -> None:
     (tmp_path / left).touch()
-    with RunDir(tmp_path).claim(load_experiment("demo")):
+    with RunFolder(tmp_path).claim(load_experiment("demo")):
         assert (tmp_path / "config.yaml").exists()
 
 
@@ -40,7 +40,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with (
         pytest.raises(RunError, match=r"not a run of spiritseg:\n.*thesis.tex"),
-        RunDir(tmp_path).claim(load_experiment("demo")),
+        RunFolder(tmp_path).claim(load_experiment("demo")),
     ):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
@@ -51,13 +51,13 @@ def test_a_garbled_record_is_told_and_counts_as_missing(
     tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "run.json").write_text(content)
-    assert RunDir(tmp_path).read("run.json") is None
+    assert RunFolder(tmp_path).read("run.json") is None
     assert f"{tmp_path / 'run.json'} cannot be read" in capsys.readouterr().err
 
 
 def test_a_run_that_did_nothing_leaves_no_folder(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    with pytest.raises(RunError, match="bad"), RunDir(path).claim(load_experiment("demo")):
+    with pytest.raises(RunError, match="bad"), RunFolder(path).claim(load_experiment("demo")):
         raise RunError("bad")
     assert not path.exists()
 

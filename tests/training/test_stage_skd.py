@@ -27,9 +27,9 @@ from spiritseg.losses import (
 )
 from spiritseg.losses.loss import Context, Outputs
 from spiritseg.models import Segmenter
-from spiritseg.training.fit import quiet
 from spiritseg.training.measure import explained_variance, layer_statistics
 from spiritseg.training.stage import StageModule
+from spiritseg.training.trainer import quiet
 from training.fitting import fit
 
 

@@ -39,8 +39,8 @@ def run(words: list[str]) -> None:
         print(to_yaml(experiment), end="")
         return
     from spiritseg.tables import class_table, metrics_table, print_notes, print_table
-    from spiritseg.training.rundir import is_first_process
-    from spiritseg.training.runner import default_run_dir, distill
+    from spiritseg.training.run import default_run_dir, distill
+    from spiritseg.training.run_folder import is_first_process
 
     run_dir = Path(options.run_dir or default_run_dir(experiment, Path(options.recipe).stem))
     was_finished = (run_dir / "metrics.json").exists()

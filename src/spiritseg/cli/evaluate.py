@@ -17,8 +17,8 @@ def run(words: list[str]) -> None:
     parser.add_argument("--trust", action="store_true", help="import the bundle's own classes")
     options, overrides = read_words(parser, words)
     from spiritseg.tables import class_table, print_notes, print_table
-    from spiritseg.training.rundir import is_first_process
-    from spiritseg.training.runner import evaluate
+    from spiritseg.training.evaluate import evaluate
+    from spiritseg.training.run_folder import is_first_process
 
     scores = evaluate(**vars(options), overrides=overrides)
     if not is_first_process():

@@ -117,7 +117,7 @@ def do(task: Task) -> None:
     """Run a task in this process; it raises what `spiritseg.distill` raises."""
     from spiritseg.compare.shared_stages import share_stages
     from spiritseg.recipes import experiment_from_dict
-    from spiritseg.training.runner import distill
+    from spiritseg.training.run import distill
 
     experiment = experiment_from_dict(task.fields)
     sources = {stage: [Path(one) for one in folders] for stage, folders in task.shared.items()}

@@ -310,7 +310,7 @@ def _tasks(cells: Iterable[Cell], out: Path) -> list[Task]:
 
 def _check_folders(cells: Sequence[Cell], out: Path) -> None:
     """Refuse runs of another config, or of another teacher, before anything runs."""
-    from spiritseg.training.record import refuse_other_weights
+    from spiritseg.training.run_files import refuse_other_weights
 
     problems = []
     for cell in cells:
@@ -334,7 +334,7 @@ def _check_folders(cells: Sequence[Cell], out: Path) -> None:
 def _check_images(cells: Iterable[Cell], out: Path) -> None:
     """Refuse to add runs to those of other images or labels: one report would mix them."""
     from spiritseg.data.domains import open_domains
-    from spiritseg.training.record import refuse_other_files
+    from spiritseg.training.run_files import refuse_other_files
 
     now: dict[str, dict[str, Any]] = {}
     for cell in cells:

@@ -12,7 +12,7 @@ from typing import Any
 from spiritseg.config import Experiment, Stage
 from spiritseg.files import json_bytes, write_atomically
 from spiritseg.recipes import fingerprint
-from spiritseg.training.rundir import RunDir
+from spiritseg.training.run_folder import RunFolder
 
 __all__ = ["is_finished", "share_stages", "stage_folders", "stage_keys"]
 
@@ -76,7 +76,7 @@ def _closure(experiment: Experiment, names: set[str]) -> set[str]:
 
 def stage_folders(experiment: Experiment, run_dir: Path) -> dict[str, Path]:
     """Return the folder of each stage in a run's folder, by the stage's name."""
-    run = RunDir(run_dir)
+    run = RunFolder(run_dir)
     return {name: run.stage(number, name) for number, name in enumerate(experiment.stages, 1)}
 
 
@@ -104,7 +104,7 @@ def share_stages(
             wanted[name] = source
     if not wanted:
         return []
-    with RunDir(run_dir).claim(experiment):
+    with RunFolder(run_dir).claim(experiment):
         for name, source in wanted.items():
             _copy(source, folders[name])
     return list(wanted)

@@ -21,10 +21,14 @@ from spiritseg.data.domains import Domains
 from spiritseg.data.sampling import Key, StageBatches, StageData
 from spiritseg.doctor.known import Known
 from spiritseg.doctor.system_memory import peak_bytes, reset_peak
-from spiritseg.training.fit import interruptible, lightning_trainer, quiet
-from spiritseg.training.measure import HELD_OUT_IMAGES, STATISTICS_IMAGES
-from spiritseg.training.runner import stage_figures, stage_module, teacher_statistics
-from spiritseg.training.stage import StageModule
+from spiritseg.training.measure import (
+    HELD_OUT_IMAGES,
+    STATISTICS_IMAGES,
+    stage_figures,
+    teacher_statistics,
+)
+from spiritseg.training.stage import StageModule, stage_module
+from spiritseg.training.trainer import interruptible, lightning_trainer, quiet
 
 __all__ = ["MIB", "StageCost", "extrapolated", "few", "measure_stage"]
 

@@ -15,8 +15,8 @@ from spiritseg.doctor.system_memory import free_bytes
 from spiritseg.errors import SpiritsegError
 from spiritseg.evaluation.cost import ROUNDS, WARM_UP
 from spiritseg.training.allocator import freed_memory_kept
-from spiritseg.training.fit import lightning_trainer
 from spiritseg.training.measure import score
+from spiritseg.training.trainer import lightning_trainer
 
 __all__ = ["examine_training"]
 

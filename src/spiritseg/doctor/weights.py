@@ -17,7 +17,7 @@ from spiritseg.errors import SpiritsegError
 from spiritseg.losses.loss import LOGITS
 from spiritseg.models import build_networks
 from spiritseg.models.bundle import check_bundles
-from spiritseg.training.runner import stage_module
+from spiritseg.training.stage import stage_module
 
 __all__ = ["Traces", "examine_weights", "source", "traces", "trained_weights"]
 

@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from spiritseg.config import Experiment
+from spiritseg.config import Experiment, Stage
+from spiritseg.data.domains import Domains
+from spiritseg.data.sampling import StageData
 from spiritseg.evaluation.evaluate import EvaluationModule, Scores
 from spiritseg.evaluation.explained_variance import ExplainedVariance
+from spiritseg.losses import used_losses
 from spiritseg.losses.channel_statistics import ChannelStatistics
-from spiritseg.losses.loss import Outputs, Statistics
+from spiritseg.losses.loss import LOGITS, Outputs, Statistics
 from spiritseg.models import Segmenter
-from spiritseg.training.fit import interruptible, lightning_trainer, quiet
-from spiritseg.training.progress import MeasuringProgress
+from spiritseg.models.ensemble import stage_teacher
 from spiritseg.training.stage import StageModule
+from spiritseg.training.trainer import MeasuringProgress, interruptible, lightning_trainer, quiet
 
 __all__ = [
     "HELD_OUT_IMAGES",
@@ -25,6 +28,8 @@ __all__ = [
     "explained_variance",
     "layer_statistics",
     "score",
+    "stage_figures",
+    "teacher_statistics",
 ]
 
 HELD_OUT_IMAGES = 32  # images a domain; R^2 over their thousands of positions is steady
@@ -136,3 +141,45 @@ def _outputs(
             image: Tensor = one[row]["image"]
             images = image[None].to(device).contiguous(memory_format=torch.channels_last)
             yield network.outputs(images, layers)
+
+
+def teacher_statistics(
+    stage: Stage, networks: dict[str, Segmenter], data: StageData, device: torch.device
+) -> dict[str, Statistics] | None:
+    """Compute the statistics of its teacher's layers that a stage needs; None for none.
+
+    Args:
+        stage: its losses and teachers are read.
+        networks: all networks by name.
+        data: the stage's images.
+        device: where to compute.
+    """
+    teacher = stage_teacher(stage, networks)
+    used = used_losses(stage.losses)
+    layers = frozenset[str]().union(*(loss.statistics(options) for _, loss, options in used))
+    if not layers or teacher is None:
+        return None
+    return layer_statistics(teacher, layers, data.prepared(), device)
+
+
+def stage_figures(
+    module: StageModule, experiment: Experiment, domains: Domains, device: torch.device
+) -> dict[str, Any]:
+    """Measure what a trained stage reports: explained variance, and val where it has logits.
+
+    Args:
+        module: of the stage, trained.
+        experiment: its evaluation and trainer fields are read.
+        domains: the images.
+        device: where to measure explained variance.
+    """
+    figures: dict[str, Any] = {}
+    if any(module.comparing()):
+        figures["explained variance"] = {
+            domain: explained_variance(module, held_out, device)
+            for domain, held_out in domains.held_out().items()
+        }
+    if LOGITS in module.needs:
+        val, classes = domains.evaluation("val"), list(domains.classes.names)
+        figures["val"] = score(module.network, val, classes, experiment).as_dict()
+    return figures

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from spiritseg.config import Stage
+from spiritseg.config import Experiment, Stage
 from spiritseg.data.cache import Budget
 from spiritseg.errors import ConfigError, DivergedError, RunError
 from spiritseg.losses import used_losses
@@ -28,6 +28,7 @@ from spiritseg.losses.loss import (
     Term,
 )
 from spiritseg.models import Segmenter
+from spiritseg.models.ensemble import stage_teacher
 from spiritseg.models.segmenter import layer_channels
 from spiritseg.models.tracing import recorded, used_parameters
 from spiritseg.randomness import derive_seed
@@ -36,7 +37,7 @@ from spiritseg.training.cache import FrozenOutputs, Key
 from spiritseg.training.optim import build_optimizer, build_schedule
 from spiritseg.training.synced_norms import SyncedNorms
 
-__all__ = ["StageModule"]
+__all__ = ["StageModule", "stage_module"]
 
 Batch = dict[str, Tensor]
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -446,3 +447,34 @@ def _averaged(learnt: nn.Module, decay: float) -> AveragedModel:
 
     average = AveragedModel(learnt, multi_avg_fn=move, use_buffers=True)
     return average.requires_grad_(False)
+
+
+def stage_module(
+    name: str,
+    experiment: Experiment,
+    networks: dict[str, Segmenter],
+    classes: Sequence[str],
+    statistics: dict[str, Statistics] | None = None,
+) -> StageModule:
+    """Make the module that trains a stage of an experiment.
+
+    Args:
+        name: of the stage.
+        experiment: whose stage it is.
+        networks: all networks by name.
+        classes: their names in the order of the logits.
+        statistics: from `teacher_statistics`.
+    """
+    stage, trainer = experiment.stages[name], experiment.trainer
+    return StageModule(
+        name,
+        stage,
+        networks[stage.network],
+        stage_teacher(stage, networks),
+        statistics,
+        experiment.seed,
+        channels_last=trainer.channels_last,
+        compile=trainer.compile,
+        classes=classes,
+        sync_norms=trainer.sync_batchnorm,
+    )

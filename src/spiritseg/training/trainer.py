@@ -17,7 +17,7 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback, EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from torch.utils.data import DataLoader
@@ -27,10 +27,16 @@ from spiritseg.data.sampling import StageBatches, StageData
 from spiritseg.errors import ConfigError, RunError
 from spiritseg.stopping import patient, stop_behind
 from spiritseg.training.checkpoint import AtomicCheckpointIO, EpochCheckpoint, latest
-from spiritseg.training.progress import StageProgress
 from spiritseg.training.stage import StageModule
 
-__all__ = ["fit", "interruptible", "lightning_trainer"]
+__all__ = [
+    "MeasuringProgress",
+    "discard_checkpoints",
+    "fit",
+    "interruptible",
+    "lightning_trainer",
+    "quiet",
+]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # said only of writing
 
@@ -265,3 +271,27 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+class StageProgress(RichProgressBar):
+    """Progress bar with the stage's name; most stages are bounded in steps, not in epochs."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__(leave=False)
+        self._stage = stage
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"{self._stage}, epoch {current_epoch + 1}"
+
+
+class MeasuringProgress(RichProgressBar):
+    """Progress bar with the number of images that are measured."""
+
+    def __init__(self, images: int) -> None:
+        super().__init__(leave=False)
+        self._images = images
+
+    @property
+    def test_description(self) -> str:
+        """What stands before the bar."""
+        return f"measuring {self._images} images"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,15 @@ from typing import Any
 import torch
 
 from spiritseg.config import Experiment, Network, Stage
-from spiritseg.data.datasets import EvalData
-from spiritseg.data.domains import Domains, Split, open_domains, open_target
+from spiritseg.data.domains import Domains, open_domains
 from spiritseg.data.sampling import StageData
-from spiritseg.errors import BundleError, ConfigError, DivergedError
+from spiritseg.errors import BundleError, ConfigError
 from spiritseg.evaluation.cost import cost
 from spiritseg.evaluation.evaluate import Scores
 from spiritseg.evaluation.pictures import draw_predictions
 from spiritseg.files import fields_digest, without_folders, write_atomically
 from spiritseg.losses import used_losses
-from spiritseg.losses.loss import FEATURES, LOGITS, Statistics
+from spiritseg.losses.loss import FEATURES, LOGITS
 from spiritseg.models import Segmenter
 from spiritseg.models.bundle import (
     BundleInfo,
@@ -32,28 +31,19 @@ from spiritseg.models.bundle import (
     load_bundle,
     save_bundle,
 )
-from spiritseg.models.ensemble import stage_teacher
 from spiritseg.models.networks import build_networks
 from spiritseg.models.segmenter import layer_channels
 from spiritseg.recipes import fingerprint, load_experiment
 from spiritseg.student import Student, load
 from spiritseg.training.allocator import freed_memory_kept
-from spiritseg.training.fit import discard_checkpoints, fit, lightning_trainer
-from spiritseg.training.measure import explained_variance, layer_statistics, score
-from spiritseg.training.record import refuse_other_files, refuse_other_weights, run_record
-from spiritseg.training.rundir import RunDir, is_first_process
-from spiritseg.training.stage import StageModule
+from spiritseg.training.measure import score, stage_figures, teacher_statistics
+from spiritseg.training.run_files import refuse_other_files, refuse_other_weights, run_record
+from spiritseg.training.run_folder import RunFolder, is_first_process
+from spiritseg.training.stage import stage_module
+from spiritseg.training.stage_weights import NETWORK, load_state, refuse_not_finite, state_bytes
+from spiritseg.training.trainer import discard_checkpoints, fit, lightning_trainer
 
-__all__ = [
-    "Result",
-    "distill",
-    "evaluate",
-    "stage_figures",
-    "stage_module",
-    "teacher_statistics",
-]
-
-_NETWORK = "network.safetensors"  # of a finished stage
+__all__ = ["Result", "default_run_dir", "distill"]
 
 
 @dataclass(frozen=True)
@@ -104,7 +94,7 @@ def distill(
         bad = {"input.skip_bad": True} if skip_bad else {}
         experiment = load_experiment(recipe, {**(overrides or {}), **bad})
     path = Path(run_dir) if run_dir is not None else default_run_dir(experiment, name)
-    folder = RunDir(path, writes=is_first_process())
+    folder = RunFolder(path, writes=is_first_process())
     # These come first: a run whose images or machine are unusable leaves no folder behind.
     finished = (path / "metrics.json").exists()
     domains = None if finished else open_domains(experiment)
@@ -120,7 +110,7 @@ def distill(
     return Result(path, metrics)
 
 
-def _finished_metrics(folder: RunDir) -> dict[str, Any] | None:
+def _finished_metrics(folder: RunFolder) -> dict[str, Any] | None:
     """Return the metrics of a finished run whose student is the one that was measured."""
     metrics: dict[str, Any] | None = folder.read("metrics.json")
     if metrics is None:
@@ -148,7 +138,7 @@ def default_run_dir(experiment: Experiment, name: str) -> Path:
 class _Run:
     """One run on its way through the stages."""
 
-    def __init__(self, experiment: Experiment, folder: RunDir, domains: Domains) -> None:
+    def __init__(self, experiment: Experiment, folder: RunFolder, domains: Domains) -> None:
         self.experiment = experiment
         self.folder = folder
         self.domains = domains
@@ -180,15 +170,15 @@ class _Run:
         network = self.networks[self.experiment.stages[name].network]
         below = path.relative_to(self.folder.path)
         report: dict[str, Any] | None = self.folder.read(f"{below}/stage.json")
-        if report is not None and (reason := _load_state(network, path, report)):
-            self.folder.say(f"{path / _NETWORK} {reason}: the stage is trained again.")
+        if report is not None and (reason := load_state(network, path, report)):
+            self.folder.say(f"{path / NETWORK} {reason}: the stage is trained again.")
             report = None
         if report is None:
             report = self._train(name, path)
-            _refuse_not_finite(network, name)
+            refuse_not_finite(network, name)
             if self.folder.writes:
-                weights = _state_bytes(network)
-                write_atomically(path / _NETWORK, weights)
+                weights = state_bytes(network)
+                write_atomically(path / NETWORK, weights)
                 report["sha256"] = hashlib.sha256(weights).hexdigest()
                 self.folder.write(f"{below}/stage.json", report)
         if self.folder.writes:
@@ -275,119 +265,6 @@ class _Run:
         return report
 
 
-def teacher_statistics(
-    stage: Stage, networks: dict[str, Segmenter], data: StageData, device: torch.device
-) -> dict[str, Statistics] | None:
-    """Compute the statistics of its teacher's layers that a stage needs; None for none.
-
-    Args:
-        stage: its losses and teachers are read.
-        networks: all networks by name.
-        data: the stage's images.
-        device: where to compute.
-    """
-    teacher = stage_teacher(stage, networks)
-    used = used_losses(stage.losses)
-    layers = frozenset[str]().union(*(loss.statistics(options) for _, loss, options in used))
-    if not layers or teacher is None:
-        return None
-    return layer_statistics(teacher, layers, data.prepared(), device)
-
-
-def stage_module(
-    name: str,
-    experiment: Experiment,
-    networks: dict[str, Segmenter],
-    classes: Sequence[str],
-    statistics: dict[str, Statistics] | None = None,
-) -> StageModule:
-    """Make the module that trains a stage of an experiment.
-
-    Args:
-        name: of the stage.
-        experiment: whose stage it is.
-        networks: all networks by name.
-        classes: their names in the order of the logits.
-        statistics: from `teacher_statistics`.
-    """
-    stage, trainer = experiment.stages[name], experiment.trainer
-    return StageModule(
-        name,
-        stage,
-        networks[stage.network],
-        stage_teacher(stage, networks),
-        statistics,
-        experiment.seed,
-        channels_last=trainer.channels_last,
-        compile=trainer.compile,
-        classes=classes,
-        sync_norms=trainer.sync_batchnorm,
-    )
-
-
-def stage_figures(
-    module: StageModule, experiment: Experiment, domains: Domains, device: torch.device
-) -> dict[str, Any]:
-    """Measure what a trained stage reports: explained variance, and val where it has logits.
-
-    Args:
-        module: of the stage, trained.
-        experiment: its evaluation and trainer fields are read.
-        domains: the images.
-        device: where to measure explained variance.
-    """
-    figures: dict[str, Any] = {}
-    if any(module.comparing()):
-        figures["explained variance"] = {
-            domain: explained_variance(module, held_out, device)
-            for domain, held_out in domains.held_out().items()
-        }
-    if LOGITS in module.needs:
-        val, classes = domains.evaluation("val"), list(domains.classes.names)
-        figures["val"] = score(module.network, val, classes, experiment).as_dict()
-    return figures
-
-
-def evaluate(
-    run: str | Path,
-    overrides: Mapping[str, Any] | None = None,
-    split: Split = "test",
-    trust: bool = False,
-    *,
-    skip_bad: bool = False,
-) -> dict[str, Any]:
-    """Measure a run's student again, or a bundle's on other images.
-
-    Only the images of the split are opened: neither the training images' number nor their size
-    matters.
-
-    Args:
-        run: a run's folder, or a bundle.
-        overrides: dotted fields of its experiment, such as ``{"target.root": DIR}``; a bundle
-            away from its run does not know where its images were.
-        split: test or val.
-        trust: import your own classes that the bundle names.
-        skip_bad: Whether unreadable images are left out, as input.skip_bad.
-
-    Returns:
-        mIOU, HP-Acc, Var, dataset mIoU and IoU per class, in [0, 1]; ``images``, how many were
-        measured, and ``skipped``, the unreadable ones.
-
-    Raises:
-        BundleError: the bundle cannot be read, or is of your own classes and trust was not given.
-        SpiritsegError: for anything else that a user can mend.
-    """
-    student = load(run, trust=trust)
-    bad = {"input.skip_bad": True} if skip_bad else {}
-    experiment = student.experiment({**(overrides or {}), **bad})
-    images = open_target(experiment.target, experiment.input, split)
-    images.classes.require(student.info.classes)
-    data = EvalData(images, experiment.input)
-    with freed_memory_kept():
-        scores = score(student.network, data, list(images.classes.names), experiment)
-    return {**scores.as_dict(), "skipped": images.skipped}
-
-
 def _check_names(stage: Stage, networks: dict[str, Segmenter], classes: list[str]) -> None:
     """Check the classes and layers that the losses of a stage name."""
     for name, loss, options in used_losses(stage.losses):
@@ -433,42 +310,6 @@ def _device(experiment: Experiment) -> torch.device:
         local = int(os.environ.get("LOCAL_RANK", torch.cuda.current_device()))
         return torch.device("cuda", local)
     return torch.device("cpu")
-
-
-def _state_bytes(network: Segmenter) -> bytes:
-    from safetensors.torch import save
-
-    return save({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()})
-
-
-def _load_state(network: Segmenter, folder: Path, report: dict[str, Any]) -> str:
-    """Take a finished stage's weights; return what is amiss with them, or nothing.
-
-    Stages of the first version have no digest: their weights must only fit.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load as load_tensors
-
-    try:
-        data = (folder / _NETWORK).read_bytes()
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    if report.get("sha256", hashlib.sha256(data).hexdigest()) != hashlib.sha256(data).hexdigest():
-        return "is not the file that was written"
-    try:
-        network.load_state_dict(load_tensors(data))
-    except (SafetensorError, RuntimeError):
-        return "holds the weights of another network, or none"
-    return ""
-
-
-def _refuse_not_finite(network: Segmenter, stage: str) -> None:
-    for name, tensor in network.state_dict().items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise DivergedError(
-                f"stage {stage!r} has ended with values in {name} that are not finite; they are "
-                f"not saved. Lower stages.{stage}.optimizer.lr, or check the teacher's weights."
-            )
 
 
 def _write_per_image(path: Path, scores: Scores, domains: Domains) -> None:

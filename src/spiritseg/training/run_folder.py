@@ -30,13 +30,13 @@ from spiritseg.errors import RunError, SpiritsegError, listed
 from spiritseg.files import json_bytes, write_atomically
 from spiritseg.recipes import differences, fingerprint, load_experiment, to_yaml
 
-__all__ = ["RunDir"]
+__all__ = ["RunFolder"]
 
 # Weights of three sets (network, optimizer twice) in two checkpoints, logs and pictures.
 _LEAST_FREE_MIB = 256
 
 
-class RunDir:
+class RunFolder:
     """The folder of one run.
 
     Args:

@@ -14,7 +14,7 @@ from spiritseg.data.domains import Domains
 from spiritseg.errors import BundleError, RunError, listed
 from spiritseg.files import read_fields
 from spiritseg.models.bundle import bundle_digest
-from spiritseg.training.fit import quiet
+from spiritseg.training.trainer import quiet
 
 __all__ = ["refuse_other_files", "refuse_other_weights", "run_record"]
 
