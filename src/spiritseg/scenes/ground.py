@@ -60,17 +60,9 @@ class _Look(NamedTuple):
 class _Ground:
     """The pixels of the ground, as (rows, W) or, where only the depth matters, (rows, 1) arrays.
 
-    Attributes:
-        x: metres right of the camera.
-        z: depth in metres.
-        s: metres right of the road's centre line.
-        gap: metres from the centre line.
-        pixel: width of a pixel on the ground in metres.
-        deep: its depth in metres.
-        grain: fine noise, weaker where it is not resolved.
-        blotch: coarse noise.
-        is_road: where the road is.
-        verge: where grass grows.
+    `x` and `z` are world coordinates and `s` is metres right of the centre line; `pixel` and
+    `deep` are a pixel's width and depth on the ground in metres; `grain` and `blotch` are fine
+    and coarse noise.
     """
 
     def __init__(self, world: World, camera: Camera, first: int, look: _Look) -> None:

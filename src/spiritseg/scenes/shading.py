@@ -77,20 +77,14 @@ def draw_light(palette: str, rng: np.random.Generator) -> Light:
 
 
 class Canvas:
-    """What a scene is painted on.
-
-    Attributes:
-        image: (H, W, 3) colours, 1 is white.
-        labels: (H, W) classes.
-        place: (H, W, 3) the world point that a pixel shows; by default off the shadow map.
-        receives: (H, W) whether a shadow may fall there.
-    """
+    """What a scene of (H, W) pixels is painted on."""
 
     def __init__(self, size: tuple[int, int]) -> None:
-        self.image: Floats = np.zeros((*size, 3), np.float32)
+        self.image: Floats = np.zeros((*size, 3), np.float32)  # colours, 1 is white
         self.labels = np.zeros(size, np.uint8)
+        # The world points that the pixels show, at first off the shadow map.
         self.place: Floats = np.full((*size, 3), 1e6, np.float32)
-        self.receives = np.zeros(size, bool)
+        self.receives = np.zeros(size, bool)  # where a shadow may fall
 
 
 @lru_cache(maxsize=1)
@@ -196,30 +190,18 @@ def paint_faces(canvas: Canvas, faces: list[Face], camera: Camera, light: Light)
 
 
 class _Spots(NamedTuple):
-    """Pixels of one kind of surface.
+    """Pixels of one kind of surface, (N,) and (N, C) arrays."""
 
-    Args:
-        rgb: (N, 3) colours before the texture.
-        x: (N,) world coordinates, with y and z.
-        along: (N,) metres along the face's axis from its first point.
-        params: (N, 4) of the faces.
-        sharp: (N,) how much of a detail of 5 cm is resolved, 0 to 1.
-        focal: of the camera.
-        slant: (N,) how perpendicular the ray is to the face, up to 1.
-        far: (N,) metres along the ray.
-        light: of the scene.
-    """
-
-    rgb: Floats
-    x: Floats
+    rgb: Floats  # before the texture
+    x: Floats  # world coordinates
     y: Floats
     z: Floats
-    along: Floats
+    along: Floats  # metres along the face's axis from its first point
     params: Floats
-    sharp: Floats
+    sharp: Floats  # how much of a detail of 5 cm is resolved, 0 to 1
     focal: float
-    slant: Floats
-    far: Floats
+    slant: Floats  # how perpendicular the ray is to the face, up to 1
+    far: Floats  # metres along the ray
     light: Light
 
 

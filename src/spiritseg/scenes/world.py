@@ -37,10 +37,7 @@ _NEAR = 0.25  # depth of the near clipping plane
 
 
 class Face(NamedTuple):
-    """A planar polygon, by default an upright cut-out that faces the camera.
-
-    `axis` is the direction of the texture; a `flat` cut-out is lit like something round.
-    """
+    """A planar polygon with its texture along `axis`, by default a cut-out facing the camera."""
 
     points: list[Point]
     label: int
@@ -49,7 +46,7 @@ class Face(NamedTuple):
     params: Params
     normal: Point = (0.0, 0.0, -1.0)
     axis: Point = (1.0, 0.0, 0.0)
-    flat: bool = True
+    flat: bool = True  # a cut-out: lit as if it were round
 
 
 class Caster(NamedTuple):
@@ -83,26 +80,17 @@ class Side:
 
 @dataclass
 class World:
-    """The road and everything that stands on the ground.
+    """The road and everything that stands on the ground."""
 
-    Args:
-        half: half the width of the road.
-        curve: curvature of the road.
-        yaw: slope of the centre line at the camera.
-        side: -1 for driving on the left, 1 on the right.
-        height: of the camera.
-        sides: left (-1) and right (1) of the road.
-    """
-
-    half: float
+    half: float  # half the width of the road
     curve: float
-    yaw: float
-    side: int
-    height: float
-    sides: dict[int, Side]
-    faces: list[tuple[tuple[float, ...], Face]] = field(default_factory=list)
+    yaw: float  # slope of the centre line at the camera
+    side: int  # -1 for driving on the left, 1 on the right
+    height: float  # of the camera
+    sides: dict[int, Side]  # left (-1) and right (1) of the road
+    faces: list[tuple[tuple[float, ...], Face]] = field(default_factory=list)  # with sort keys
     casters: list[Caster] = field(default_factory=list)
-    feet: list[tuple[float, float, float, float]] = field(default_factory=list)
+    feet: list[tuple[float, float, float, float]] = field(default_factory=list)  # of cars
     cuts: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -137,10 +125,7 @@ class World:
         params: Params = (0.0, 0.0, 0.0, 0.0),
         away_from: Point | None = None,
     ) -> bool:
-        """Add a face and return whether it is visible.
-
-        With `away_from`, a point behind the face, a face seen from the back is left out.
-        """
+        """Add a face unless it is seen from its back, the side of `away_from`; return whether."""
         a = points[0]
         u, v = _minus(points[1], a), _minus(points[2], a)
         normal = _unit(
@@ -255,11 +240,7 @@ def draw_camera(name: str, rng: np.random.Generator, size: tuple[int, int]) -> C
 
 
 def rasterise(faces: list[Face], camera: Camera) -> npt.NDArray[np.int32]:
-    """Paint faces in their order.
-
-    Returns:
-        (H, W): 1 + the index of the face that a pixel shows, 0 for none.
-    """
+    """Paint faces in order; return (H, W), 1 + the index of each pixel's face, 0 for none."""
     starts = np.concatenate([[0], np.cumsum([len(face.points) for face in faces])])
     points = np.array([p for face in faces for p in face.points], np.float64)
     cos, sin = math.cos(camera.pitch), math.sin(camera.pitch)
