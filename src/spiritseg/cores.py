@@ -1,4 +1,4 @@
-"""How many processor cores there are to work with."""
+"""The number of usable processor cores."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["usable_cores"]
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use, which may be fewer than the machine has."""
+    """Return the number of cores available to this process, at most those of the machine."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,19 +1,19 @@
-"""Every error that spiritseg raises on purpose.
+"""The errors of spiritseg.
 
 ::
 
-    SpiritsegError                what was expected, what came, where, what to do
+    SpiritsegError                expected and actual value, place, remedy
     ├── ConfigError               a recipe, a field, a name or a value
     ├── DataError                 images, masks, class maps, splits
     │   └── BadImageError         one unreadable image (``skip_bad`` leaves it out)
     ├── WeightsError              weights that do not fit their network
     ├── RunError                  a run folder: another config, no space, no checkpoint
     ├── BundleError               a saved student: missing, altered or foreign files
-    ├── DivergedError             training left the finite numbers
+    ├── DivergedError             NaN or infinite loss
     └── MissingExtraError         an optional dependency is not installed
 
-The command line prints the message of a `SpiritsegError` and exits with code 2,
-without a traceback. Anything else that escapes is a bug of spiritseg.
+The command line prints the message of a `SpiritsegError` without a traceback and exits with
+code 2. Any other exception is a bug in spiritseg.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ __all__ = [
 
 
 class SpiritsegError(Exception):
-    """The root of all errors that a user can cause and mend.
+    """Base class of all errors that a user can cause and fix.
 
     Args:
-        message: what was expected, what came, where, and what to do. Of a data loader's worker
-            only the error's own message is kept.
+        message: expected and actual value, place and remedy; the traceback of a data loader's
+            worker is removed.
     """
 
     def __init__(self, message: object = "") -> None:
@@ -49,7 +49,7 @@ class SpiritsegError(Exception):
 
 
 class ConfigError(SpiritsegError):
-    """A recipe, a field, a name or a value is not what it should be."""
+    """A recipe, a field, a name or a value is invalid."""
 
 
 class DataError(SpiritsegError):
@@ -61,8 +61,8 @@ class BadImageError(DataError):
 
     Args:
         path: the file.
-        reason: what the decoder said. Without it `path` is the whole message: data loaders and
-            pickle rebuild an error from that.
+        reason: message of the decoder. Without it `path` is the whole message, from which data
+            loaders and pickle rebuild the error.
     """
 
     def __init__(self, path: object, reason: str | None = None) -> None:
@@ -76,7 +76,7 @@ class BadImageError(DataError):
 
 
 class WeightsError(SpiritsegError):
-    """Weights do not fit the network that they were given for."""
+    """Weights do not fit their network."""
 
 
 class RunError(SpiritsegError):
@@ -92,31 +92,28 @@ class DivergedError(SpiritsegError):
 
 
 class MissingExtraError(SpiritsegError):
-    """An optional dependency is not installed; the message says which extra brings it."""
+    """An optional dependency is not installed; the message names the extra."""
 
 
 def _own_message(kind: type[SpiritsegError], message: str) -> str:
-    """Return an error's message without the traceback of a data loader's worker.
+    """Remove the traceback of a data loader's worker from an error's message.
 
-    torch raises what a worker raised as ``kind("Caught ... Original Traceback ...")``.
+    torch re-raises a worker's error as ``kind("Caught ... Original Traceback ...")``.
     """
     if not (message.startswith(f"Caught {kind.__name__} in ") and "\nOriginal " in message):
         return message
-    # The last one in a traceback is the error itself; what caused it comes before.
+    # The last entry of a traceback is the error itself, after its causes.
     return message.rpartition(f"\n{kind.__module__}.{kind.__qualname__}: ")[2].rstrip("\n")
 
 
 def unknown(kind: str, name: str, choices: Iterable[str], hint: str = "") -> str:
-    """Say that a name is unknown, with the nearest names and all choices.
+    """Return an error message for an unknown name, with similar names and all choices.
 
     Args:
-        kind: what the name stands for, such as ``"recipe"``.
-        name: what came.
-        choices: what there is.
-        hint: one more sentence, appended.
-
-    Returns:
-        One line for an error message.
+        kind: such as ``"recipe"``.
+        name: unknown name.
+        choices: known names.
+        hint: sentence to append.
     """
     names = sorted(choices)
     near = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
@@ -126,15 +123,7 @@ def unknown(kind: str, name: str, choices: Iterable[str], hint: str = "") -> str
 
 
 def listed(items: Sequence[object], most: int = 10) -> str:
-    """Join up to `most` items one a line, and count the rest.
-
-    Args:
-        items: what to list.
-        most: how many at the most.
-
-    Returns:
-        A block of lines, each indented by two spaces.
-    """
+    """Return up to `most` items as indented lines, and the number of the rest."""
     lines = [f"  {item}" for item in items[:most]]
     if len(items) > most:
         lines.append(f"  ... and {len(items) - most} more")

@@ -1,4 +1,4 @@
-"""Files that are either whole under their name or not there."""
+"""Atomic file writes, JSON, and values without local folders."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ __all__ = [
     "write_atomically",
 ]
 
-# Of a file that is being written: its name, the machine, its process and thread.
+# A partial file: .NAME.MACHINE-PROCESS-THREAD.part
 _PART = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-\d+\.part", re.DOTALL)
 _MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
 _DAY_S = 86_400
 
-# A rule such as list: (of two letters and more, for C: is a drive), then a path from the root,
-# from a home, from a drive, or one that leads up.
+# A prefix such as list: (at least two letters, as C: is a drive), then a path that starts at
+# the root, a home or a drive, or contains "..".
 _RULE = re.compile(r"(?:[\w-]{2,}:)*")
 _OUTSIDE = re.compile(r"[/\\]|~|[A-Za-z]:[/\\]|(?:[^/\\]*[/\\])*\.\.(?:[/\\]|$)")
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, where they are not there.
+    """Create a folder and its parents if they are missing.
 
     Args:
         path: the folder.
 
     Raises:
-        RunError: it cannot be made.
+        RunError: it cannot be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -58,62 +58,60 @@ def make_folder(path: Path) -> None:
 
 
 def part_of(path: Path) -> Path:
-    """Name the file that is written in a file's place until it is whole.
+    """Return a path for the partial contents of a file.
 
     Args:
         path: the file.
 
     Returns:
-        A hidden file beside it, whose name no other thread, process or machine uses.
+        A hidden file in the same folder, unique to this thread, process and machine.
     """
-    # A name has 255 bytes at the most.
+    # File names have at most 255 bytes.
     name = path.name.encode(errors="surrogateescape")[:200].decode(errors="ignore")
     writer = f"{_MACHINE}-{os.getpid()}-{threading.get_native_id()}"
     return path.with_name(f".{name}.{writer}.part")
 
 
 def clear_parts(folder: Path) -> None:
-    """Remove what killed processes have left of `part_of` in a folder.
+    """Remove the partial files that killed processes have left, as far as possible.
 
     Args:
-        folder: what is below it stays; what cannot be removed, too.
+        folder: searched without its subfolders.
     """
     with suppress(OSError):
         for path in folder.iterdir():
             found = _PART.fullmatch(path.name)
             if found is not None:
                 with suppress(OSError):
-                    if _left(path, found[1], int(found[2])):
+                    if _abandoned(path, found[1], int(found[2])):
                         path.unlink()
 
 
-_clear_once = lru_cache(maxsize=1024)(clear_parts)  # a folder may hold a file a frame
+_clear_once = lru_cache(maxsize=1024)(clear_parts)  # a folder may hold many files
 
 
-def _left(part: Path, machine: str, process: int) -> bool:
-    """Whether nobody writes it any more: its process is gone, or has not touched it for a day."""
+def _abandoned(part: Path, machine: str, process: int) -> bool:
+    """Whether the writing process has ended, or not touched the file for a day."""
     if time.time() - part.stat().st_mtime > _DAY_S:
         return True
-    if machine != _MACHINE or sys.platform == "win32":  # where to ask for a process is to end it
+    if machine != _MACHINE or sys.platform == "win32":  # os.kill would end the process
         return False
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError):
-        pass
+    except (ProcessLookupError, PermissionError, OverflowError) as error:
+        return isinstance(error, ProcessLookupError)
     return False
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is either whole under its name or not there.
+    """Write a file atomically and durably: readers see all of it or nothing.
 
     Args:
-        path: the file; its folder exists.
+        path: the file, in an existing folder.
         data: its contents.
 
     Raises:
-        RunError: there is no space left, or the folder cannot be written.
+        RunError: no space left, or no permission to write.
     """
     _clear_once(path.parent.absolute())
     part = part_of(path)
@@ -125,16 +123,16 @@ def write_atomically(path: Path, data: bytes) -> None:
         part.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        with suppress(OSError):  # where nothing can be written, nothing can be removed
+        with suppress(OSError):  # the folder may be read-only
             part.unlink(missing_ok=True)
         raise RunError(
-            f"cannot write {path}: {error.strerror or error}. What was written before is whole; "
-            "make room or choose another folder, and start the same command again."
+            f"cannot write {path}: {error.strerror or error}. Earlier files are intact; free disk "
+            "space or choose another folder, and run the same command again."
         ) from None
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut; file systems that cannot are left alone."""
+    """Make a rename survive a power cut, where the file system supports it."""
     if sys.platform == "win32":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -146,10 +144,10 @@ def _sync_folder(folder: Path) -> None:
 
 
 def json_bytes(value: Any) -> bytes:
-    """Return plain values as JSON; what is not finite becomes null, which JSON has.
+    """Return plain values as JSON, with null for NaN and infinities.
 
     Args:
-        value: dicts, lists, tuples, numbers and words.
+        value: dicts, lists, tuples, numbers and strings.
     """
     return json.dumps(_finite(value), indent=1, allow_nan=False).encode()
 
@@ -161,11 +159,7 @@ def fields_digest(fields: Mapping[str, Any]) -> str:
 
 
 def read_fields(path: Path) -> dict[str, Any]:
-    """Read a JSON file of fields; nothing where it is not there, or holds something else.
-
-    Args:
-        path: the file.
-    """
+    """Read a JSON object, or {} if the file is missing or holds something else."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError):
@@ -174,14 +168,14 @@ def read_fields(path: Path) -> dict[str, Any]:
 
 
 def without_folders(value: Any) -> Any:
-    """Return plain values without the folders of this machine: of a path only the last part.
+    """Return plain values with the folders of this machine removed from paths.
 
-    Absolute paths, those of a home (~) and those that lead up (..) are shortened to
-    ``.../NAME``, which opens nothing: a bare name could be a folder where somebody else works.
-    Paths below the working folder and URLs stay.
+    Absolute paths and those with ~ or .. become ``.../NAME``, which, unlike a bare name, cannot
+    exist on another machine. Paths below the working folder and URLs stay.
 
     Args:
-        value: dicts, lists, tuples, numbers and words; ``folder:/a/b`` becomes ``folder:.../b``.
+        value: dicts, lists, tuples, numbers and strings; ``folder:/a/b`` becomes
+            ``folder:.../b``.
     """
     if isinstance(value, str):
         return _short(value)
@@ -194,7 +188,7 @@ def _short(value: str) -> str:
     if "://" in value and not value.startswith("file:"):
         return value
     rule = _RULE.match(value)
-    assert rule is not None  # it matches nothing, too
+    assert rule is not None  # it also matches the empty string
     path = value[rule.end() :]
     if not _OUTSIDE.match(path):
         return value

@@ -1,8 +1,7 @@
-"""SIGTERM, which docker, SLURM, systemd and Kubernetes send: a command stops, and says so.
+"""Graceful stops on SIGTERM, as sent by docker, SLURM, systemd and Kubernetes.
 
-It ends in `Terminated`, as Ctrl-C ends in KeyboardInterrupt. While a stage trains, the end of an
-epoch is waited for, so that nothing is lost, but for no longer than `_PATIENCE_S`: docker kills
-after ten seconds.
+SIGTERM raises `Terminated`, as Ctrl-C raises KeyboardInterrupt. Training first completes the
+epoch if that takes at most `_PATIENCE_S`; docker kills after ten seconds.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ _PATIENCE_S = 5.0
 
 
 class Terminated(SystemExit):
-    """The process was asked to stop (SIGTERM); its exit code is 143."""
+    """The process received SIGTERM; its exit code is 143."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
 
 
 class _State:
-    """Of this process: whether it was asked to stop, and whether it may finish an epoch first."""
+    """Whether SIGTERM was received, and whether an epoch may be completed first."""
 
     requested = False
     patient = False
@@ -34,7 +33,7 @@ class _State:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Raise `Terminated` on SIGTERM inside the block; in the main thread only."""
+    """Raise `Terminated` on SIGTERM inside the block (in the main thread only)."""
     if not _in_main_thread():
         yield
         return
@@ -48,18 +47,18 @@ def terminable() -> Iterator[None]:
 
 
 def take_signal() -> None:
-    """Handle SIGTERM here, whoever has handled it; nothing outside the main thread."""
+    """Install the SIGTERM handler over any other (in the main thread only)."""
     if _in_main_thread():
         signal.signal(signal.SIGTERM, _on_signal)
 
 
 @contextmanager
 def patient(*, if_alone: bool) -> Iterator[None]:
-    """Let SIGTERM wait for the end of an epoch, where `stop_requested` is asked.
+    """Delay `Terminated` inside the block, which polls `stop_requested` after each epoch.
 
     Args:
-        if_alone: whether this is the only process; of several, one that waits would hold up
-            those that have stopped.
+        if_alone: whether this is the only process; in distributed training a waiting process
+            would block the stopped ones, so nothing is delayed.
     """
     can = if_alone and _in_main_thread() and hasattr(signal, "setitimer")
     _State.patient = can
@@ -72,17 +71,14 @@ def patient(*, if_alone: bool) -> Iterator[None]:
 
 
 def stop_requested() -> bool:
-    """Whether SIGTERM came and waits for a good moment."""
+    """Whether SIGTERM was received."""
     return _State.requested
 
 
 def stop_behind(error: BaseException) -> BaseException | None:
-    """Return the stop (Ctrl-C or SIGTERM) that an error comes from; None where there is none.
+    """Return the stop (Ctrl-C or SIGTERM) among an error's causes, or None.
 
-    What is interrupted may fail in its own way while it is cleared away.
-
-    Args:
-        error: what was raised.
+    Interrupted code may raise other errors during its cleanup.
     """
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]

@@ -1,9 +1,8 @@
 """Procedural road scenes with labels: the embedded data set.
 
-Scenes carry CamVid's 11 classes and are a function of (seed, index), so that nothing is
-downloaded. Cast shadows can be switched on and off over the very same scene: the
-distillation papers' question, what a network makes of shadows it never saw, becomes a
-controlled experiment (Wu et al., arXiv:2103.13733, Appendix B).
+Scenes have CamVid's 11 classes and are a function of (seed, index), so nothing is downloaded.
+Cast shadows can be switched on and off in the same scene, which makes a controlled experiment
+of how networks handle unseen shadows (Wu et al., arXiv:2103.13733, Appendix B).
 """
 
 from __future__ import annotations
@@ -14,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from spiritseg.errors import ConfigError, DataError, unknown
-from spiritseg.scenes.camera import CAMERAS, PALETTES, Floats, draw_camera, draw_light, rasterise
-from spiritseg.scenes.ground import paint_ground
+from spiritseg.scenes.ground import cast_shadows, paint_ground
 from spiritseg.scenes.objects import build
-from spiritseg.scenes.shading import Canvas, blur, paint_faces, paint_sky, vector
-from spiritseg.scenes.shadows import cast
+from spiritseg.scenes.shading import PALETTES, Canvas, blur, draw_light, paint_faces, paint_sky
+from spiritseg.scenes.world import CAMERAS, Floats, draw_camera
 
 __all__ = ["CAMERAS", "CLASSES", "PALETTES", "STYLES", "Scene", "SceneStyle", "render"]
 
@@ -30,13 +28,12 @@ CLASSES = (
 
 @dataclass(frozen=True)
 class SceneStyle:
-    """How scenes are seen.
+    """Shadows, camera and light of scenes.
 
     Args:
-        shadows: whether the sun throws shadows; the geometry and the labels stay.
-        camera: target (a low camera, narrow view, left-hand traffic), varied (about the
-            same place, other heights and lenses), or proximity (higher, wider, steeper,
-            right-hand traffic).
+        shadows: whether the sun casts shadows; geometry and labels stay the same.
+        camera: target (low, narrow view, left-hand traffic), varied (about the same position,
+            other heights and lenses), or proximity (higher, wider, steeper, right-hand traffic).
         palette: overcast, day, dusk, or varied (light, colour and haze drawn per scene).
 
     Raises:
@@ -69,7 +66,7 @@ class Scene:
     Args:
         image: (H, W, 3) uint8 RGB.
         labels: (H, W) uint8, CamVid's 11 classes in the order of `CLASSES`.
-        shadow: (H, W) bool, where a cast shadow lies; all False without shadows.
+        shadow: (H, W) bool, where a cast shadow falls; all False without shadows.
     """
 
     image: npt.NDArray[np.uint8]
@@ -85,13 +82,13 @@ def render(
 ) -> Scene:
     """Render scene `index` of the world `seed`.
 
-    Layout, camera, light and sensor noise have a random stream each, so that changing one
-    part of the style leaves the draws of the others alone. With shadows the image is the
-    one without them times a factor below 1 inside the cast shadows.
+    Layout, camera, light and sensor noise have separate random streams, so changing one part
+    of the style does not affect the draws of the others. Shadows multiply the image by a factor
+    below 1 where they fall.
 
     Args:
-        seed: which world, at least 0.
-        index: which scene of it, at least 0.
+        seed: at least 0.
+        index: at least 0.
         size: (H, W) in pixels, each 16 to 4096.
         style: shadows, camera and palette.
 
@@ -99,29 +96,36 @@ def render(
         Image, labels and shadow mask.
 
     Raises:
-        ConfigError: the seed or the size is out of range, or the style is not one.
-        DataError: the index is negative.
+        ConfigError: invalid seed, size or style.
+        DataError: invalid index.
     """
     _check(seed, index, size, style)
     streams = np.random.SeedSequence((int(seed), int(index))).spawn(4)
     layout, lens, light_rng, sensor = (np.random.default_rng(s) for s in streams)
     camera = draw_camera(style.camera, lens, size)
-    world = build(layout, CAMERAS[style.camera].side, camera.height)
-    light, sun = draw_light(style.palette, light_rng)
-    faces = [face for _, face in sorted(world.faces, key=lambda item: item[0])]
-
-    canvas = Canvas.blank(size)
+    world = build(layout, camera.side, camera.height)
+    light = draw_light(style.palette, light_rng)
+    canvas = Canvas(size)
     sky_rows = int(np.searchsorted(-camera.up, 1e-3))
     paint_sky(canvas, camera, light, light_rng, sky_rows)
     paint_ground(canvas, world, camera, light, layout, sky_rows)
-    paint_faces(canvas, faces, rasterise(faces, camera), camera, light, sun)
-    image = blur(canvas.image) * _vignette(size)
+    paint_faces(canvas, [face for _, face in sorted(world.faces)], camera, light)
     factor, shadow = np.ones((1, 1, 1), np.float32), np.zeros(size, dtype=bool)
     if style.shadows:
-        dark = cast(world.casters, sun, canvas.place, canvas.receives)
+        dark = cast_shadows(world.casters, light.sun, canvas.place, canvas.receives)
         shadow = dark > 0
-        factor = 1 - dark[..., None] * (1 - vector(light.shade))
-    return Scene(_exposed(image, factor, sensor), canvas.labels, shadow)
+        factor = 1 - dark[..., None] * (1 - light.shade)
+    return Scene(_exposed(canvas.image, factor, sensor), canvas.labels, shadow)
+
+
+def _exposed(image: Floats, factor: Floats, sensor: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Return the picture in 8 bits, with the lens's blur and vignette and the sensor's grain."""
+    y, x = (np.linspace(-1, 1, n, dtype=np.float32) ** 2 for n in image.shape[:2])
+    image = blur(image) * (1 - 0.07 * (y[:, None] + x[None, :])).astype(np.float32)[..., None]
+    final = np.minimum(image, 1.0) * (factor * 255)
+    grain = sensor.integers(0, 256, (2, *image.shape), dtype=np.uint8)
+    final += (grain[0] - grain[1].astype(np.float32)) * np.float32(2.8 / 104.5) + np.float32(0.5)
+    return np.clip(final, 0.0, 255.0).astype(np.uint8)
 
 
 def _check(seed: int, index: int, size: tuple[int, int], style: SceneStyle) -> None:
@@ -130,25 +134,11 @@ def _check(seed: int, index: int, size: tuple[int, int], style: SceneStyle) -> N
             f"expected a SceneStyle, got {style!r}; STYLES has {', '.join(sorted(STYLES))}."
         )
     whole = (int, np.integer)
-    if not isinstance(seed, whole) or isinstance(seed, bool) or seed < 0:
-        raise ConfigError(f"expected a scene seed of at least 0, got {seed!r}.")
-    if not isinstance(index, whole) or isinstance(index, bool) or index < 0:
-        raise DataError(f"expected a scene index of at least 0, got {index!r}.")
+    for name, value, error in (("seed", seed, ConfigError), ("index", index, DataError)):
+        if not isinstance(value, whole) or isinstance(value, bool) or value < 0:
+            raise error(f"expected a scene {name} of at least 0, got {value!r}.")
     good = isinstance(size, tuple | list) and len(size) == 2
     if not good or not all(isinstance(n, whole) and 16 <= n <= 4096 for n in size):
         raise ConfigError(
             f"expected a scene size (H, W) of two whole numbers from 16 to 4096, got {size!r}."
         )
-
-
-def _exposed(image: Floats, factor: Floats, sensor: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Return the picture in 8 bits, with the sensor's grain."""
-    final = np.minimum(image, 1.0) * (factor * 255)
-    grain = sensor.integers(0, 256, (2, *image.shape), dtype=np.uint8)
-    final += (grain[0] - grain[1].astype(np.float32)) * np.float32(2.8 / 104.5) + np.float32(0.5)
-    return np.clip(final, 0.0, 255.0).astype(np.uint8)
-
-
-def _vignette(size: tuple[int, int]) -> Floats:
-    y, x = (np.linspace(-1, 1, n, dtype=np.float32) ** 2 for n in size)
-    return np.asarray(1 - 0.07 * (y[:, None] + x[None, :]), np.float32)[..., None]
