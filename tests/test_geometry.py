@@ -285,5 +285,6 @@ def test_a_mimic_explains_as_much_at_any_size() -> None:
 
     _trained(mimic, loss, 60, 3e-2)
     assert explained((48, 64)) > 0.25
-    for size in ODD:
-        assert explained(size) == pytest.approx(explained(fitted(size, 8)), abs=0.05)
+    lost = [abs(explained(size) - explained(fitted(size, 8))) for size in ODD]
+    assert sum(lost) / len(lost) < 0.03
+    assert max(lost) < 0.08

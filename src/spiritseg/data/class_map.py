@@ -144,6 +144,11 @@ class ClassMap:
                 f"{', '.join(self.names)}. Choose target.classes so that they agree."
             )
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: object = "class map") -> ClassMap:
+        """Read the fields of a class-map file; see `load_class_map`."""
+        return _parse(values, where)
+
 
 def binary() -> ClassMap:
     """Return the default map of a folder: 0 background, 1 road, 255 ignored."""

@@ -31,7 +31,6 @@ __all__ = [
 ]
 
 Split = Literal["train", "val", "test"]
-TrainingImages = tuple[LabelledImages | None, UnlabelledImages | None]
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,8 @@ class Domains:
     """All images of an experiment.
 
     Args:
-        target: the labelled images.
-        proximity: the unlabelled ones to train on, and those held out; both may be empty.
+        target: labelled images.
+        proximity: unlabelled images to train on, and those held out; both may be empty.
         input: preprocessing.
     """
 
@@ -77,21 +76,13 @@ class Domains:
         """The decoded test images with their labels."""
         return self.target.test
 
-    def train(self, stage: Stage) -> TrainingImages:
-        """Return the (target, proximity) images that a stage trains on; None for neither.
-
-        Raises:
-            ConfigError: if the stage takes proximity images and there are none.
-        """
+    def train(self, stage: Stage) -> tuple[LabelledImages | None, UnlabelledImages | None]:
+        """Return the target and proximity images that a stage trains on; None where unused."""
         target = None if stage.images == "proximity" else self.target.train
         return target, None if stage.images == "target" else self._proximity("trains on")
 
     def styles(self, stage: Stage) -> UnlabelledImages | None:
-        """Return the proximity images whose amplitudes a stage's target images take, or None.
-
-        Raises:
-            ConfigError: if the stage takes them and there are none.
-        """
+        """Return the proximity images whose amplitudes a stage's target images take, or None."""
         return self._proximity("takes the light (fourier) of") if stage.fourier else None
 
     def held_out(self) -> dict[str, EvalData]:
@@ -116,12 +107,7 @@ class Domains:
         return sorted({path for images in sets for path in images.skipped})
 
     def record(self) -> dict[str, Any]:
-        """Return what tells these images from others of the same names.
-
-        Returns:
-            The classes; and by set the number of images, a hash of their names and file sizes,
-            and, if labelled, the pixels of each class.
-        """
+        """Return what tells these images from others: classes, counts, hashes, pixels."""
         train, held_out = self.proximity
         found: dict[str, Any] = {"classes": ", ".join(self.classes.names)}
         for name in SPLITS:
