@@ -41,7 +41,7 @@ def samples(data: StageData) -> list[Tensor]:
 def test_what_is_kept_changes_no_number(experiment: Experiment) -> None:
     data, small = data_of(experiment), data_of(experiment)
     none = data_of(replace(experiment, input=replace(experiment.input, cache_mib=0)))
-    small.cache = Cache(Budget(0.06))
+    small.cache = Cache(Budget(0.015))
     drawn = samples(none)
     for one in (data, small):
         for a, b in zip(samples(one), drawn, strict=True):
