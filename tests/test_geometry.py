@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spiritseg.config import Input
-from spiritseg.data.augment import augment
+from spiritseg.data.augment import draw_view, finish
 from spiritseg.errors import ConfigError
 from spiritseg.evaluation.explained_variance import ExplainedVariance
 from spiritseg.evaluation.image_iou import ImageIoU
@@ -31,7 +31,9 @@ from spiritseg.models import (
 )
 
 sides = st.integers(1, 200)
-ODD = [(41, 57), (43, 63), (45, 60), (47, 61), (49, 67), (53, 71)]
+# Odd sides, primes, and multiples of 8 plus or minus 1.
+ODD = [(41, 57), (43, 63), (45, 60), (47, 61), (49, 67), (53, 71),
+       (55, 65), (57, 73), (59, 79), (61, 83), (63, 87), (65, 89)]  # fmt: skip
 
 
 @given(side=sides, multiple_of=st.sampled_from([1, 7, 8, 14, 16, 32]))
@@ -116,7 +118,8 @@ def test_an_edge_stays_an_edge_through_a_random_view(seed: int, place: int) -> N
     image = torch.zeros(3, 160, 200, dtype=torch.uint8)
     image[..., place:] = 255
     labels = (image[0] > 0).to(torch.uint8)
-    view, mask, _ = augment(image, labels, Input(crop=64, scale=(0.5, 2.0), pool=1), seed)
+    input = Input(crop=64, scale=(0.5, 2.0), pool=1)
+    view, mask, _ = finish(draw_view(image, labels, input, seed), input)
     mask = torch.where(mask == 255, 0, mask)
     columns = mask.float()[32], view[0, 32]
     road_in_mask, road_in_view = (float(c.sum()) for c in columns)
@@ -232,11 +235,11 @@ def _trained(
 
 
 @torch.no_grad()
-def _miou(network: Segmenter, size: tuple[int, int]) -> float:
+def _miou(network: Segmenter, size: tuple[int, int], step: int = 3) -> float:
     """mIOU of one and the same place in per cent, cut out with a surrounding of a size."""
     images, labels = _blobs()
     metric = ImageIoU(2)
-    for start in range(8):  # at all phases of the stride
+    for start in range(0, 8, step):  # phases of the stride
         there = (..., slice(start, start + size[0]), slice(start, start + size[1]))
         masks = network(images[there]).argmax(1)
         metric.update(masks[..., :40, :56], labels[..., start : start + 40, start : start + 56])
@@ -249,11 +252,10 @@ def test_a_network_that_learnt_at_multiples_is_as_good_at_any_size(
 ) -> None:
     network = make()
     _trained(network, lambda images, labels: F.cross_entropy(network(images), labels), 40)
-    lost = {
-        size: _miou(network, fitted(size, network.extractor.multiple_of)) - _miou(network, size)
-        for size in ODD
-    }
-    assert _miou(network, (48, 64)) > 80
+    miou = functools.cache(functools.partial(_miou, network))
+    stride = network.extractor.multiple_of
+    lost = {size: miou(fitted(size, stride)) - miou(size) for size in ODD}
+    assert miou((48, 64)) > 80
     assert sum(lost.values()) / len(lost) < 0.5, lost
     assert max(lost.values()) < 3, lost  # a side of 53 is seen as 56: another scale, too
 
@@ -283,5 +285,6 @@ def test_a_mimic_explains_as_much_at_any_size() -> None:
 
     _trained(mimic, loss, 60, 3e-2)
     assert explained((48, 64)) > 0.25
-    for size in ODD:
-        assert explained(size) == pytest.approx(explained(fitted(size, 8)), abs=0.05)
+    lost = [abs(explained(size) - explained(fitted(size, 8))) for size in ODD]
+    assert sum(lost) / len(lost) < 0.03
+    assert max(lost) < 0.08

@@ -1,14 +1,13 @@
-"""Where things lie: one geometry for images, feature maps, logits and labels of any size.
+"""One geometry for images, feature maps, logits and labels of any size.
 
-**Every map covers its image whole.** Position i of n lies at (i + 1/2) / n of a side, for
+**Every map covers its whole image.** Position i of n lies at (i + 1/2) / n of a side, for
 images, feature maps, logits, labels and masks alike (half-pixel centres). So any two maps of
 one image can be compared after a plain resize.
 
-**A network sees multiples of its stride.** A side that is none would leave a remainder: a last
+**A network sees multiples of its stride.** Any other side would leave a remainder: a last
 row of features that covers less than a stride, "same" padding that shifts its sampling grid, a
-resize by 15/8 where 2 was meant. `fit` therefore brings the input to the nearest multiple first,
-by a resize of at most half a stride, and what the network says is brought back in one step to the
-grid that it is wanted on.
+resize by 15/8 where 2 was meant. `fit` therefore resizes the input to the nearest multiple first,
+by at most half a stride, and the output is resized once, to the grid that it is wanted on.
 
 **A max-pool covers more than the image** where its side is no divisor: 114 windows of 2 cover 228
 of 227 rows. Its inverse is a resize to what the windows cover, then a cut (`covered`, `cut`).
@@ -43,8 +42,8 @@ def fitted(size: Sequence[int], multiple_of: int) -> Size:
         size: (H, W) of the input, in pixels.
         multiple_of: the network's deepest stride, in pixels. Halves are rounded up.
     """
-    height, width = (_nearest_multiple(side, multiple_of) for side in size)
-    return height, width
+    counts = ((side + multiple_of // 2) // multiple_of for side in size)
+    return cast(Size, tuple(torch.sym_max(count, 1) * multiple_of for count in counts))
 
 
 def fit(images: Tensor, multiple_of: int) -> Tensor:
@@ -108,7 +107,7 @@ def max_pool(images: Tensor, side: int) -> Tensor:
 
     Args:
         images: (..., H, W), of any numeric type; floats of at least 0 where it is exported.
-        side: p, side of a window in pixels; 1 does nothing.
+        side: side p of a window in pixels; 1 does nothing.
 
     Returns:
         (..., ceil(H/p), ceil(W/p)); the windows at odd borders are smaller.
@@ -122,12 +121,7 @@ def max_pool(images: Tensor, side: int) -> Tensor:
 
 
 def covered(size: Sequence[int], pool: int) -> Size:
-    """Return what the windows of a max-pool cover, in pixels before it.
-
-    Args:
-        size: (h, w) after the max-pool.
-        pool: side of its windows.
-    """
+    """Return what the windows of a max-pool of side `pool` cover, from the size after it."""
     return size[0] * pool, size[1] * pool
 
 
@@ -151,10 +145,3 @@ def _maxima(images: Tensor, side: int, dim: int) -> Tensor:
 def _known(*sizes: Sequence[int]) -> bool:
     """Say whether sizes are numbers, not the symbols of a graph that is being exported."""
     return all(isinstance(side, int) for size in sizes for side in size)
-
-
-def _nearest_multiple(side: int, multiple_of: int) -> int:
-    count = (side + multiple_of // 2) // multiple_of
-    if isinstance(side, int):
-        return max(1, count) * multiple_of
-    return cast(int, torch.sym_max(count, 1) * multiple_of)

@@ -1,13 +1,9 @@
-"""Image files: which files count as images, finding them, and decoding them with Pillow.
-
-Every part of spiritseg finds and decodes images here, so that what one command accepts, all do.
-"""
+"""Finding image files, and decoding them with Pillow: what one command accepts, all do."""
 
 from __future__ import annotations
 
 import io
 import os
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.PngImagePlugin import PngImageFile
 
 from spiritseg.errors import BadImageError, DataError
 
@@ -28,7 +23,6 @@ __all__ = [
     "MASK_SUFFIXES",
     "Pixels",
     "files_below",
-    "find_images",
     "image_size",
     "opened",
     "oversized",
@@ -47,22 +41,15 @@ _LONGEST_SIDE = 65_535  # pixels; JPEG's own limit
 _SHORTEST_SIDE = 64  # pixels that a network computes at the least: stride 32 behind a max-pool of 2
 _SIDEWAYS = {5, 6, 7, 8}  # EXIF orientations that swap height and width
 _EXIF_ORIENTATION = 0x0112
-_PNG_SIGNATURE = 8  # bytes
-_PNG_EXIF = (b"Raw profile type exif", b"XML:com.adobe.xmp")  # texts that may hold an orientation
 
 
-def find_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
-    """Find image files at any depth, sorted by their path below the folder; see `files_below`."""
-    return files_below(folder, suffixes)
-
-
-def files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+def files_below(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
     """Find files at any depth, sorted by their path below the folder.
 
     Args:
         folder: where to look. Hidden files and folders are left out, links are followed, and a
             folder that several links lead to counts once.
-        suffixes: lower-case suffixes that count, in any case.
+        suffixes: lower-case suffixes; files may have them in any case.
 
     Returns:
         The files, including links that lead nowhere.
@@ -143,25 +130,16 @@ def read_mask(path: str | Path) -> NDArray[Any]:
     return values.astype(np.uint8) if values.dtype == np.bool_ else values
 
 
-def image_size(path: str | Path, oriented: bool = True) -> tuple[int, int]:
-    """Read (H, W) without decoding the pixels.
-
-    A PNG with EXIF after its pixels, or without its end, is decoded all the same.
-
-    Args:
-        path: the file.
-        oriented: whether the EXIF orientation counts, as it does for images but not for masks.
-
-    Returns:
-        Height and width in pixels, as `read_image` or `read_mask` returns them.
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Read (H, W) of an image, in its EXIF orientation, from the file's header.
 
     Raises:
-        BadImageError: if there is no readable header, or a PNG is truncated.
+        BadImageError: if there is no readable header.
     """
     with opened(path) as image:
         width, height = image.size
-        sideways = oriented and _exif(image, Path(path)).get(_EXIF_ORIENTATION) in _SIDEWAYS
-    return (width, height) if sideways else (height, width)
+        exif = Image.Image.getexif(image)  # a PNG's own getexif decodes the pixels
+    return (width, height) if exif.get(_EXIF_ORIENTATION) in _SIDEWAYS else (height, width)
 
 
 def oversized(height: int, width: int, most: float | None, said: str) -> str | None:
@@ -240,30 +218,3 @@ def _refuse(error: OSError) -> None:
         f"cannot look into the folder {error.filename}: {error.strerror or error}. Make it "
         "readable, or move it elsewhere: its images would be left out."
     ) from error
-
-
-def _exif(image: Image.Image, path: Path) -> Image.Exif:
-    """Return ``image.getexif()``, which for a PNG decodes the pixels to see what follows them."""
-    if isinstance(image, PngImageFile) and "exif" not in image.info and _ends_with_pixels(path):
-        return Image.Image.getexif(image)
-    return image.getexif()
-
-
-def _ends_with_pixels(path: Path) -> bool:
-    """Whether a PNG is complete and has no EXIF after its pixels, by its chunk headers."""
-    pixels = False
-    with path.open("rb") as file:
-        file.seek(_PNG_SIGNATURE)
-        while len(head := file.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", head)
-            if kind == b"IEND":
-                return True
-            if kind == b"IDAT":
-                pixels = True
-            elif pixels:
-                start = file.read(min(length, max(map(len, _PNG_EXIF))))
-                if kind == b"eXIf" or start.startswith(_PNG_EXIF):
-                    return False
-                length -= len(start)
-            file.seek(length + 4, 1)  # and the checksum
-    return False

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps
 
 from spiritseg.config import Input, Proximity, Target
 from spiritseg.data.domains import open_proximity, open_target_all
@@ -45,7 +43,7 @@ def test_other_modes_become_rgb(tmp_path: Path, mode: str, value: object, want: 
     assert tuple(image[:, 1, 2].tolist()) == want
 
 
-def test_modes_without_a_file_format() -> None:
+def test_32_bits_and_floating_point() -> None:
     assert to_rgb(Image.new("I", (1, 1), 0x8040)).getpixel((0, 0)) == (128, 128, 128)
     with pytest.raises(ValueError, match="floating-point"):
         to_rgb(Image.new("F", (1, 1), 0.5))
@@ -64,8 +62,6 @@ def test_palette_with_transparency_and_cmyk_become_rgb(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
-    from PIL import ImageOps
-
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -75,67 +71,6 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
         want = np.array(ImageOps.exif_transpose(stored))
     assert np.array_equal(read_image(path).permute(1, 2, 0).numpy(), want)
     assert image_size(path) == want.shape[:2] == ((5, 7) if orientation < 5 else (7, 5))
-    assert image_size(path, oriented=False) == (5, 7)
-
-
-def _chunks(png: bytes) -> list[tuple[bytes, bytes]]:
-    """Cut a PNG into its chunks, each with its kind."""
-    found, at = [], 8
-    while at < len(png):
-        length, kind = struct.unpack(">I4s", png[at : at + 8])
-        found.append((kind, png[at : at + length + 12]))
-        at += length + 12
-    return found
-
-
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Image.Image]:
-    """The PNGs that were decoded, one after the other."""
-    found: list[Image.Image] = []
-    load = PngImagePlugin.PngImageFile.load
-
-    def counted(image: PngImagePlugin.PngImageFile) -> Any:
-        found.append(image)
-        return load(image)
-
-    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", counted)
-    return found
-
-
-@pytest.mark.parametrize("said", ["exif", "raw", "xmp", "nothing"])
-@pytest.mark.parametrize("late", [False, True])
-def test_the_size_of_a_png_is_read_without_its_pixels(
-    tmp_path: Path, decoded: list[Image.Image], said: str, late: bool
-) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    text = PngImagePlugin.PngInfo()
-    text.add_text("date:create", "2020-01-01")  # ImageMagick's, after the pixels
-    if said == "raw":
-        text.add_text("Raw profile type exif", f"\nexif\n  0\n{exif.tobytes().hex()}")
-    if said == "xmp":
-        text.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
-    path = tmp_path / "a.png"
-    noise = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
-    given: dict[str, Any] = {"exif": exif} if said == "exif" else {}
-    Image.fromarray(noise).save(path, pnginfo=text, **given)
-    chunks = _chunks(path.read_bytes())
-    assert [kind for kind, _ in chunks].count(b"IDAT") > 1
-    if late:
-        chunks.sort(key=lambda chunk: (b"IHDR", b"IDAT", chunk[0], b"IEND").index(chunk[0]))
-        path.write_bytes(path.read_bytes()[:8] + b"".join(whole for _, whole in chunks))
-    size = image_size(path)
-    assert len(decoded) == (late and said != "nothing")
-    assert size == tuple(read_image(path).shape[1:])
-    assert size == ((300, 200) if said == "nothing" else (200, 300))
-
-
-def test_a_truncated_png_has_no_size(tmp_path: Path, write_image: Write) -> None:
-    path = write_image(tmp_path / "a.png", size=(200, 300))
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(BadImageError, match=r"a\.png: .*truncated"):
-        image_size(path)
 
 
 def test_masks_give_indices_in_every_mode(tmp_path: Path) -> None:

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
-from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -15,8 +15,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from spiritseg.config import Experiment, Input, Proximity, Scenes, Stage, Target
-from spiritseg.data.augment import augment
-from spiritseg.data.domains import open_domains, open_proximity, open_target
+from spiritseg.data.augment import draw_view, finish
+from spiritseg.data.domains import open_domains
 from spiritseg.data.sampling import (
     PROXIMITY,
     TARGET,
@@ -28,8 +28,6 @@ from spiritseg.data.sampling import (
 from spiritseg.errors import BadImageError, ConfigError, DataError
 from spiritseg.geometry import max_pool
 from spiritseg.randomness import derive_seed
-
-# ---------------------------------------------------------------- draws
 
 
 @given(
@@ -92,9 +90,6 @@ def test_impossible_mixtures(counts: tuple[int, int], ratio: float, message: str
         draws(*counts, ratio, 0, 0)
 
 
-# ---------------------------------------------------------------- stage data
-
-
 @pytest.fixture(scope="module")
 def experiment() -> Experiment:
     return Experiment(
@@ -121,13 +116,16 @@ def test_a_sample_is_the_augmented_image_after_the_pool(experiment: Experiment) 
         sample = data[domain, index, view]
         seed = derive_seed(3, "mimicry", "augment", view, domain, index)
         picture, truth = target[index] if domain == TARGET else (proximity[index], None)
-        image, labels, valid = augment(picture, truth, experiment.input, seed)
+        drawn = draw_view(picture, truth, experiment.input, seed)
+        image, labels, valid = finish(drawn, experiment.input)
         assert torch.equal(sample["image"], max_pool(image[None], 2)[0])
         assert torch.equal(sample["labels"], labels)
         assert torch.equal(sample["valid"], valid)
         assert (sample["domain"], sample["index"], sample["view"]) == (domain, index, view)
         assert bool((labels == 255).all()) == (domain == PROXIMITY)
     assert not torch.equal(data[0, 2, 0]["image"], data[0, 2, 1]["image"])
+    assert [len(whole) for whole in data.prepared()] == [6, 7]
+    assert data.prepared()[1][0]["image"].shape == (3, 20, 24)
     other = make(experiment, MIXED, "another stage")
     assert not torch.equal(data[0, 2, 0]["image"], other[0, 2, 0]["image"])
 
@@ -186,13 +184,9 @@ def test_views_come_round(experiment: Experiment) -> None:
         assert {view for _, _, view in keys} == {epoch % 3}
     free = make(experiment, Stage(views=0))
     assert {view for _, _, view in free.keys(41)} == {41}
-
-
-def test_an_image_that_comes_twice_in_an_epoch_comes_in_two_views(experiment: Experiment) -> None:
-    data = make(experiment, Stage(images="target+proximity", ratio=0.2))
-    keys = [key for epoch in range(5) for key in data.keys(epoch)]
-    assert len(keys) == 5 * 36
-    assert max(Counter(keys).values()) == 1
+    mixed = make(experiment, Stage(images="target+proximity", ratio=0.2))
+    keys = [key for epoch in range(5) for key in mixed.keys(epoch)]
+    assert len(keys) == len(set(keys)) == 5 * 36  # twice in an epoch: two views
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -212,43 +206,39 @@ def test_the_number_of_workers_changes_nothing(experiment: Experiment, workers: 
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-@pytest.mark.parametrize("kind", [BadImageError, DataError])
+@pytest.mark.parametrize("images", ["target", "proximity"])
 def test_an_error_in_a_worker_is_told_as_one_outside(
-    camvid: Path, small: Input, kind: type[DataError]
+    camvid: Path, small: Input, images: Literal["target", "proximity"]
 ) -> None:
-    near = Proximity(root=str(camvid / "test"), held_out=0)
     experiment = Experiment(
         target=Target(root=str(camvid), subset="all"),
-        proximity=near,
+        proximity=Proximity(root=str(camvid / "train"), held_out=0),
         input=dataclasses.replace(small, cache_mib=0),
     )
-    of_proximity = kind is BadImageError
-    target, proximity = open_target(experiment.target, experiment.input, "train"), None
-    if of_proximity:
-        proximity = open_proximity(near, experiment.input)[0]
-    stage = Stage(images="proximity" if of_proximity else "target")
-    data = StageData((None if of_proximity else target, proximity), stage, experiment, "mimicry")
-    for path in (camvid / "test").iterdir():  # since they were looked at
-        path.write_bytes(path.read_bytes()[:500])
-    for path in (camvid / "trainannot").iterdir():
+    data = make(experiment, Stage(images=images))
+    for path in (camvid / "trainannot").iterdir():  # since they were looked at
         Image.new("L", (3, 2)).save(path)
+    if images == "proximity":
+        for path in (camvid / "train").iterdir():
+            path.write_bytes(path.read_bytes()[:500])
+    kind, start, end = {
+        "target": (DataError, f"the mask {camvid}/trainannot/seq_00", "Make both of one size."),
+        "proximity": (
+            BadImageError,
+            f"cannot read the image {camvid}/train/seq_00",
+            "leave such files out with --skip-bad.",
+        ),
+    }[images]
     loader = DataLoader(data, batch_sampler=StageBatches(data, batch_size=4), num_workers=1)
     with pytest.raises(kind) as caught:
         list(loader)
-    assert type(caught.value) is kind
     said = str(caught.value)
+    assert type(caught.value) is kind
+    assert said.startswith(start)
+    assert said.endswith(end)
     assert "\n" not in said
-    if of_proximity:
-        assert said.startswith(f"cannot read the image {camvid}/test/seq_00")
-        assert said.endswith("leave such files out with --skip-bad.")
-    else:
-        assert said.startswith(f"the mask {camvid}/trainannot/seq_00")
-        assert said.endswith("Make both of one size.")
     again = pickle.loads(pickle.dumps(caught.value))
     assert (type(again), str(again)) == (kind, said)
-
-
-# ---------------------------------------------------------------- batches
 
 
 def test_batches_are_full_and_leave_no_image_out(experiment: Experiment) -> None:
@@ -283,10 +273,3 @@ def test_processes_share_the_global_batch(experiment: Experiment) -> None:
         StageBatches(data, 6, 0, 4)
     with pytest.raises(ConfigError, match="batch_size: expected 1 or more"):
         StageBatches(data, 0)
-
-
-def test_prepared_images_are_whole(experiment: Experiment, tmp_path: Path) -> None:
-    domains = make(experiment, MIXED).prepared()
-    assert [len(data) for data in domains] == [6, 7]
-    assert domains[1][0]["image"].shape == (3, 20, 24)
-    assert [len(data) for data in make(experiment, Stage()).prepared()] == [6]

@@ -18,17 +18,9 @@ from spiritseg.config import Input
 from spiritseg.data.class_map import IGNORED
 from spiritseg.errors import ConfigError
 from spiritseg.geometry import max_pool, nearest
+from spiritseg.randomness import seeded
 
-__all__ = [
-    "View",
-    "augment",
-    "draw_view",
-    "exchange_amplitudes",
-    "finish",
-    "fit",
-    "prepare",
-    "to_float",
-]
+__all__ = ["View", "draw_view", "exchange_amplitudes", "finish", "fit", "prepare", "to_float"]
 
 
 class View(NamedTuple):
@@ -48,13 +40,6 @@ class View(NamedTuple):
     plain: Tensor | None = None
 
 
-def augment(
-    image: Tensor, labels: Tensor | None, input: Input, seed: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw one training view without the max-pool; see `draw_view` and `finish`."""
-    return finish(draw_view(image, labels, input, seed), input)
-
-
 def draw_view(
     image: Tensor,
     labels: Tensor | None,
@@ -65,16 +50,15 @@ def draw_view(
 ) -> View:
     """Draw one training view: resize, crop, flip and jitter, as a function of the seed.
 
-    The resize by s and the c x c crop are one step: a window of c/s pixels is cut out and
-    resized to c x c, so that large images cost no more than small ones. Where the window reaches
-    beyond the image it is padded: black, label 255, not valid.
+    For a scale s, a window of c/s pixels is cut out and resized to c x c. Where it reaches beyond
+    the image it is padded: black, label 255, not valid.
 
     Args:
         image: (3, H, W) uint8.
         labels: (H, W) uint8 train ids, 255 ignored; None for an unlabelled image, which is
             enlarged first if the crop does not fit.
-        input: crop, flip, scale and jitter.
-        seed: seed of every draw; torch's global generator keeps its state.
+        input: crop c, flip, scale and jitter.
+        seed: seed of every draw.
         plain: whether to keep the image before its colours change too.
         style: (3, c, c) uint8, whose low-frequency amplitudes the view takes before the jitter.
 
@@ -83,20 +67,12 @@ def draw_view(
     """
     if labels is None:
         image = fit(image, input.crop)
-    state = torch.default_generator.get_state()
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed CUDA too
-    try:
+    with seeded(seed):
         return _view(image, labels, input, plain, style)
-    finally:
-        torch.default_generator.set_state(state)
 
 
 def finish(view: View, input: Input) -> tuple[Tensor, Tensor, Tensor]:
-    """Convert a view to what a stage is given.
-
-    Args:
-        view: from `draw_view`, its image max-pooled or not: pooling 8 bits gives the same.
-        input: its crop is read.
+    """Convert a view, max-pooled or not, to what a stage is given.
 
     Returns:
         image (3, h, w) float32 in [0, 1]; labels (c, c) int64, all 255 if unlabelled; valid
@@ -113,24 +89,16 @@ def prepare(image: Tensor, input: Input) -> Tensor:
 
     Args:
         image: (3, H, W) uint8.
-        input: its pool, p, is read.
+        input: its pool p.
 
     Returns:
-        (3, H/p, W/p) float32 in [0, 1], odd sizes rounded up.
+        (3, ceil(H/p), ceil(W/p)) float32 in [0, 1].
     """
     return max_pool(to_float(image), input.pool)
 
 
 def fit(image: Tensor, side: int) -> Tensor:
-    """Enlarge an image, keeping its proportions, so that a square crop fits.
-
-    Args:
-        image: (3, H, W) uint8.
-        side: side of the crop.
-
-    Returns:
-        The enlarged image; the image itself if it is large enough.
-    """
+    """Enlarge an image (3, H, W), keeping its proportions, so that a square crop fits."""
     if min(image.shape[-2:]) >= side:
         return image
     resized: Tensor = v2.functional.resize(image, [side], antialias=True)

@@ -1,4 +1,4 @@
-"""One bounded memory for what is slow to make: decoded images, drawn views, frozen outputs."""
+"""Bounded memory for what is slow to make: decoded images, drawn views, frozen outputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Budget:
     """Memory that several caches of this process share.
 
     Args:
-        mib: how much, in MiB.
+        mib: size in MiB.
     """
 
     def __init__(self, mib: float) -> None:
@@ -50,10 +50,6 @@ class Budget:
         self._lock = threading.Lock()
 
 
-def _same(value: V) -> V:
-    return value
-
-
 class Cache(Generic[V]):
     """Values by key, kept while the memory lasts; caching never changes a number.
 
@@ -61,11 +57,11 @@ class Cache(Generic[V]):
     replacing the oldest would never hit. A pickled cache arrives empty in a worker.
 
     Args:
-        budget: memory that is shared with other caches; it is returned with the cache.
+        budget: memory shared with other caches; returned when the cache is deleted.
         copy: applied to a value before it is kept, such as a clone of a view of a larger tensor.
     """
 
-    def __init__(self, budget: Budget, copy: Callable[[V], V] = _same) -> None:
+    def __init__(self, budget: Budget, copy: Callable[[V], V] | None = None) -> None:
         self.budget = budget
         self.nbytes = 0
         self._copy = copy
@@ -85,16 +81,12 @@ class Cache(Generic[V]):
 
     def keep(self, key: Hashable, value: V) -> None:
         """Keep a value of tensors, if it is new and the memory suffices."""
-        if key in self._kept or not self.budget.take(nbytes := _nbytes(value)):
-            return
-        self._kept[key] = self._copy(value)
-        self.nbytes += nbytes
+        if key not in self._kept and self.budget.take(nbytes := _nbytes(value)):
+            self._kept[key] = self._copy(value) if self._copy else value
+            self.nbytes += nbytes
 
     def __len__(self) -> int:
         return len(self._kept)
-
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._kept
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": {}, "nbytes": 0}
@@ -109,4 +101,4 @@ def _nbytes(value: object) -> int:
         return value.nbytes
     if isinstance(value, Mapping):
         value = tuple(value.values())
-    return sum(_nbytes(part) for part in value) if isinstance(value, tuple) else 0
+    return sum(map(_nbytes, value)) if isinstance(value, tuple) else 0

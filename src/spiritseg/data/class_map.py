@@ -59,7 +59,7 @@ class ClassMap:
     def _table(self) -> npt.NDArray[np.uint8]:
         table = np.full(_TABLE, _FOREIGN, np.uint8)
         for raw, train_id in self.ids.items():
-            if raw >= 0:  # a mask file cannot hold -1; Cityscapes' map names it all the same
+            if raw >= 0:  # a mask file cannot hold -1, which Cityscapes' map names
                 table[raw] = train_id
         return table
 
@@ -81,23 +81,16 @@ class ClassMap:
             labels: npt.NDArray[np.uint8] = np.take(self._table, mask)
             if not (labels == _FOREIGN).any():
                 return labels
-        foreign = sorted(set(np.unique(mask).tolist()) - {raw for raw in self.ids if raw >= 0})
+        foreign = set(np.unique(mask).tolist()) - {raw for raw in self.ids if raw >= 0}
         raise DataError(
-            f"{where}: values {_ranges(foreign)} are not in the class map; it knows "
-            f"{_ranges(sorted(self.ids))} for {', '.join(self.names[:12])}"
-            f"{', ...' if len(self) > 12 else ''}. Correct the mask, or give a class map whose "
-            "ids name these values (target.classes=FILE.yaml; 255 or ignore leaves pixels out)."
+            f"{where}: values {_first(sorted(foreign))} are not in the class map; it knows "
+            f"{_first(sorted(self.ids))} for {_first(self.names)}. Correct the mask, or give a "
+            "class map whose ids name these values (target.classes=FILE.yaml; 255 or ignore "
+            "leaves pixels out)."
         )
 
     def colourise(self, labels: npt.ArrayLike) -> npt.NDArray[np.uint8]:
-        """Paint train ids in the classes' colours.
-
-        Args:
-            labels: (H, W) train ids; values that are no class, such as 255, turn black.
-
-        Returns:
-            (H, W, 3) uint8 image.
-        """
+        """Paint train ids (H, W) in the classes' colours, (H, W, 3) uint8; 255 turns black."""
         return colourise(np.asarray(labels, dtype=np.uint8), self.colours)
 
     def merge(self, groups: Mapping[str, Sequence[str]], rest: str | None = None) -> ClassMap:
@@ -111,22 +104,18 @@ class ClassMap:
         Raises:
             ConfigError: if a name is unknown or in two groups.
         """
-        first = 0 if rest is None else 1
         target = dict.fromkeys(range(len(self)), IGNORED if rest is None else 0)
         seen: set[str] = set()
-        for new_id, (group, members) in enumerate(groups.items(), start=first):
-            if not members or rest == group:
-                raise ConfigError(f"merged class {group!r}: it needs members and a name of its own")
-            if isinstance(members, str):
+        for new_id, (group, members) in enumerate(groups.items(), start=rest is not None):
+            if not members or isinstance(members, str) or rest == group:
                 raise ConfigError(
-                    f"merged class {group!r}: expected a list of classes, got {members!r}; write "
-                    f"[{members}]"
+                    f"merged class {group!r}: expected a list of classes, and a name other than "
+                    f"the rest's, got {members!r}"
                 )
             for member in members:
                 if member not in self.names:
-                    raise ConfigError(
-                        unknown(f"class in merged class {group!r}:", member, self.names)
-                    )
+                    what = f"class in merged class {group!r}:"
+                    raise ConfigError(unknown(what, member, self.names))
                 if member in seen:
                     raise ConfigError(f"class {member!r} is in two merged classes")
                 seen.add(member)
@@ -154,14 +143,6 @@ class ClassMap:
                 f"the network knows the classes {', '.join(names)}; the images are labelled with "
                 f"{', '.join(self.names)}. Choose target.classes so that they agree."
             )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain lists and numbers, for YAML and JSON; `from_dict` reads them back."""
-        return {
-            "names": list(self.names),
-            "colours": [list(colour) for colour in self.colours],
-            "ids": {str(raw): train_id for raw, train_id in self.ids.items()},
-        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: object = "class map") -> ClassMap:
@@ -210,56 +191,45 @@ def load_class_map(path: str | Path) -> ClassMap:
 
 def _parse(values: object, where: object) -> ClassMap:
     fields = {"names", "colours", "ids", "base", "merge", "rest"}
-    if not isinstance(values, Mapping) or not ({"names", "base"} & set(values)):
-        raise ConfigError(
-            f"{where}: a class map needs the field names (or base); got {values!r:.80}"
-        )
-    for key in values:
-        if key not in fields:
-            raise ConfigError(f"{where}: {unknown('field', str(key), fields)}")
-    unused = [key for key in ("names", "ids", "colours") if "base" in values and key in values]
-    unused += ["rest"] if "rest" in values and "merge" not in values else []
-    if unused:
-        raise ConfigError(
-            f"{where}: {' and '.join(unused)} would have no effect: base brings its own names, ids "
-            "and colours, and rest goes with merge. Leave out one or the other."
-        )
     try:
+        if not isinstance(values, Mapping) or not ({"names", "base"} & set(values)):
+            raise ConfigError(f"a class map needs the field names (or base); got {values!r:.80}")
+        for key in values:
+            if key not in fields:
+                raise ConfigError(unknown("field", str(key), fields))
+        unused = [key for key in ("names", "ids", "colours") if "base" in values and key in values]
+        unused += ["rest"] if "rest" in values and "merge" not in values else []
+        if unused:
+            raise ConfigError(
+                f"{' and '.join(unused)} would have no effect: base brings its own names, ids and "
+                "colours, and rest goes with merge. Leave out one or the other."
+            )
         whole = named(values["base"]) if "base" in values else _parse_plain(values)
-        if "merge" in values:
-            whole = whole.merge(values["merge"], values.get("rest"))
+        return whole.merge(values["merge"], values.get("rest")) if "merge" in values else whole
     except (TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{where}: not a class map: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
-    return whole
 
 
 def _parse_plain(values: Mapping[str, Any]) -> ClassMap:
-    names = _names(values["names"])
+    given = values["names"]
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        raise ConfigError(
+            f"names: expected a list of words in the order of the classes, got {given!r:.80}. Put "
+            "quotes around what YAML takes for a number or for yes or no; ids: {0: background, "
+            "1: road} maps the values in the masks to classes."
+        )
+    names = tuple(given)
     raw_ids = values.get("ids") or {**{i: i for i in range(len(names))}, IGNORED: IGNORED}
+    meanings = {name: i for i, name in enumerate(names)} | {"ignore": IGNORED}
     ids: dict[int, int] = {}
     for raw, meaning in raw_ids.items():
-        if meaning in names:
-            ids[int(raw)] = names.index(meaning)
-        elif meaning == "ignore":
-            ids[int(raw)] = IGNORED
-        elif isinstance(meaning, str):
-            raise ConfigError(unknown(f"class of value {raw}:", meaning, (*names, "ignore")))
-        else:
-            ids[int(raw)] = int(meaning)
+        if isinstance(meaning, str) and meaning not in meanings:
+            raise ConfigError(unknown(f"class of value {raw}:", meaning, meanings))
+        ids[int(raw)] = int(meanings.get(meaning, meaning))
     colours = values.get("colours") or _distinct(len(names))
     return ClassMap(names, tuple((int(r), int(g), int(b)) for r, g, b in colours), ids)
-
-
-def _names(values: object) -> tuple[str, ...]:
-    if isinstance(values, list | tuple) and all(isinstance(name, str) for name in values):
-        return tuple(values)
-    raise ConfigError(
-        f"names: expected a list of words in the order of the classes, got {values!r:.80}. Write "
-        "names: [background, road], with quotes around what YAML takes for a number or for yes "
-        "or no; ids: {0: background, 1: road} maps the values in the masks to classes."
-    )
 
 
 def _distinct(count: int) -> tuple[Colour, ...]:
@@ -273,11 +243,10 @@ def _distinct(count: int) -> tuple[Colour, ...]:
 
 def _problem(names: Sequence[str], colours: Sequence[Colour], ids: Mapping[int, int]) -> str | None:
     if not 2 <= len(names) < _FOREIGN:
-        hint = (
-            ". With one class there is nothing to tell apart: name the background too, as in "
-            "names: [background, road], or rest: background where classes are merged."
+        return (
+            f"expected 2 to {_FOREIGN - 1} classes, got {len(names)}. Name the background too, as "
+            "in names: [background, road], or rest: background where classes are merged."
         )
-        return f"expected 2 to {_FOREIGN - 1} classes, got {len(names)}{hint * (len(names) == 1)}"
     if len(set(names)) < len(names):
         return "two classes have the same name"
     if len(colours) != len(names):
@@ -292,13 +261,5 @@ def _problem(names: Sequence[str], colours: Sequence[Colour], ids: Mapping[int, 
     return None
 
 
-def _ranges(values: Sequence[int]) -> str:
-    """Write sorted numbers as 0-10, 12, 255."""
-    parts: list[list[int]] = []
-    for value in values:
-        if parts and value == parts[-1][1] + 1:
-            parts[-1][1] = value
-        else:
-            parts.append([value, value])
-    shown = [f"{a}" if a == b else f"{a}-{b}" for a, b in parts[:10]]
-    return ", ".join(shown) + (", ..." if len(parts) > 10 else "")
+def _first(values: Sequence[object]) -> str:
+    return ", ".join([*map(str, values[:12]), *(["..."] if len(values) > 12 else [])])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, Self, TypeVar
 
@@ -63,43 +63,42 @@ class _Images(Dataset[T], Generic[T]):
 
         Args:
             skip_bad: leave unreadable images out, and list them in `skipped`.
-            decode: decode the pictures, which fills the memory; else read headers alone.
+            decode: decode the pictures, which fills the memory; otherwise read headers alone.
 
         Raises:
             BadImageError: for an unreadable image, unless it is left out.
             DataError: for masks that do not fit, or if no image is left.
         """
         bad: dict[str, BadImageError] = {}
-        wrong: list[DataError] = []
+        wrong: list[str] = []
 
         def look(index: int) -> None:
             item = self.items[index]
             try:
-                if decode:
-                    self._note(item, self[index])
-                else:
-                    _ = item.size
+                _ = self[index] if decode else item.size
             except BadImageError as error:
                 bad[item.name] = error
             except DataError as error:
-                wrong.append(error)
+                wrong.append(str(error))
 
         if any(isinstance(item, FilePair) for item in self.items):  # scenes cannot be bad
-            _in_threads(look, len(self))
+            with ThreadPoolExecutor(min(8, usable_cores())) as threads:
+                list(threads.map(look, range(len(self))))  # list: raises what a thread raised
         if wrong:
-            raise _together(wrong)
-        if bad and not skip_bad:
-            raise _first(bad)
+            raise DataError(f"{len(wrong)} masks do not fit:\n{listed(sorted(wrong))}")
+        if not bad:
+            return
+        if not skip_bad:
+            first, *others = (bad[name] for name in sorted(bad))
+            more = f" (and {len(others)} others, such as {others[0].path})" if others else ""
+            raise BadImageError(first.path, first.reason + more)
         self.skipped += [str(bad[name].path) for name in self.names if name in bad]
         self.items = [item for item in self.items if item.name not in bad]
-        if bad and not self.items:
+        if not self.items:
             raise DataError(f"no image is left; all are unreadable:\n{listed(self.skipped)}")
 
     def _load(self, item: Item) -> T:
         raise NotImplementedError
-
-    def _note(self, item: Item, value: T) -> None:
-        """Note what is worth knowing of a decoded item."""
 
 
 class LabelledImages(_Images[tuple[Tensor, Tensor]]):
@@ -122,50 +121,30 @@ class LabelledImages(_Images[tuple[Tensor, Tensor]]):
 
     def pixels(self) -> dict[str, int]:
         """Count the pixels of each class, and those that are ignored."""
-        counts = torch.zeros(256, dtype=torch.int64)
-        for index, item in enumerate(self.items):
-            if item.name not in self._counts:
-                self._note(item, self[index])
-            counts += self._counts[item.name]
-        return {
-            **{name: int(counts[i]) for i, name in enumerate(self.classes.names)},
-            "ignored": int(counts[IGNORED]),
-        }
+        for index, name in enumerate(self.names):
+            if name not in self._counts:
+                _ = self[index]
+        counts = sum((self._counts[name] for name in self.names), torch.zeros(256).long())
+        classes = {name: int(counts[i]) for i, name in enumerate(self.classes.names)}
+        return {**classes, "ignored": int(counts[IGNORED])}
 
     def check_crop(self, crop: int) -> None:
-        """Refuse a crop that does not fit every image, from the files' headers.
-
-        Args:
-            crop: side of the training crop.
-
-        Raises:
-            ConfigError: with up to ten of the images that are too small.
-        """
-        small: list[str] = []
-
-        def look(index: int) -> None:
-            item = self.items[index]
-            try:
-                size = item.size
-            except BadImageError:
-                return  # check_readable reports all of these together
-            if min(size) < crop:
-                small.append(f"{item.name}: {size[0]} x {size[1]}")
-
-        _in_threads(look, len(self))
+        """Raise a ConfigError with the images that a training crop does not fit."""
+        sizes = [(item.name, item.size) for item in self.items]
+        small = [f"{name}: {h} x {w}" for name, (h, w) in sizes if min(h, w) < crop]
         if small:
             raise ConfigError(
                 f"input.crop: a crop of {crop} x {crop} does not fit {len(small)} of {len(self)} "
-                f"target images (height x width):\n{listed(sorted(small))}\n"
+                f"target images (height x width):\n{listed(small)}\n"
                 "Choose a smaller crop, or leave these images out with target.subset."
             )
 
-    def _note(self, item: Item, value: tuple[Tensor, Tensor]) -> None:
-        self._counts[item.name] = torch.bincount(value[1].flatten(), minlength=256)
-
     def _load(self, item: Item) -> tuple[Tensor, Tensor]:
         image, mask = item.read()
-        return image, torch.from_numpy(self.classes.to_train_ids(mask, item.source))
+        labels = torch.from_numpy(self.classes.to_train_ids(mask, item.source))
+        if item.name not in self._counts:
+            self._counts[item.name] = torch.bincount(labels.flatten(), minlength=256)
+        return image, labels
 
 
 class UnlabelledImages(_Images[Tensor]):
@@ -204,32 +183,8 @@ class EvalData(Dataset[dict[str, Any]]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
         sample = self.images[index]
         if isinstance(sample, Tensor):
             return {"image": prepare(sample, self.input), "index": index}
         image, labels = sample
         return {"image": prepare(image, self.input), "labels": labels.long(), "index": index}
-
-
-def _in_threads(look: Callable[[int], None], count: int) -> None:
-    with ThreadPoolExecutor(min(8, usable_cores())) as threads:
-        list(threads.map(look, range(count)))  # list: raises what a thread raised
-
-
-def _first(bad: Mapping[str, BadImageError]) -> BadImageError:
-    """Name the first unreadable image by name, and the others with it."""
-    first, *others = (bad[name] for name in sorted(bad))
-    if not others:
-        return first
-    files = ", ".join(str(error.path) for error in others[:9])
-    more = ", ..." if len(others) > 9 else ""
-    return BadImageError(first.path, f"{first.reason} (and {len(others)} others: {files}{more})")
-
-
-def _together(wrong: Sequence[DataError]) -> DataError:
-    messages = sorted(str(error) for error in wrong)
-    if len(messages) == 1:
-        return DataError(messages[0])
-    return DataError(f"{len(messages)} masks do not fit:\n{listed(messages)}")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from spiritseg.config import Experiment, Input, Proximity, Stage, Target
-from spiritseg.data import class_map as class_maps
 from spiritseg.data.cache import Budget
-from spiritseg.data.class_map import ClassMap
+from spiritseg.data.class_map import NAMED, ClassMap, load_class_map, named
 from spiritseg.data.datasets import EvalData, LabelledImages, UnlabelledImages
-from spiritseg.data.items import FilePair, Item, need_folder
-from spiritseg.data.layout_kinds import unlabelled_files
-from spiritseg.data.layouts import LAYOUTS, detect, needs_root, split_files
+from spiritseg.data.items import Item, need_folder
+from spiritseg.data.layouts import LAYOUTS, detect, needs_root
 from spiritseg.data.subsets import SPLITS, check_disjoint, choose, evenly
 from spiritseg.errors import ConfigError, DataError, unknown
 
@@ -33,7 +31,6 @@ __all__ = [
 ]
 
 Split = Literal["train", "val", "test"]
-TrainingImages = tuple[LabelledImages | None, UnlabelledImages | None]
 
 
 @dataclass(frozen=True)
@@ -44,16 +41,15 @@ class TargetImages:
         train: images to train on.
         val: images that choices are made on.
         test: images that results are reported on.
-        classes: of all three.
-        report: plain values for a run's record: data set, counts, pixels by class, skipped
-            files, warnings.
+        classes: classes of all three.
+        pixels: pixels by split and class; empty for embedded scenes.
     """
 
     train: LabelledImages
     val: LabelledImages
     test: LabelledImages
     classes: ClassMap
-    report: dict[str, Any]
+    pixels: Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True)
@@ -61,9 +57,9 @@ class Domains:
     """All images of an experiment.
 
     Args:
-        target: the labelled images.
-        proximity: the unlabelled ones to train on, and those held out; both may be empty.
-        input: from decoded images to what a network sees.
+        target: labelled images.
+        proximity: unlabelled images to train on, and those held out; both may be empty.
+        input: preprocessing.
     """
 
     target: TargetImages
@@ -80,25 +76,17 @@ class Domains:
         """The decoded test images with their labels."""
         return self.target.test
 
-    def train(self, stage: Stage) -> TrainingImages:
-        """Return the (target, proximity) images that a stage trains on; None for neither.
-
-        Raises:
-            ConfigError: if the stage takes proximity images and there are none.
-        """
+    def train(self, stage: Stage) -> tuple[LabelledImages | None, UnlabelledImages | None]:
+        """Return the target and proximity images that a stage trains on; None where unused."""
         target = None if stage.images == "proximity" else self.target.train
         return target, None if stage.images == "target" else self._proximity("trains on")
 
     def styles(self, stage: Stage) -> UnlabelledImages | None:
-        """Return the proximity images whose amplitudes a stage's target images take, or None.
-
-        Raises:
-            ConfigError: if the stage takes them and there are none.
-        """
+        """Return the proximity images whose amplitudes a stage's target images take, or None."""
         return self._proximity("takes the light (fourier) of") if stage.fourier else None
 
     def held_out(self) -> dict[str, EvalData]:
-        """Return prepared images by domain that no stage trains on, for explained variance."""
+        """Return the images by domain that no stage trains on, for explained variance."""
         found = {"target": EvalData(self.target.val, self.input)}
         if len(self.proximity[1]):
             found["proximity"] = EvalData(self.proximity[1], self.input)
@@ -119,22 +107,22 @@ class Domains:
         return sorted({path for images in sets for path in images.skipped})
 
     def record(self) -> dict[str, Any]:
-        """Return what tells these images from others of the same names.
-
-        Returns:
-            The classes; and by set how many images there are, a hash of their names and file
-            sizes, and of the labelled ones the pixels of each class.
-        """
+        """Return what tells these images from others: classes, counts, hashes, pixels."""
         train, held_out = self.proximity
-        pixels = self.target.report["pixels"]
         found: dict[str, Any] = {"classes": ", ".join(self.classes.names)}
         for name in SPLITS:
-            found[name] = {**self._split(name).record(), "pixels": pixels.get(name, {})}
+            pixels = self.target.pixels.get(name, {})
+            found[name] = {**self._split(name).record(), "pixels": pixels}
         return {**found, "proximity": train.record(), "held out": held_out.record()}
 
     def warnings(self) -> list[str]:
-        """Return what is odd about the labels, such as a class without a pixel."""
-        return list(self.target.report["warnings"])
+        """Name the classes without a pixel in a split."""
+        return [
+            f"no pixel of the {name} images is {label}"
+            for name, counts in self.target.pixels.items()
+            for label, count in counts.items()
+            if count == 0 and label != "ignored"
+        ]
 
     def _proximity(self, use: str) -> UnlabelledImages:
         if len(self.proximity[0]) == 0:
@@ -151,14 +139,11 @@ class Domains:
 
 
 def open_domains(experiment: Experiment, target_only: bool = False) -> Domains:
-    """Open and check all images of an experiment.
+    """Open and check all images of an experiment, which share the memory of input.cache_mib.
 
     Args:
-        experiment: its target, proximity and input are read.
+        experiment: its target, proximity and input.
         target_only: leave the proximity images out.
-
-    Returns:
-        The images; they share the memory of input.cache_mib.
 
     Raises:
         ConfigError: if a field cannot be followed.
@@ -171,56 +156,37 @@ def open_domains(experiment: Experiment, target_only: bool = False) -> Domains:
     unlabelled = open_proximity(proximity, experiment.input, budget)
     check_disjoint(
         {
-            "proximity": _files([*unlabelled[0].items, *unlabelled[1].items]),
-            "val or test": _files([*target.val.items, *target.test.items]),
+            "proximity": [*unlabelled[0].items, *unlabelled[1].items],
+            "val or test": [*target.val.items, *target.test.items],
         }
     )
     return Domains(target, unlabelled, experiment.input)
 
 
 def open_target_all(target: Target, input: Input, budget: Budget | None = None) -> TargetImages:
-    """Open the three splits of the labelled images, with a report; see `open_target`.
+    """Open the three splits of the labelled images; see `open_target`.
 
     Raises:
         DataError: if an image is in two splits, or no training pixel has a label.
     """
     dataset, splits, classes = _open(target, input, SPLITS, budget)
-    check_disjoint({name: _files(images.items) for name, images in splits.items()})
+    check_disjoint({name: images.items for name, images in splits.items()})
     pixels: dict[str, dict[str, int]] = {}
     if needs_root(dataset):  # embedded images are rendered when they are read
         pixels = {name: images.pixels() for name, images in splits.items()}
         _refuse_unlabelled(pixels["train"], target, dataset)
-    report = {
-        "dataset": dataset,
-        "root": target.root,
-        "classes": list(classes.names),
-        "subset": target.subset,
-        "images": {name: len(images) for name, images in splits.items()},
-        "pixels": pixels,
-        "skipped": [path for images in splits.values() for path in images.skipped],
-        "warnings": [
-            f"no pixel of the {name} images is {label}"
-            for name, counts in pixels.items()
-            for label, count in counts.items()
-            if count == 0 and label != "ignored"
-        ],
-    }
-    return TargetImages(splits["train"], splits["val"], splits["test"], classes, report)
+    return TargetImages(splits["train"], splits["val"], splits["test"], classes, pixels)
 
 
-def open_target(
-    target: Target, input: Input, split: Split, budget: Budget | None = None
-) -> LabelledImages:
-    """Open one split of the labelled images.
+def open_target(target: Target, input: Input, split: Split) -> LabelledImages:
+    """Open one split of the labelled images; `target.subset` is applied to train alone.
 
-    Every file of it is decoded once, so that a bad one is reported before anything is trained;
-    what fits stays in memory. `target.subset` chooses among the training images only.
+    Every file is decoded once, so that a bad one is reported before anything is trained.
 
     Args:
         target: the data set.
         input: crop, memory and what happens to unreadable files.
         split: train, val or test.
-        budget: memory to share; by default input.cache_mib.
 
     Returns:
         The images with their labels; `skipped` lists what input.skip_bad left out.
@@ -228,12 +194,11 @@ def open_target(
     Raises:
         ConfigError: if a field cannot be followed, or the crop is larger than an image.
         BadImageError: for an unreadable image.
-        DataError: for missing folders or files, masks that do not fit their images, or values
-            that are not in the class map.
+        DataError: for missing files, masks that do not fit their images, or foreign values.
     """
     if split not in SPLITS:
         raise ConfigError(unknown("split", split, SPLITS))
-    return _open(target, input, (split,), budget)[1][split]
+    return _open(target, input, (split,), None)[1][split]
 
 
 def open_proximity(
@@ -243,11 +208,6 @@ def open_proximity(
 
     Headers are read here; pictures are decoded when they are read (at once with input.skip_bad,
     which must know them all).
-
-    Args:
-        proximity: where they are.
-        input: crop, memory and what happens to unreadable files.
-        budget: memory to share; by default input.cache_mib.
 
     Returns:
         The images to train on, and those held out; both empty if no root is given.
@@ -267,14 +227,11 @@ def list_proximity(
 ) -> UnlabelledImages:
     """List the unlabelled images of a similar domain without opening any; see `open_proximity`."""
     items: Sequence[Item] = []
-    if proximity.dataset != "auto":
-        if needs_root(proximity.dataset) and not proximity.root:
+    if proximity.dataset != "auto" or proximity.root:
+        layout = LAYOUTS["folder" if proximity.dataset == "auto" else proximity.dataset]
+        if layout.needs_root and not proximity.root:
             raise ConfigError("proximity.root: expected a folder of images, got nothing")
-        items = LAYOUTS[proximity.dataset].unlabelled(proximity)
-    elif proximity.root:
-        items = unlabelled_files(proximity)
-    if items:
-        items = choose(items, proximity.subset, "proximity.subset")
+        items = choose(layout.unlabelled(proximity), proximity.subset, "proximity.subset")
     return UnlabelledImages(items, input.crop, budget or Budget(input.cache_mib))
 
 
@@ -282,12 +239,7 @@ def hold_out(images: UnlabelledImages, share: float) -> tuple[UnlabelledImages, 
     """Return the images to train on, and a share held out, evenly spaced by name.
 
     At least one image is held out, unless that leaves none to train on.
-
-    Raises:
-        ConfigError: if the share is not in [0, 1).
     """
-    if not 0 <= share < 1:
-        raise ConfigError(f"proximity.held_out: expected 0 to below 1, got {share}")
     count = min(max(1, round(share * len(images))), len(images) - 1) if share else 0
     rows = set(evenly(max(0, count), len(images), centred=True))
     train = images.part([item for row, item in enumerate(images.items) if row not in rows])
@@ -295,43 +247,24 @@ def hold_out(images: UnlabelledImages, share: float) -> tuple[UnlabelledImages, 
 
 
 def resolve_classes(target: Target, dataset: str, root: Path | None = None) -> ClassMap:
-    """Find the class map of a data set.
-
-    Args:
-        target: its classes field: road, all, a map of the library, or a YAML file.
-        dataset: name of the layout.
-        root: the folder that the layout's classes or the given file may be in.
-
-    Returns:
-        From raw mask values to train ids.
-
-    Raises:
-        ConfigError: if there is no such map.
-    """
+    """Find a data set's class map: of its layout (road, all), of the library, or of a YAML file."""
     if target.classes in ("road", "all"):
         return LAYOUTS[dataset].class_map(root, target.classes)
-    if target.classes in class_maps.NAMED:
-        return class_maps.named(target.classes)
+    if target.classes in NAMED:
+        return named(target.classes)
     path = Path(target.classes).expanduser()
-    if not path.is_file() and root is not None and (root / path).is_file():
-        path = root / path
-    if not path.is_file():
-        names = ("road", "all", *class_maps.NAMED)
-        hint = "Or the path of a class-map YAML; there is no such file."
-        raise ConfigError(f"target.classes: {unknown('classes', target.classes, names, hint)}")
-    return class_maps.load_class_map(path)
+    for place in [path, *([root / path] if root else [])]:
+        if place.is_file():
+            return load_class_map(place)
+    hint = "Or the path of a class-map YAML; there is no such file."
+    names = ("road", "all", *NAMED)
+    raise ConfigError(f"target.classes: {unknown('classes', target.classes, names, hint)}")
 
 
 def list_target(
     target: Target, input: Input, wanted: Sequence[str], budget: Budget | None = None
 ) -> tuple[str, dict[str, LabelledImages], ClassMap]:
     """List the labelled images of splits without opening any.
-
-    Args:
-        target: the data set.
-        input: its cache_mib is read.
-        wanted: of train, val and test.
-        budget: memory to share; by default input.cache_mib.
 
     Returns:
         The name of the layout, the images by split, and the classes.
@@ -343,9 +276,14 @@ def list_target(
     budget = budget or Budget(input.cache_mib)
     dataset, root = target.dataset, None
     if needs_root(dataset):
-        root = _root(target)
+        if not target.root:
+            raise ConfigError(
+                "target.root: expected the folder of the labelled images, got nothing; pass "
+                "--target.root DIR, or --target.dataset scenes for the embedded scenes"
+            )
+        root = need_folder(Path(target.root).expanduser(), "target.root")
         dataset = detect(root) if dataset == "auto" else dataset
-    items = split_files(target, root, dataset, wanted)
+    items = LAYOUTS[dataset].items(target, root, wanted)
     classes = resolve_classes(target, dataset, root)
     splits = {split: LabelledImages(found, classes, budget) for split, found in items.items()}
     return dataset, splits, classes
@@ -356,27 +294,14 @@ def _open(
 ) -> tuple[str, dict[str, LabelledImages], ClassMap]:
     """Open splits and check their files."""
     dataset, splits, classes = list_target(target, input, wanted, budget)
-    if "train" in splits:
-        splits["train"].check_crop(input.crop)
     for images in splits.values():
         images.check_readable(input.skip_bad)
+    if "train" in splits:
+        splits["train"].check_crop(input.crop)
     return dataset, splits, classes
 
 
-def _root(target: Target) -> Path:
-    if not target.root:
-        raise ConfigError(
-            "target.root: expected the folder of the labelled images, got nothing; pass "
-            "--target.root DIR, or --target.dataset scenes for the embedded scenes"
-        )
-    return need_folder(Path(target.root).expanduser(), "target.root")
-
-
-def _files(items: Sequence[Item]) -> list[FilePair]:
-    return [item for item in items if isinstance(item, FilePair)]
-
-
-def _refuse_unlabelled(train: dict[str, int], target: Target, dataset: str) -> None:
+def _refuse_unlabelled(train: Mapping[str, int], target: Target, dataset: str) -> None:
     """Refuse training labels from which nothing can be learnt."""
     labelled = [name for name, count in train.items() if count and name != "ignored"]
     if not labelled:

@@ -13,7 +13,7 @@ from spiritseg.errors import DataError, listed
 from spiritseg.images import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
-    find_images,
+    files_below,
     image_size,
     read_image,
     read_mask,
@@ -56,7 +56,7 @@ class FilePair:
         return self.image.stat().st_size
 
     @property
-    def source(self) -> object:
+    def source(self) -> Path | None:
         """Where the labels come from, for error messages."""
         return self.mask
 
@@ -102,7 +102,7 @@ class ScenePair:
     nbytes = 0
 
     @property
-    def source(self) -> object:
+    def source(self) -> str:
         """Where the labels come from, for error messages."""
         return self.name
 
@@ -138,28 +138,45 @@ def pair_up(
         images: folder of the images, searched at any depth.
         masks: folder of the masks.
         what: what these images are, for error messages.
-        ends: last part of every image's and every mask's name before the suffix; files with
-            another ending are left out.
+        ends: ending of every image's and every mask's stem; other files are left out.
         read_labels: label format.
-
-    Returns:
-        The pairs, sorted by path.
 
     Raises:
         DataError: if a folder is missing or has no image, or a file has no partner.
     """
     need_folder(images, f"{what} images")
     need_folder(masks, f"{what} masks")
-    image_of = _by_key(images, find_images(images), ends[0])
-    mask_of = _by_key(masks, find_images(masks, MASK_SUFFIXES), ends[1])
+    image_of = _by_key(images, files_below(images), ends[0])
+    mask_of = _by_key(masks, files_below(masks, MASK_SUFFIXES), ends[1])
     if not image_of:
         raise DataError(
             f"no images in {images}. Expected files *{ends[0]} with one of the suffixes "
             f"{', '.join(IMAGE_SUFFIXES)}. {what_is_in(images)}"
         )
-    _refuse_unpaired(image_of, mask_of, images, masks, ends[1])
+    alone = [
+        f"{len(paths)} {kind}:\n{listed(sorted(paths))}"
+        for kind, paths in (
+            (
+                f"images without a mask; expected {masks}/.../NAME{ends[1]}.png for each",
+                [path for key, path in image_of.items() if key not in mask_of],
+            ),
+            (
+                f"masks without an image in {images}",
+                [path for key, path in mask_of.items() if key not in image_of],
+            ),
+        )
+        if paths
+    ]
+    if alone:
+        hint = "Add the missing files, or move the ones without a partner elsewhere."
+        raise DataError("\n".join([*alone, hint]))
     return [
-        FilePair(_below(root, path), path, mask_of[key], read_labels)
+        FilePair(
+            (path.relative_to(root) if path.is_relative_to(root) else path).as_posix(),
+            path,
+            mask_of[key],
+            read_labels,
+        )
         for key, path in sorted(image_of.items())
     ]
 
@@ -187,33 +204,9 @@ def _by_key(folder: Path, files: Iterable[Path], end: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in files:
         if not path.stem.endswith(end):
-            continue  # such as the colour pictures that Cityscapes keeps beside its labels
+            continue  # such as Cityscapes' coloured masks
         key = path.relative_to(folder).with_suffix("").as_posix().removesuffix(end)
         if key in found:
             raise DataError(f"two files of one name: {found[key]} and {path}. Keep one of them.")
         found[key] = path
     return found
-
-
-def _refuse_unpaired(
-    image_of: dict[str, Path], mask_of: dict[str, Path], images: Path, masks: Path, mask_end: str
-) -> None:
-    without_mask = [path for key, path in sorted(image_of.items()) if key not in mask_of]
-    without_image = [path for key, path in sorted(mask_of.items()) if key not in image_of]
-    parts = []
-    if without_mask:
-        parts.append(
-            f"{len(without_mask)} images without a mask; expected {masks}/.../"
-            f"NAME{mask_end}.png for each:\n{listed(without_mask)}"
-        )
-    if without_image:
-        parts.append(
-            f"{len(without_image)} masks without an image in {images}:\n{listed(without_image)}"
-        )
-    if parts:
-        parts.append("Add the missing files, or move the ones without a partner elsewhere.")
-        raise DataError("\n".join(parts))
-
-
-def _below(root: Path, path: Path) -> str:
-    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()

@@ -1,9 +1,8 @@
-"""Layouts: where a data set keeps its images and masks, how it is split, what its masks mean.
+"""The known data sets: where each keeps its images and masks, its splits and its classes.
 
-`LAYOUTS` has one entry a data set, which carries all that the rest of the code needs to know
-of it. Your own is an entry too: a `SplitLayout` (or a subclass of `Layout`) in a Python file,
-named in a recipe as ``target.dataset: path/to/file.py:NAME``, or in an installed package under
-the entry point group ``spiritseg.layouts``.
+`LAYOUTS` has one entry per data set. Your own: a `SplitLayout` (or a subclass of `Layout`) in a
+Python file, named in a recipe as ``target.dataset: path/to/file.py:NAME``, or in an installed
+package under the entry point group ``spiritseg.layouts``.
 """
 
 from __future__ import annotations
@@ -14,15 +13,14 @@ from pathlib import Path
 
 from spiritseg.config import Proximity, Scenes, Target
 from spiritseg.data.class_map import ClassMap, named
-from spiritseg.data.folder_layout import FolderLayout
-from spiritseg.data.items import Item, ScenePair, need_folder, what_is_in
-from spiritseg.data.layout_kinds import Layout, SplitLayout
+from spiritseg.data.items import ScenePair, need_folder, what_is_in
+from spiritseg.data.layout_kinds import FolderLayout, Layout, SplitLayout
 from spiritseg.data.subsets import choose
 from spiritseg.errors import ConfigError, DataError
 from spiritseg.randomness import derive_seed
 from spiritseg.registry import Registry
 
-__all__ = ["LAYOUTS", "detect", "needs_root", "split_files"]
+__all__ = ["LAYOUTS", "detect", "needs_root"]
 
 
 class SceneLayout(Layout):
@@ -51,7 +49,7 @@ class SceneLayout(Layout):
         """Return CamVid's classes, or road against background."""
         return named("camvid").road() if classes == "road" else named("camvid")
 
-    def unlabelled(self, proximity: Proximity) -> Sequence[Item]:
+    def unlabelled(self, proximity: Proximity) -> list[ScenePair]:
         """List the scenes of the proximity domain."""
         return _scenes(proximity.scenes, "proximity")
 
@@ -91,13 +89,7 @@ LAYOUTS.register("scenes", SceneLayout())
 
 
 def detect(root: Path) -> str:
-    """Find the layout of a folder.
-
-    Args:
-        root: folder of the data set.
-
-    Returns:
-        The name of the first layout in `LAYOUTS` that the folder has.
+    """Return the name of the first layout in `LAYOUTS` that a folder has.
 
     Raises:
         DataError: if it has none; with the known layouts and what was found.
@@ -114,20 +106,8 @@ def detect(root: Path) -> str:
 
 
 def needs_root(dataset: str) -> bool:
-    """Whether a data set by this name (auto, or of `LAYOUTS`) lies in a folder.
-
-    Raises:
-        ConfigError: if there is no such layout.
-    """
+    """Whether a data set by this name (auto, or of `LAYOUTS`) lies in a folder."""
     return dataset == "auto" or LAYOUTS[dataset].needs_root
-
-
-def split_files(
-    target: Target, root: Path | None, dataset: str, wanted: Sequence[str]
-) -> dict[str, list[Item]]:
-    """List the images of splits in the layout of that name; see `Layout.items`."""
-    found = LAYOUTS[dataset].items(target, root, wanted)
-    return {split: list(items) for split, items in found.items()}
 
 
 def _detected(root: Path) -> str | None:

@@ -20,7 +20,7 @@ from spiritseg.config import Experiment, Input, Stage
 from spiritseg.data.augment import View, draw_view, finish, to_float
 from spiritseg.data.cache import Budget, Cache
 from spiritseg.data.datasets import EvalData, LabelledImages, UnlabelledImages
-from spiritseg.errors import ConfigError, DataError
+from spiritseg.errors import ConfigError
 from spiritseg.geometry import max_pool
 from spiritseg.randomness import derive_seed
 
@@ -45,8 +45,8 @@ def draws(
         n_proximity: number of proximity images; 0 for target only.
         ratio: r = |Dt| : |Dp|, target to proximity images; 0 for proximity only.
         seed: seed of the order.
-        epoch: from 0.
-        length: draws an epoch, the same in every epoch; 0 for `epoch_length`.
+        epoch: epoch from 0.
+        length: draws per epoch, the same in every epoch; 0 for `epoch_length`.
 
     Returns:
         (domain, index, turn) of each draw. Domain 0 is target, 1 proximity; turn counts how often
@@ -69,16 +69,9 @@ def draws(
 
 
 def epoch_length(n_target: int, n_proximity: int, ratio: float) -> int:
-    """Return how many draws show each target image once, on average.
+    """Return how many draws show each image once (of two domains: each target image, on average).
 
-    Args:
-        n_target: number of target images.
-        n_proximity: number of proximity images.
-        ratio: r = |Dt| : |Dp|.
-
-    Returns:
-        n_target without proximity images, n_proximity without target ones, else
-        n_target (1 + 1/r), rounded.
+    With r = |Dt| : |Dp| that is n_target (1 + 1/r), rounded.
     """
     share = _target_share(n_target, n_proximity, ratio)
     if share in (0.0, 1.0):
@@ -96,9 +89,9 @@ class StageData(Dataset[dict[str, Any]]):
     Views that come round again (stage.views) are kept while input.cache_mib lasts.
 
     Args:
-        images: target images and proximity images; None for those that the stage does not use.
-        stage: its ratio, views, jitter, scale and fourier are read.
-        experiment: its seed and input are read.
+        images: target and proximity images; None for those that the stage does not use.
+        stage: ratio, views, jitter, scale and fourier.
+        experiment: seed and input.
         name: the stage's name, part of every seed.
         styles: images whose low-frequency amplitudes target images take (stage.fourier).
 
@@ -131,10 +124,7 @@ class StageData(Dataset[dict[str, Any]]):
     @property
     def counts(self) -> tuple[int, int]:
         """Numbers of target and proximity images."""
-        return (
-            len(self.target) if self.target is not None else 0,
-            len(self.proximity) if self.proximity is not None else 0,
-        )
+        return len(self.target or ()), len(self.proximity or ())
 
     def __len__(self) -> int:
         return epoch_length(*self.counts, self.ratio)
@@ -143,29 +133,15 @@ class StageData(Dataset[dict[str, Any]]):
         domain, index, view = key
         drawn = self.cache(key, lambda: self._draw(key))
         image, labels, valid = finish(drawn, self.input)
-        plain = {"plain": image if drawn.plain is None else to_float(drawn.plain)}
-        return {
-            **(plain if self.plain else {}),
-            "image": image,
-            "labels": labels,
-            "valid": valid,
-            "domain": domain,
-            "index": index,
-            "view": view,
-        }
+        sample = {"image": image, "labels": labels, "valid": valid}
+        if self.plain:
+            sample["plain"] = image if drawn.plain is None else to_float(drawn.plain)
+        return {**sample, "domain": domain, "index": index, "view": view}
 
     def keys(self, epoch: int, length: int = 0) -> list[Key]:
-        """Return the keys of an epoch, in order.
+        """Return (domain, index, view) of each draw of an epoch; see `draws`.
 
-        The view is the image's turn (see `draws`), for target images alone the epoch; modulo the
-        stage's views, if it has any. An image that comes twice in an epoch comes in two views.
-
-        Args:
-            epoch: from 0.
-            length: draws an epoch; 0 for all of it.
-
-        Returns:
-            (domain, index, view) of each draw.
+        The view is the image's turn, modulo the stage's views, if it has any.
         """
         seed = derive_seed(self.seed, self.name, "order")
         drawn = draws(*self.counts, self.ratio, seed, epoch, length)
@@ -179,7 +155,10 @@ class StageData(Dataset[dict[str, Any]]):
     def _draw(self, key: Key) -> View:
         """Draw a view and max-pool its image."""
         domain, index, view = key
-        image, labels = self._decoded(domain, index)
+        images = self.proximity if domain == PROXIMITY else self.target
+        assert images is not None, "only domains with images are drawn"
+        sample = images[index]
+        image, labels = (sample, None) if isinstance(sample, Tensor) else sample
         seed = derive_seed(self.seed, self.name, "augment", view, domain, index)
         style = self._style(seed) if domain == TARGET else None
         drawn = draw_view(image, labels, self.input, seed, self.plain, style)
@@ -197,13 +176,6 @@ class StageData(Dataset[dict[str, Any]]):
         still = dataclasses.replace(self.input, jitter=0.0, flip=0.0, scale=(1.0, 1.0))
         return draw_view(self.styles[index], None, still, derive_seed(seed, "style crop")).image
 
-    def _decoded(self, domain: int, index: int) -> tuple[Tensor, Tensor | None]:
-        images = self.proximity if domain == PROXIMITY else self.target
-        if images is None:
-            raise DataError(f"stage {self.name!r} has no images of domain {domain}")
-        sample = images[index]
-        return (sample, None) if isinstance(sample, Tensor) else sample
-
 
 def stage_input(input: Input, stage: Stage) -> Input:
     """Return the input of a stage, which may have its own jitter and scale."""
@@ -220,7 +192,7 @@ class StageBatches(Sampler[list[Key]]):
 
     Args:
         data: the stage's images.
-        batch_size: images a step, over all processes.
+        batch_size: images per step, over all processes.
         rank: index of this process.
         world_size: number of processes; each takes every world_size-th key of a batch.
 
@@ -235,9 +207,8 @@ class StageBatches(Sampler[list[Key]]):
             raise ConfigError(f"batch_size: expected 1 or more, got {batch_size}")
         if batch_size % world_size:
             raise ConfigError(
-                f"batch_size: {batch_size} images cannot be shared out evenly over {world_size} "
-                "processes, so that gradients would not be means over the batch. "
-                f"Choose a multiple of {world_size}."
+                f"batch_size: {batch_size} images cannot be shared evenly by {world_size} "
+                f"processes. Choose a multiple of {world_size}."
             )
         self.data = data
         self.batch_size = batch_size
@@ -262,14 +233,7 @@ class StageBatches(Sampler[list[Key]]):
             yield batch[self.rank :: self.world_size]
 
     def batches(self, epoch: int) -> list[list[Key]]:
-        """Return the batches of an epoch over all processes.
-
-        Args:
-            epoch: from 0.
-
-        Returns:
-            Lists of (domain, index, view).
-        """
+        """Return the batches of an epoch over all processes."""
         whole = len(self.data)
         if whole < self.batch_size:
             # Each process needs the same number of images, so the first come again.

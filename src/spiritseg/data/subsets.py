@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from spiritseg.data.items import FilePair
+from spiritseg.data.items import FilePair, Item
 from spiritseg.errors import ConfigError, DataError, listed
 from spiritseg.randomness import derive_seed
 
@@ -16,27 +16,13 @@ __all__ = ["SPLITS", "check_disjoint", "choose", "draw", "evenly", "from_list", 
 SPLITS = ("train", "val", "test")
 
 
-class Named(Protocol):
-    """Anything with the path of its image below the data set's root."""
-
-    @property
-    def name(self) -> str:
-        """The path, with forward slashes."""
-
-
-T = TypeVar("T", bound=Named)
+T = TypeVar("T", bound=Item)
 
 
 def evenly(count: int, total: int, centred: bool = False) -> list[int]:
-    """Choose evenly spaced indices.
+    """Return up to `count` evenly spaced indices in [0, total).
 
-    Args:
-        count: how many at the most.
-        total: how many there are.
-        centred: take the middle of each of `count` equal parts rather than its start.
-
-    Returns:
-        Rising indices in [0, total); all of them if `count` is as large.
+    With `centred` they are the middles of `count` equal parts, otherwise their starts.
     """
     count = min(count, total)
     return [(2 * i + centred) * total // (2 * count) for i in range(count)]
@@ -51,9 +37,6 @@ def choose(items: Sequence[T], subset: str, field: str, base: Path | None = None
             without suffix; a trailing part of the path is enough if it is unique).
         field: the config field, for error messages.
         base: folder in which a relative list file is looked for too.
-
-    Returns:
-        The chosen items, in their order.
 
     Raises:
         ConfigError: if the rule is unknown or asks for more images than there are.
@@ -81,17 +64,8 @@ def choose(items: Sequence[T], subset: str, field: str, base: Path | None = None
 def draw(items: Sequence[T], fraction: float, seed: int, what: str) -> list[T]:
     """Draw a fraction of images by a seed, at least one.
 
-    Each image has a rank of its own, a hash of (seed, name): adding an image leaves the order
-    of the others alone.
-
-    Args:
-        items: what to draw from.
-        fraction: share in (0, 1).
-        seed: seed of the draw.
-        what: part of the hash, so that val and test are drawn independently.
-
-    Returns:
-        The drawn items, in their order.
+    Images are ranked by a hash of (seed, what, name): adding one leaves the order of the others
+    alone, and val and test (`what`) are drawn independently.
     """
     ranked = sorted(items, key=lambda item: derive_seed(seed, what, item.name))
     drawn = {item.name for item in ranked[: max(1, round(fraction * len(items)))]}
@@ -105,20 +79,13 @@ def without(items: Sequence[T], taken: Sequence[T]) -> list[T]:
 
 
 def from_list(items: Sequence[T], file: str, field: str, base: Path | None = None) -> list[T]:
-    """Choose the images that a list file names, by a trailing part of the path, suffix optional.
+    """Choose the images that a list file names; see `choose`.
 
-    Args:
-        items: all of them.
-        file: one name a line; empty lines and those with # are left out.
-        field: the config field, for error messages.
-        base: folder in which a relative list file is looked for too.
-
-    Returns:
-        The listed items, in their order.
+    The file has one name a line; empty lines and those with # are left out.
 
     Raises:
         ConfigError: if there is no such file, or it names no image.
-        DataError: if a name is no image's, or several images'.
+        DataError: if a name is not that of exactly one image.
     """
     names = _read_list(file, field, base)
     by_end: dict[str, list[str]] = {}
@@ -144,30 +111,24 @@ def from_list(items: Sequence[T], file: str, field: str, base: Path | None = Non
     return [item for item in items if item.name in wanted]
 
 
-def check_disjoint(splits: Mapping[str, Sequence[FilePair]]) -> None:
-    """Refuse an image that is in two splits, by its path or by its content.
-
-    Contents are compared by SHA-256, and only of files of one size.
-
-    Args:
-        splits: files by the name of their split.
+def check_disjoint(splits: Mapping[str, Sequence[Item]]) -> None:
+    """Refuse a file that is in two splits, by the SHA-256 of files of one size.
 
     Raises:
         DataError: with up to ten of the images and both of their places.
     """
-    met: dict[tuple[int, str], tuple[str, FilePair]] = {}
     sized: dict[int, list[tuple[str, FilePair]]] = {}
-    for split, pairs in splits.items():
-        for pair in pairs:
-            if pair.nbytes:  # an empty file is reported as a bad image
-                sized.setdefault(pair.nbytes, []).append((split, pair))
+    for split, items in splits.items():
+        for item in items:
+            if isinstance(item, FilePair) and item.nbytes:  # an empty file is a bad image
+                sized.setdefault(item.nbytes, []).append((split, item))
+    met: dict[str, tuple[str, FilePair]] = {}
     twice = []
-    for size, members in sized.items():
+    for members in sized.values():
         if len({split for split, _ in members}) < 2:
             continue
         for split, pair in members:
-            key = (size, _sha256(pair.image))
-            first, other = met.setdefault(key, (split, pair))
+            first, other = met.setdefault(_sha256(pair.image), (split, pair))
             if first != split:
                 twice.append(f"{pair.name} ({split}) is {other.name} ({first})")
     if twice:

@@ -23,7 +23,7 @@ from spiritseg.data.domains import (
     list_proximity,
     list_target,
 )
-from spiritseg.data.items import FilePair, Item, ScenePair
+from spiritseg.data.items import ScenePair
 from spiritseg.data.sampling import stage_input
 from spiritseg.data.subsets import SPLITS, check_disjoint
 from spiritseg.doctor.findings import Examination
@@ -236,21 +236,17 @@ def _add_bytes(known: Known, seen: Sequence[_Seen]) -> float:
 def _check_overlap(
     found: Examination, splits: Mapping[str, LabelledImages], proximity: Proximity | None
 ) -> None:
-    files = {name: _files(images.items) for name, images in splits.items()}
+    files = {name: list(images.items) for name, images in splits.items()}
     pairs = [files]
     if proximity is not None:
         measured = [*files.get("val", []), *files.get("test", [])]
-        unlabelled = _files([*proximity[0].items, *proximity[1].items])
+        unlabelled = [*proximity[0].items, *proximity[1].items]
         pairs.append({"proximity": unlabelled, "val or test": measured})
     for one in pairs:
         try:
             check_disjoint(one)
         except SpiritsegError as error:
             found.refused("splits", str(error))
-
-
-def _files(items: Sequence[Item]) -> list[FilePair]:
-    return [item for item in items if isinstance(item, FilePair)]
 
 
 def _check_crop(found: Examination, known: Known, sizes: Mapping[str, Size]) -> None:

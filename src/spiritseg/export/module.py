@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from spiritseg.errors import ConfigError
 from spiritseg.export.metadata import ModelCard
+from spiritseg.geometry import max_pool
 from spiritseg.models.segmenter import Segmenter
 
 __all__ = ["DeployedNetwork", "example_input", "same_padding_to_onnx", "trace"]
@@ -56,12 +57,7 @@ class DeployedNetwork(nn.Module):
         """Segment images; see the class for the shapes."""
         size = (images.shape[1], images.shape[2])
         if self.preprocess:
-            images = images.permute(0, 3, 1, 2).float() / 255
-            if self.pool > 1:
-                # Zero padding, then whole windows, equals ceil_mode (0 is the least value); its
-                # output size needs no case for odd images, so it exports for open sizes.
-                border = self.pool - 1
-                images = F.max_pool2d(F.pad(images, (0, border, 0, border)), self.pool)
+            images = max_pool(images.permute(0, 3, 1, 2).float() / 255, self.pool)
         images = images.half() if self.half_precision else images
         if self.preprocess:
             logits = self.network.before_pool(images, self.pool, size)

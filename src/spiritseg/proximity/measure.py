@@ -13,9 +13,9 @@ from torchvision.transforms import v2
 
 from spiritseg.config import Target
 from spiritseg.data.items import FilePair, need_folder
-from spiritseg.data.layouts import detect, split_files
+from spiritseg.data.layouts import LAYOUTS, detect
 from spiritseg.errors import BadImageError, ConfigError, DataError
-from spiritseg.images import IMAGE_SUFFIXES, find_images, read_image
+from spiritseg.images import IMAGE_SUFFIXES, files_below, read_image
 from spiritseg.models import Segmenter
 from spiritseg.models import teacher as make_teacher
 from spiritseg.proximity.figure import draw
@@ -144,9 +144,9 @@ def _files(folder: Path, subset: str) -> list[Path]:
     """List the images of a folder; of a labelled data set, those of its training subset."""
     need_folder(folder, "proximity")
     try:
-        layout = detect(folder)
+        layout = LAYOUTS[detect(folder)]
     except DataError:
-        files = find_images(folder)
+        files = files_below(folder)
         if not files:
             raise DataError(
                 f"no images in {folder}, at any depth. Expected files with one of the suffixes "
@@ -155,11 +155,11 @@ def _files(folder: Path, subset: str) -> list[Path]:
         return files
     target = Target(root=str(folder), subset=subset)
     try:
-        pairs = split_files(target, folder, layout, ["train"])["train"]
+        pairs = layout.items(target, folder, ["train"])["train"]
     except DataError:
         if subset != Target.subset:  # the default must not refuse a smaller data set
             raise
-        pairs = split_files(replace(target, subset="all"), folder, layout, ["train"])["train"]
+        pairs = layout.items(replace(target, subset="all"), folder, ["train"])["train"]
     return [pair.image for pair in pairs if isinstance(pair, FilePair)]
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from spiritseg.data.cache import Budget
+from spiritseg.data.cache import Budget, Cache
 
 __all__ = ["FrozenOutputs", "Key"]
 
@@ -28,20 +28,18 @@ class FrozenOutputs:
     Args:
         compute: (B, 3, H, W) images to outputs by name, (B, ...) each; it must not depend on
             anything that trains, nor keep a graph.
-        budget: memory for what is kept, which several caches may share. When it is full, what
-            came first stays: views come round in turn, so replacing would never hit.
-        device: where kept outputs lie; by default on the CPU.
+        budget: memory for what is kept, on the CPU.
     """
 
-    def __init__(
-        self, compute: Callable[[Tensor], Named], budget: Budget, device: str = "cpu"
-    ) -> None:
+    def __init__(self, compute: Callable[[Tensor], Named], budget: Budget) -> None:
         self._compute = compute
-        self._budget = budget
-        self._device = torch.device(device)
-        self._kept: dict[Key, Named] = {}
-        self.bytes = 0
+        self._cache: Cache[Named] = Cache(budget, _on_cpu)
         self.computed = 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the kept outputs."""
+        return self._cache.nbytes
 
     def __call__(self, images: Tensor, keys: Sequence[Key]) -> Named:
         """Return the outputs of a batch of augmented images.
@@ -53,34 +51,31 @@ class FrozenOutputs:
         Returns:
             (B, ...) float32 by name, on the images' device.
         """
-        missing = [row for row, key in enumerate(keys) if key not in self._kept]
-        fresh = dict(zip(missing, self._fresh(images, missing), strict=True))
-        rows = [fresh[row] if row in fresh else self._kept[key] for row, key in enumerate(keys)]
-        for row, outputs in fresh.items():
-            self._keep(keys[row], outputs)
+        kept = [self._cache.get(key) for key in keys]
+        fresh = self._fresh(images, [row for row, outputs in enumerate(kept) if outputs is None])
+        rows = [outputs if outputs is not None else next(fresh) for outputs in kept]
+        for key, outputs in zip(keys, rows, strict=True):
+            self._cache.keep(key, outputs)
         return {
             name: torch.stack([row[name].to(images.device) for row in rows]).float()
             for name in rows[0]
         }
 
-    def _fresh(self, images: Tensor, rows: list[int]) -> list[Named]:
-        if not rows:
-            return []
+    @torch.no_grad()
+    def _fresh(self, images: Tensor, rows: list[int]) -> Iterator[Named]:
         self.computed += len(rows)
         found: list[Named] = []
-        with torch.no_grad():
-            one_by_one = images.device.type == "cpu"
-            for some in [[row] for row in rows] if one_by_one else [rows]:
-                outputs = {name: _half(x) for name, x in self._compute(images[some]).items()}
-                found += [{name: x[i] for name, x in outputs.items()} for i in range(len(some))]
-        return found
+        size = 1 if images.device.type == "cpu" else max(1, len(rows))
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            outputs = {name: _half(x) for name, x in self._compute(images[some]).items()}
+            found += [{name: x[i] for name, x in outputs.items()} for i in range(len(some))]
+        return iter(found)
 
-    def _keep(self, key: Key, outputs: Named) -> None:
-        size = sum(x.numel() * x.element_size() for x in outputs.values())
-        if key not in self._kept and self._budget.take(size):
-            # Clones: a view would hold the whole batch's memory.
-            self._kept[key] = {name: x.clone().to(self._device) for name, x in outputs.items()}
-            self.bytes += size
+
+def _on_cpu(outputs: Named) -> Named:
+    # Clones: a view would hold the whole batch's memory.
+    return {name: x.clone().cpu() for name, x in outputs.items()}
 
 
 def _half(values: Tensor) -> Tensor:
