@@ -74,7 +74,7 @@ def test_predict_hands_its_options_on_and_lists_what_was_left_out(
     assert given["words"] == ("s.onnx", ["in", "more"], "o", "overlay")
     assert (given["batch"], given["workers"], given["opacity"]) == (4, 3, 0.7)
     assert "3 frames in 1.5 s, 2.0 a second" in out
-    assert "2 outputs were there already" in out
+    assert "2 outputs existed and were kept" in out
     assert "a/b.jpg: the file is empty" in out
 
 

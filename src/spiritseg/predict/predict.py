@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TypeVar, get_args
 
@@ -25,17 +28,18 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from spiritseg.colours import overlay
 from spiritseg.errors import BadImageError, BundleError, ConfigError, unknown
 from spiritseg.files import make_folder, write_atomically
 from spiritseg.images import Pixels, read_pixels
 from spiritseg.predict.inputs import Item, Kind, check_path, find_items, plan
-from spiritseg.predict.pipeline import mapped, segmented
 from spiritseg.predict.video import Frame, VideoReader, VideoWriter
 from spiritseg.student import Student, load
 
-__all__ = ["PredictReport", "predict"]
+__all__ = ["PredictReport", "mapped", "predict", "segmented"]
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(repr=False)
@@ -188,7 +192,7 @@ class _Job:
                 self._video(item, target)
 
     def _keeps(self, target: Path) -> bool:
-        keeps = not self.overwrite and _exists(target)
+        keeps = not self.overwrite and os.path.exists(target)  # noqa: PTH110  # long names: False
         self.report.kept += keeps
         return keeps
 
@@ -220,7 +224,7 @@ class _Job:
         return mapped(write, self._segmented(pairs), self.workers, 4 * self.workers)
 
     def _overlay(self, image: Pixels, mask: Pixels) -> Pixels:
-        return np.asarray(self.student.overlay(image, self.opacity, mask))
+        return overlay(image, mask, self.student.colours, self.opacity)
 
     def _video(self, item: Item, target: Path) -> None:
         as_file, lost = self.kind == "video", None
@@ -285,15 +289,64 @@ def _read(pair: tuple[Item, Path]) -> tuple[Item, Path, Pixels | str]:
         return item, target, "there is not enough memory for it"
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # the name is too long, which is reported where it is written
-        return False
-
-
 def _write_png(path: Path, pixels: Pixels) -> None:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     make_folder(path.parent)
     write_atomically(path, buffer.getvalue())
+
+
+def mapped(function: Callable[[T], R], items: Iterable[T], workers: int, ahead: int) -> Iterator[R]:
+    """Call a function on items in several threads.
+
+    Args:
+        function: Called in the threads.
+        items: Read in the caller's thread, when their results are asked for.
+        workers: Number of threads.
+        ahead: Number of items beyond the result that is waited for.
+
+    Yields:
+        The results, in order. An exception is raised in the place of its result.
+    """
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def segmented(
+    masks: Callable[[Pixels], Pixels],
+    pairs: Iterable[tuple[T, Pixels]],
+    batch: int = 1,
+    streams: int = 1,
+) -> Iterator[tuple[T, Pixels, Pixels]]:
+    """Segment images, several batches of neighbours of one size at once.
+
+    Args:
+        masks: Maps images (N, H, W, 3) to masks (N, H, W); called in threads.
+        pairs: Keys and images (H, W, 3) uint8.
+        batch: Largest number of images of one size in a batch.
+        streams: Number of batches at once; one more waits, so that no thread idles.
+
+    Yields:
+        Key, image and mask, in order.
+    """
+
+    def groups() -> Iterator[list[tuple[T, Pixels]]]:
+        for _, same in groupby(pairs, key=lambda pair: pair[1].shape):
+            while group := list(islice(same, batch)):
+                yield group
+
+    def run(group: list[tuple[T, Pixels]]) -> list[tuple[T, Pixels, Pixels]]:
+        found = masks(np.stack([pixels for _, pixels in group]))
+        return [(key, pixels, mask) for (key, pixels), mask in zip(group, found, strict=True)]
+
+    for found in mapped(run, groups(), streams, streams):
+        yield from found
