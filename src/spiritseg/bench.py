@@ -39,32 +39,18 @@ _HEAD = ("runtime", "MB", "net ms", "mask ms", "p95", "fps", "peak %")
 
 @dataclass(frozen=True)
 class BenchRow:
-    """A student in one engine, at one precision and size.
-
-    Args:
-        student: Name of the student.
-        runtime: Name of the engine.
-        precision: fp32, fp16 or int8.
-        size: (H, W) of the image; the network sees it after the max-pool.
-        params: Number of parameters.
-        gflops: 10^9 operations of the network at that size; of a file of fixed size at its own.
-        bytes: Size of the files.
-        network_ms: Times of the network alone, from prepared floats to its output; empty for a
-            file that has the preprocessing inside.
-        whole_ms: Times from the uint8 image to the mask.
-        peak: Rate of a float32 matrix product in the same run, in GFLOP/s.
-    """
+    """A student in one engine, at one precision and size."""
 
     student: str
     runtime: str
     precision: str
-    size: tuple[int, int]
+    size: tuple[int, int]  # of the image; the network sees it after the max-pool
     params: int
-    gflops: float
-    bytes: int
-    network_ms: list[float]
-    whole_ms: list[float]
-    peak: float
+    gflops: float  # of the network at that size; of a file of fixed size at its own
+    bytes: int  # of the files
+    network_ms: list[float]  # from prepared floats to the output; empty if preprocessing is inside
+    whole_ms: list[float]  # from the uint8 image to the mask
+    peak: float  # rate of a float32 matrix product in the same run, in GFLOP/s
 
     @property
     def share(self) -> float:
@@ -255,12 +241,7 @@ def _measure(
 
 
 def matrix_product(threads: int, side: int = _SIDE) -> Callable[[], object]:
-    """Return a float32 matrix product of torch to time; `product_rate` reads its times.
-
-    Args:
-        threads: Number of CPU threads; torch keeps them.
-        side: Side of the matrices.
-    """
+    """Return a float32 matrix product of torch to time; torch keeps the number of threads."""
     import torch
 
     torch.set_num_threads(threads)
@@ -283,9 +264,8 @@ def int8_instructions() -> list[str]:
 
 
 def _gflops(info: ExportInfo, size: tuple[int, int]) -> float:
-    if not info.dynamic:
-        return info.gflops  # it computes its own size whatever comes
-    return info.gflops * (size[0] * size[1]) / (info.size[0] * info.size[1])
+    height, width = size if info.dynamic else info.size
+    return info.gflops * (height * width) / (info.size[0] * info.size[1])
 
 
 def _noise(size: tuple[int, int]) -> Pixels:
@@ -314,9 +294,7 @@ def _check_options(
             f"got {list(students)}, {list(sizes)} and {rounds}."
         )
     if threads is not None and threads < 1:
-        raise ConfigError(
-            f"threads: expected 1 or more, got {threads}. Without it all cores are used."
-        )
+        raise ConfigError(f"threads: expected 1 or more, got {threads}; by default all cores.")
 
 
 def _engines(asked: Sequence[str] | None, say: Callable[[str], None]) -> dict[str, str | None]:

@@ -218,14 +218,12 @@ FAULTS: dict[str, Callable[[Array], Array]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_is_noticed(exported: ExportReport, student: Student, fault: str) -> None:
-    images = open_check_images(student, None, 2)
-    assert check(student, _Faulty(student, exported.info, lambda y: y), images).equal_labels == 1
+    images = open_check_images(student, None, 1)
     with pytest.raises(RunError, match="differs from the student"):
         check(student, _Faulty(student, exported.info, FAULTS[fault]), images)
 
 
-@pytest.mark.parametrize("output", ["logits", "mask"])
-@pytest.mark.parametrize("preprocess", [True, False])
+@pytest.mark.parametrize(("output", "preprocess"), [("logits", True), ("mask", False)])
 def test_the_share_of_equal_labels_is_that_of_the_masks(
     exported: ExportReport, student: Student, preprocess: bool, output: Any
 ) -> None:
@@ -306,8 +304,7 @@ def mixed(tmp_path: Path) -> list[Path]:
     return [*(tmp_path / name for name in sizes), tmp_path / "broken.png"]
 
 
-@pytest.mark.parametrize("size", [None, (32, 48)])
-@pytest.mark.parametrize("checked_apart", [True, False])
+@pytest.mark.parametrize(("size", "checked_apart"), [(None, True), ((32, 48), False)])
 def test_all_images_have_the_size_of_a_fixed_export(
     student_folder: Path,
     mixed: list[Path],

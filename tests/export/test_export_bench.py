@@ -149,23 +149,6 @@ def _row(runtime: str, precision: str, size: tuple[int, int] = (512, 1024)) -> B
     return BenchRow("ct", runtime, precision, size, 740_123, 412.62, 2_950_000, [], times, 98)
 
 
-def test_by_default_a_thread_for_each_core_that_may_be_used(
-    student_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 64)
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {1, 2, 5}, raising=False)
-    limited: list[int] = []
-
-    def exported(*given: object) -> list[object]:
-        limited.append(int(str(given[4])))
-        return []
-
-    monkeypatch.setattr(benching, "_exported", exported)
-    with pytest.raises(ConfigError, match="no engine offers"):
-        bench([student_folder], runtimes=["torch"])
-    assert limited == [3]
-
-
 ROWS = [_row("torch", "fp32"), _row("onnxruntime", "int8"), _row("openvino", "fp16", (256, 512))]
 
 

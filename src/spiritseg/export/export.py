@@ -26,21 +26,13 @@ Images = str | Path | Sequence[str | Path] | None
 
 @dataclass(frozen=True)
 class ExportReport:
-    """The files of an export, and how it compares with PyTorch.
-
-    Args:
-        paths: Files, the one to open first.
-        info: Metadata of the export.
-        check: Comparison with PyTorch.
-        bytes: Size of the files in bytes.
-        skipped: Images to calibrate or verify with that could not be read.
-    """
+    """The files of an export, the one to open first, and how it compares with PyTorch."""
 
     paths: tuple[Path, ...]
     info: ExportInfo
     check: Check
     bytes: int
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()  # images to calibrate or verify with that could not be read
 
     def __str__(self) -> str:
         lines = [f"{len(self.skipped)} unreadable images were left out:"] if self.skipped else []
@@ -148,7 +140,7 @@ def export(
 def build(
     student: Student, info: ExportInfo, format: str, path: Path, calibration: Sequence[Pixels]
 ) -> list[Path]:
-    """Write a student in a format, without verifying it.
+    """Write a student, without verifying it; return the files, the one to open first.
 
     Args:
         student: Student; it is not changed.
@@ -156,14 +148,12 @@ def build(
         format: Name in `formats.FORMATS`, or path/to/file.py:NAME.
         path: File to write; further files lie next to it.
         calibration: Images (H, W, 3) uint8, for int8.
-
-    Returns:
-        The files, the one to open first.
     """
     network = copy.deepcopy(student.network).cpu().float()
     module = DeployedNetwork(network, info.pool, info.preprocess, info.output == "mask").eval()
-    files = FORMATS[format].write(module, info, path, calibration)
-    return files if FORMATS[format].has_info else [*files, write_sidecar(info, format, files)]
+    entry = FORMATS[format]
+    files = entry.write(module, info, path, calibration)
+    return files if entry.has_info else [*files, write_sidecar(info, format, files)]
 
 
 def _check_options(precision: str, calibrate: Images, size: tuple[int, int] | None) -> None:

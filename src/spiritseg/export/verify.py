@@ -39,19 +39,12 @@ class CheckImages:
 
 @dataclass(frozen=True)
 class Check:
-    """How an export compares with PyTorch.
+    """How an export compares with PyTorch."""
 
-    Args:
-        equal_labels: Share of pixels with the same class.
-        max_difference: Largest difference of a logit, as a share of their range; 0 for masks.
-        images: Number of images.
-        where: Where they come from.
-    """
-
-    equal_labels: float
-    max_difference: float
-    images: int
-    where: str
+    equal_labels: float  # share of pixels with the same class
+    max_difference: float  # largest of a logit, as a share of the logits' range; 0 for masks
+    images: int  # number of them
+    where: str  # where they come from
 
     def __str__(self) -> str:
         return (

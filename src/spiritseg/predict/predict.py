@@ -46,22 +46,16 @@ R = TypeVar("R")
 class PredictReport:
     """The result of a prediction.
 
-    Args:
-        out: Folder of the outputs.
-        frames: Number of images and frames that were segmented.
-        kept: Number of outputs that existed already.
-        outputs: Files and folders that were written.
-        skipped: Inputs that could not be read, wholly or to their end, or whose sound could not
-            be kept, with the reason.
-        seconds: Duration, files included.
+    `skipped` has the inputs that could not be read, wholly or to their end, or whose sound could
+    not be kept, with the reason.
     """
 
     out: Path
-    frames: int = 0
-    kept: int = 0
-    outputs: list[Path] = field(default_factory=list)
+    frames: int = 0  # images and frames that were segmented
+    kept: int = 0  # outputs that existed already
+    outputs: list[Path] = field(default_factory=list)  # files and folders that were written
     skipped: list[tuple[str, str]] = field(default_factory=list)
-    seconds: float = 0.0
+    seconds: float = 0.0  # files included
 
     @property
     def frames_per_second(self) -> float:
