@@ -44,9 +44,10 @@ class Student:
 
     Args:
         source: The engine of an exported file, or the network of a bundle.
-        info: Classes, colours and preprocessing of a network; None for an engine.
+        info: Description of a network; None for an engine.
         device: Torch device of a network.
         config: YAML file of the run that made the network, if it is at hand.
+        trust: Whether Python files that its experiment names may run.
 
     Raises:
         ConfigError: if the device is unknown or unavailable.
@@ -69,7 +70,7 @@ class Student:
 
     @cached_property
     def engine(self) -> Runtime:
-        """What runs it. A bundle's is made when it is first needed."""
+        """The runtime. A bundle's is made when it is first needed."""
         from spiritseg.export.module import in_torch, info_of
 
         name = self.info.network
@@ -94,7 +95,7 @@ class Student:
 
     @property
     def info(self) -> BundleInfo:
-        """What a bundle says of its network."""
+        """The description of a bundle's network."""
         if self._info is None:
             raise BundleError(_no_bundle(self.engine, "description of its network"))
         return self._info
@@ -131,13 +132,7 @@ class Student:
         return self.info.experiment(overrides)
 
     def __call__(self, image: Decoded | Tensor) -> Pixels:
-        """Segment an image.
-
-        Args:
-            image: Image of any kind, see the class.
-
-        Returns:
-            (H, W) uint8 class indices.
+        """Segment an image of any kind; return (H, W) uint8 class indices.
 
         Raises:
             DataError: if it cannot be read, or has another shape, type or range.
@@ -146,14 +141,7 @@ class Student:
         return mask
 
     def masks(self, images: Pixels) -> Pixels:
-        """Segment a batch of images of one size.
-
-        Args:
-            images: (N, H, W, 3) uint8 RGB.
-
-        Returns:
-            (N, H, W) uint8 class indices.
-        """
+        """Segment (N, H, W, 3) uint8 RGB images; return (N, H, W) uint8 class indices."""
         return self.engine.masks(images)
 
     @overload
@@ -163,10 +151,7 @@ class Student:
     def logits(self, image: Decoded) -> NDArray[np.float32]: ...
 
     def logits(self, image: Decoded | Tensor) -> NDArray[np.float32] | Tensor:
-        """Return the logits of an image on its own grid.
-
-        Args:
-            image: Image of any kind, see the class.
+        """Return the logits of an image of any kind on its own grid.
 
         Returns:
             (K, H, W) float32: a tensor for a tensor, otherwise an array.
@@ -260,11 +245,7 @@ def _check_shares(streams: int, threads: int | None) -> None:
 
 
 def bundle_folder(path: str | Path) -> Path:
-    """Return the bundle's folder.
-
-    Args:
-        path: Bundle, or the run that made it.
-    """
+    """Return the folder of a bundle, or of the bundle of a run."""
     folder = Path(path).expanduser()
     return folder / "student" if (folder / "student").is_dir() else folder
 

@@ -76,10 +76,6 @@ class Format:
         Args:
             name: Name of the format, for the message.
             precision: Precision that was asked for.
-
-        Raises:
-            ConfigError: if the format does not offer the precision.
-            MissingExtraError: if a module is not installed.
         """
         if precision not in PRECISIONS:
             raise ConfigError(unknown("precision", precision, PRECISIONS))

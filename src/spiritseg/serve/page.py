@@ -25,8 +25,8 @@ from spiritseg.errors import (
     unknown,
 )
 from spiritseg.export.engines import LARGE_BYTES
-from spiritseg.images import Pixels, opened, oversized, read_pixels
-from spiritseg.predict.inputs import IMAGE_SUFFIXES, check_path
+from spiritseg.images import IMAGE_SUFFIXES, Pixels, opened, oversized, read_pixels
+from spiritseg.predict.inputs import check_path
 from spiritseg.student import Student, load
 
 __all__ = ["Students", "make_blocks", "open_students"]
