@@ -179,8 +179,7 @@ class _Job:
         stills = [(item, target) for item, target in planned.items() if not item.is_video]
         missing = [(item, target) for item, target in stills if not self._keeps(target)]
         self._expect(len(missing))
-        read = mapped(_read, missing, self.workers, 2 * self.workers)
-        self.report.outputs += self._written(self._readable(read))
+        self.report.outputs += self._written(self._readable(missing))
         for item, target in planned.items():
             if item.is_video and not (self.kind == "video" and self._keeps(target)):
                 self._video(item, target)
@@ -190,10 +189,10 @@ class _Job:
         self.report.kept += keeps
         return keeps
 
-    def _readable(
-        self, read: Iterable[tuple[Item, Path, Pixels | str]]
-    ) -> Iterator[tuple[Path, Pixels]]:
-        for item, target, found in read:
+    def _readable(self, wanted: Sequence[tuple[Item, Path]]) -> Iterator[tuple[Path, Pixels]]:
+        """Decode images; report those that cannot be read."""
+        read = mapped(_read, (item.path for item, _ in wanted), self.workers, 2 * self.workers)
+        for (item, target), found in zip(wanted, read, strict=True):
             if isinstance(found, str):
                 self._skip(item, found)
                 self.bar.advance(self.bar.task_ids[0])
@@ -272,15 +271,14 @@ class _Job:
         self.bar.update(task.id, total=(task.total or 0) + count)
 
 
-def _read(pair: tuple[Item, Path]) -> tuple[Item, Path, Pixels | str]:
+def _read(path: Path) -> Pixels | str:
     """Decode an image, or return why it cannot be read."""
-    item, target = pair
     try:
-        return item, target, read_pixels(item.path)
+        return read_pixels(path)
     except BadImageError as error:
-        return item, target, error.reason
+        return error.reason
     except MemoryError:
-        return item, target, "there is not enough memory for it"
+        return "there is not enough memory for it"
 
 
 def _write_png(path: Path, pixels: Pixels) -> None:
