@@ -62,7 +62,8 @@ def test_predict_lists_what_was_left_out(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report = PredictReport(Path("o"), 3, 2, [], [("a/b.jpg", "the file is empty")], 1.5)
-    monkeypatch.setattr("spiritseg.predict.predict.predict", lambda **options: report)
+    home = sys.modules[spiritseg.predict.__module__]
+    monkeypatch.setattr(home, "predict", lambda **options: report)
     code, out, _ = _call(["predict", "s.onnx", "in", "--out", "o"], capsys)
     assert code == 0
     assert "3 frames in 1.5 s, 2.0 a second" in out
