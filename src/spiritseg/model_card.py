@@ -133,7 +133,7 @@ def _training(experiment: Experiment | None, ran: Any) -> str:
     rows = []
     for name, stage in experiment.stages.items():
         teachers = ", ".join((stage.teacher, *stage.co_teachers)) if stage.teacher else "labels"
-        losses = ", ".join(kind for kind, loss in vars(stage.losses).items() if loss is not None)
+        losses = ", ".join(kind for kind, loss in stage.losses.items() if loss is not None)
         steps = _fields(_fields(ran).get(name)).get("steps", "")
         rows.append([name, stage.trains, teachers, stage.images, losses, steps])
     table = _table(["stage", "trains", "from", "images", "losses", "steps"], rows)
