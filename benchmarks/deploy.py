@@ -24,9 +24,8 @@ import numpy as np
 import spiritseg
 from spiritseg.bench import int8_instructions, matrix_product, product_rate
 from spiritseg.evaluation.cost import in_turn
+from spiritseg.export.engines import ExportInfo
 from spiritseg.export.export import build
-from spiritseg.export.metadata import ModelCard
-from spiritseg.export.opening import open_runtime
 from spiritseg.images import read_pixels
 from spiritseg.models import Segmenter
 from spiritseg.models.bundle import BundleInfo
@@ -68,11 +67,11 @@ def measure_networks(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for (name, precision), network in networks.items():
             path = Path(folder) / f"{name}-{precision}.onnx"
-            card = _card(network, size, precision)
-            gflops[f"{name} {precision}"] = card.gflops
+            info = _describe(network, size, precision)
+            gflops[f"{name} {precision}"] = info.gflops
             pictures = [(image[0].transpose(1, 2, 0) * 255).astype(np.uint8)] * 2
-            build(Student(network, _INFO), card, "onnx", path, pictures)
-            runtime = open_runtime(path, options.threads)
+            build(Student(network, _INFO), info, "onnx", path, pictures)
+            runtime = load(path, threads=options.threads).engine
             works[f"{name} {precision}"] = partial(runtime.forward, image)
     product = matrix_product(options.threads, _SIDE)
     times = in_turn({**works, "product": product}, options.rounds, budget_s=600)
@@ -92,7 +91,8 @@ def measure_networks(options: argparse.Namespace) -> None:
 
 def measure_predict(student: Path, folder: Path, options: argparse.Namespace) -> None:
     """Compare frames per second of files in, files out with those of the network alone."""
-    runtime, busy = open_runtime(student, options.threads), load(student, streams=0)
+    runtime = load(student, threads=options.threads)
+    busy = load(student, streams=0)
     images = [read_pixels(path)[None] for path in find_images([folder])]
     runtime.masks(images[0])
     bare, whole = [], []
@@ -111,9 +111,9 @@ def measure_predict(student: Path, folder: Path, options: argparse.Namespace) ->
     )
 
 
-def _card(network: Segmenter, size: tuple[int, int], precision: str) -> ModelCard:
+def _describe(network: Segmenter, size: tuple[int, int], precision: str) -> ExportInfo:
     costs = spiritseg.cost(network, size)
-    return ModelCard(
+    return ExportInfo(
         name="network",
         classes=_INFO.classes,
         colours=_INFO.colours,

@@ -58,23 +58,16 @@ def test_mistakes_are_one_clear_error(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_predict_hands_its_options_on_and_lists_what_was_left_out(
+def test_predict_lists_what_was_left_out(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given: dict[str, Any] = {}
-
-    def predict(*words: object, **options: object) -> PredictReport:
-        given.update(options, words=words)
-        return PredictReport(Path("o"), 3, 2, [], [("a/b.jpg", "the file is empty")], 1.5)
-
-    monkeypatch.setattr("spiritseg.predict.predict.predict", predict)
-    words = ["predict", "s.onnx", "in", "more", "--out", "o", "--kind", "overlay", "--batch", "4"]
-    code, out, _ = _call([*words, "--workers", "3", "--opacity", "0.7"], capsys)
+    report = PredictReport(Path("o"), 3, 2, [], [("a/b.jpg", "the file is empty")], 1.5)
+    home = sys.modules[spiritseg.predict.__module__]
+    monkeypatch.setattr(home, "predict", lambda **options: report)
+    code, out, _ = _call(["predict", "s.onnx", "in", "--out", "o"], capsys)
     assert code == 0
-    assert given["words"] == ("s.onnx", ["in", "more"], "o", "overlay")
-    assert (given["batch"], given["workers"], given["opacity"]) == (4, 3, 0.7)
     assert "3 frames in 1.5 s, 2.0 a second" in out
-    assert "2 outputs were there already" in out
+    assert "2 outputs existed and were kept" in out
     assert "a/b.jpg: the file is empty" in out
 
 

@@ -11,7 +11,6 @@ from PIL import Image
 
 from spiritseg.config import Extractor, Head, Network
 from spiritseg.export import onnx as onnx_format
-from spiritseg.export import openvino as openvino_format
 from spiritseg.export.export import ExportReport, export
 from spiritseg.images import Pixels
 from spiritseg.models.bundle import BundleInfo, save_bundle
@@ -66,13 +65,12 @@ def fixed(student_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Exp
 def traced(exported: ExportReport, monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare the seconds of tracing the same student again: take the graph of `exported`."""
 
-    def again(module: object, card: object) -> onnx.ModelProto:
+    def again(module: object, info: object) -> onnx.ModelProto:
         model = onnx.load(exported.paths[0])
         del model.metadata_props[:]
         return model
 
     monkeypatch.setattr(onnx_format, "to_onnx", again)
-    monkeypatch.setattr(openvino_format, "to_onnx", again)
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,14 +15,13 @@ import numpy as np
 
 from spiritseg.cores import usable_cores
 from spiritseg.errors import BundleError, ConfigError, MissingExtraError, unknown
-from spiritseg.export.engines import Runtime, prepare
-from spiritseg.export.formats import FORMATS, PRECISIONS, format_of_file
-from spiritseg.export.metadata import ModelCard
-from spiritseg.export.opening import open_runtime
+from spiritseg.export.engines import ExportInfo, Runtime, prepare
+from spiritseg.export.formats import FORMATS, PRECISIONS
 from spiritseg.files import read_fields
 from spiritseg.images import Pixels
 from spiritseg.predict.inputs import check_path
 from spiritseg.registry import is_in_file
+from spiritseg.student import bundle_folder, load
 
 __all__ = [
     "BenchReport",
@@ -38,39 +34,23 @@ __all__ = [
 
 _SIDE = 2048  # of the matrices whose product is the peak
 _BUDGET_S = 60.0  # for one size
-_HEAD = ("runtime", "MB", "MiB", "net ms", "mask ms", "p95", "fps", "peak %")
+_HEAD = ("runtime", "MB", "net ms", "mask ms", "p95", "fps", "peak %")
 
 
 @dataclass(frozen=True)
 class BenchRow:
-    """A student in one engine, at one precision and size.
-
-    Args:
-        student: Name of the student.
-        runtime: Name of the engine.
-        precision: fp32, fp16 or int8.
-        size: (H, W) of the image; the network sees it after the max-pool.
-        params: Number of parameters.
-        gflops: 10^9 operations of the network at that size; of a file of fixed size at its own.
-        bytes: Size of the files.
-        memory_mib: Peak memory above that of the engine alone; None where unknown.
-        network_ms: Times of the network alone, from prepared floats to its output; empty for a
-            file that has the preprocessing inside.
-        whole_ms: Times from the uint8 image to the mask.
-        peak: Rate of a float32 matrix product in the same run, in GFLOP/s.
-    """
+    """A student in one engine, at one precision and size."""
 
     student: str
     runtime: str
     precision: str
-    size: tuple[int, int]
+    size: tuple[int, int]  # of the image; the network sees it after the max-pool
     params: int
-    gflops: float
-    bytes: int
-    memory_mib: float | None
-    network_ms: list[float]
-    whole_ms: list[float]
-    peak: float
+    gflops: float  # of the network at that size; of a file of fixed size at its own
+    bytes: int  # of the files
+    network_ms: list[float]  # from prepared floats to the output; empty if preprocessing is inside
+    whole_ms: list[float]  # from the uint8 image to the mask
+    peak: float  # rate of a float32 matrix product in the same run, in GFLOP/s
 
     @property
     def share(self) -> float:
@@ -84,7 +64,6 @@ class BenchRow:
         return [
             f"{self.runtime} {self.precision}",
             f"{self.bytes / 1e6:.2f}",
-            "-" if self.memory_mib is None else f"{self.memory_mib:.0f}",
             f"{statistics.median(self.network_ms):.1f}" if self.network_ms else "-",
             f"{median:.1f}",
             f"{np.percentile(self.whole_ms, 95):.1f}",
@@ -167,10 +146,10 @@ def bench(
         for number, student in enumerate(map(Path, students)):
             if student.is_file():
                 entries.append(_opened(student, threads, trust))
-                continue
-            own = Path(folder) / str(number)
-            own.mkdir()
-            entries += _exported(student, own, engines, precisions, threads, trust, say)
+            else:
+                own = Path(folder) / str(number)
+                own.mkdir()
+                entries += _exported(student, own, engines, precisions, threads, trust, say)
         if not entries:
             raise ConfigError("bench: no engine offers the chosen precisions.")
         for size in sizes:
@@ -183,18 +162,17 @@ def bench(
 class _Entry:
     """One row of the table, before it is measured."""
 
-    card: ModelCard
+    info: ExportInfo
     bare: Runtime | None
     whole: Runtime
-    path: Path  # what a fresh process opens to measure memory
     bytes: int
 
 
 def _opened(path: Path, threads: int, trust: bool) -> _Entry:
-    runtime = open_runtime(path, threads, trust=trust)
+    runtime = load(path, trust=trust, threads=threads).engine
     names = read_fields(path.with_name(f"{path.name}.json")).get("sha256", [path.name])
     size = sum(path.with_name(name).stat().st_size for name in names)
-    return _Entry(runtime.card, None if runtime.card.preprocess else runtime, runtime, path, size)
+    return _Entry(runtime.info, None if runtime.info.preprocess else runtime, runtime, size)
 
 
 def _exported(
@@ -208,29 +186,28 @@ def _exported(
 ) -> Iterator[_Entry]:
     """Export a student for each engine and precision, and open the exports."""
     from spiritseg.export.export import build
-    from spiritseg.export.pytorch import card_of, in_torch
-    from spiritseg.student import bundle_folder, load
+    from spiritseg.export.module import in_torch, info_of
 
     student = load(path, trust=trust)
-    plain = card_of(student, path.resolve().name, (256, 512))
+    plain = info_of(student, path.resolve().name, (256, 512))
     for engine, format in engines.items():
         offered = FORMATS[format].precisions if format else ("fp32",)
         for precision in (name for name in precisions if name in offered):
             say(f"{plain.name}: {engine} {precision} ...")
-            card = dataclasses.replace(plain, precision=precision)
-            bare = dataclasses.replace(card, preprocess=False)
+            info = dataclasses.replace(plain, precision=precision)
+            bare = dataclasses.replace(info, preprocess=False)
             if format is None:
                 files = [path, *(f for f in bundle_folder(path).iterdir() if f.is_file())]
-                opened: list[Runtime] = [in_torch(student, kind, path) for kind in (bare, card)]
+                opened: list[Runtime] = [in_torch(student, kind, path) for kind in (bare, info)]
             else:
                 opened = []
-                for kind in (bare, dataclasses.replace(card, output="mask")):
+                for kind in (bare, dataclasses.replace(info, output="mask")):
                     target = f"{engine}-{precision}-{kind.output}{FORMATS[format].suffix}"
                     pictures = _scenes() if precision == "int8" else []
                     files = build(student, kind, format, folder / target, pictures)
                     opened.append(FORMATS[format].open(files[0], threads, "cpu", 1))
             size = sum(file.stat().st_size for file in files if file.is_file())
-            yield _Entry(card, opened[0], opened[1], files[0], size)
+            yield _Entry(info, opened[0], opened[1], size)
 
 
 def _measure(
@@ -240,22 +217,21 @@ def _measure(
 
     works: dict[str, Callable[[], object]] = {"product": matrix_product(threads, _SIDE)}
     for number, entry in enumerate(entries):
-        card = entry.card
+        info = entry.info
         if entry.bare is not None:
-            own = _noise(size if card.dynamic else card.size)
-            works[f"network {number}"] = partial(entry.bare.forward, prepare(own, card.pool))
+            own = _noise(size if info.dynamic else info.size)
+            works[f"network {number}"] = partial(entry.bare.forward, prepare(own, info.pool))
         works[f"whole {number}"] = partial(entry.whole.masks, _noise(size))
     times = in_turn(works, rounds, _BUDGET_S)
     return [
         BenchRow(
-            student=entry.card.name,
+            student=entry.info.name,
             runtime=entry.whole.name,
-            precision=entry.card.precision,
+            precision=entry.info.precision,
             size=size,
-            params=entry.card.params,
-            gflops=_gflops(entry.card, size),
+            params=entry.info.params,
+            gflops=_gflops(entry.info, size),
             bytes=entry.bytes,
-            memory_mib=_peak_memory_mib(entry.path, size, threads),
             network_ms=times.get(f"network {number}", []),
             whole_ms=times[f"whole {number}"],
             peak=product_rate(times["product"], _SIDE),
@@ -265,12 +241,7 @@ def _measure(
 
 
 def matrix_product(threads: int, side: int = _SIDE) -> Callable[[], object]:
-    """Return a float32 matrix product of torch to time; `product_rate` reads its times.
-
-    Args:
-        threads: Number of CPU threads; torch keeps them.
-        side: Side of the matrices.
-    """
+    """Return a float32 matrix product of torch to time; torch keeps the number of threads."""
     import torch
 
     torch.set_num_threads(threads)
@@ -292,42 +263,9 @@ def int8_instructions() -> list[str]:
     return sorted(flags & {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
 
 
-def _peak_memory_mib(path: Path, size: tuple[int, int], threads: int) -> float | None:
-    """Return the peak memory in MiB of a fresh process with a student, less its engine's own."""
-    code = f"from {__name__} import _print_peak; _print_peak()"
-    words = [str(path), str(size[0]), str(size[1]), str(threads)]
-    command = [sys.executable, "-c", code, *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    try:
-        return float(done.stdout)
-    except ValueError:
-        return None
-
-
-def _print_peak() -> None:
-    path, (height, width, threads) = Path(sys.argv[1]), map(int, sys.argv[2:5])
-    engine = format_of_file(path, trust=True).engine if path.is_file() else "torch"
-    with suppress(ImportError):  # a format of your own may call its engine anything
-        importlib.import_module("spiritseg.export.pytorch" if engine == "torch" else engine)
-    before = _status_mib("VmRSS")
-    runtime = open_runtime(path, threads, trust=True)
-    for _ in range(2):
-        runtime.masks(np.zeros((1, height, width, 3), np.uint8))
-    print(_status_mib("VmHWM") - before)
-
-
-def _status_mib(field: str) -> float:
-    # Not getrusage: its peak is inherited from the process that started this one.
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1024
-    raise ValueError(field)
-
-
-def _gflops(card: ModelCard, size: tuple[int, int]) -> float:
-    if not card.dynamic:
-        return card.gflops  # it computes its own size whatever comes
-    return card.gflops * (size[0] * size[1]) / (card.size[0] * card.size[1])
+def _gflops(info: ExportInfo, size: tuple[int, int]) -> float:
+    height, width = size if info.dynamic else info.size
+    return info.gflops * (height * width) / (info.size[0] * info.size[1])
 
 
 def _noise(size: tuple[int, int]) -> Pixels:
@@ -356,9 +294,7 @@ def _check_options(
             f"got {list(students)}, {list(sizes)} and {rounds}."
         )
     if threads is not None and threads < 1:
-        raise ConfigError(
-            f"threads: expected 1 or more, got {threads}. Without it all cores are used."
-        )
+        raise ConfigError(f"threads: expected 1 or more, got {threads}; by default all cores.")
 
 
 def _engines(asked: Sequence[str] | None, say: Callable[[str], None]) -> dict[str, str | None]:

@@ -73,7 +73,21 @@ def push(
         info = _verify(staged, _copy_bundle(student, staged), trust)
         model_card(info, name).save(staged / _CARD)
         with _explained(f"push {name}", revision):
-            return _upload(api, name, staged, private, revision)
+            api.create_repo(name, private=private or None, exist_ok=True)
+            if private and not api.model_info(name).private:
+                raise RunError(
+                    f"{name} exists and is public, so nothing was pushed to it; make it private on "
+                    "the Hub, or leave out --private."
+                )
+            has_card = api.file_exists(name, _CARD, revision=revision)
+            commit = api.upload_folder(
+                repo_id=name,
+                folder_path=staged,
+                allow_patterns=[*BUNDLE_FILES] if has_card else [*BUNDLE_FILES, _CARD],
+                revision=revision,
+                commit_message="Add a spiritseg student",
+            )
+    return str(commit.commit_url)
 
 
 def pull(
@@ -158,10 +172,10 @@ def _copy_bundle(given: str | Path, folder: Path) -> Path:
 
 
 def _verify(copy: Path, source: object, trust: bool) -> BundleInfo:
-    """Check the digests of a copy, and that the student loads."""
+    """Check the digests of a temporary copy, and that the student loads."""
     try:
         return load_bundle(copy, trust=trust)[1]
-    except BundleError as error:  # the copy is temporary
+    except BundleError as error:
         raise BundleError(str(error).replace(str(copy), str(source))) from None
 
 
@@ -194,24 +208,6 @@ def _api() -> HfApi:
             "the Hub needs huggingface_hub, which is not installed: pip install 'spiritseg[hub]'."
         ) from None
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT"), library_name="spiritseg")
-
-
-def _upload(api: HfApi, name: str, folder: Path, private: bool, revision: str | None) -> str:
-    api.create_repo(name, private=private or None, exist_ok=True)
-    if private and not api.model_info(name).private:
-        raise RunError(
-            f"{name} exists and is public, so nothing was pushed to it; make it private on the "
-            "Hub, or leave out --private."
-        )
-    has_card = api.file_exists(name, _CARD, revision=revision)
-    commit = api.upload_folder(
-        repo_id=name,
-        folder_path=folder,
-        allow_patterns=[*BUNDLE_FILES] if has_card else [*BUNDLE_FILES, _CARD],
-        revision=revision,
-        commit_message="Add a spiritseg student",
-    )
-    return str(commit.commit_url)
 
 
 def _download(api: HfApi, name: str, revision: str | None, folder: Path) -> str:

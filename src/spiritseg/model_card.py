@@ -53,21 +53,17 @@ _FOREIGN = (
     "`--trust` (in Python `trust=True`) only if you trust it."
 )
 _OLD_SCORES = """
-These scores were measured by spiritseg before version 0.2, which was inaccurate where the sides of
-the images are not multiples of the network's stride: there the same weights score higher now.
-`spiritseg evaluate` measures them again.
+Measured by spiritseg before version 0.2, which scored too low where the sides of the images are not
+multiples of the network's stride; `spiritseg evaluate` measures again.
 """
 
 
 def model_card(info: BundleInfo, name: str) -> ModelCard:
-    """Describe a student: classes, scores, training, and how to load it.
+    """Describe a student: classes, scores, training and use; its owner states the licence.
 
     Args:
         info: Description of the student's bundle.
         name: Its repository, ``owner/name``.
-
-    Returns:
-        The card, without a licence: the owner of the weights states it.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -101,10 +97,8 @@ def model_card(info: BundleInfo, name: str) -> ModelCard:
 
 
 def _dataset(experiment: Experiment | None) -> str:
-    if experiment is None:
-        return "unknown"
-    target = experiment.target
-    return Path(target.root).name if target.root else target.dataset
+    target = experiment.target if experiment else None
+    return (Path(target.root).name if target.root else target.dataset) if target else "unknown"
 
 
 def _results(info: BundleInfo, dataset: str) -> list[EvalResult]:
@@ -139,7 +133,7 @@ def _training(experiment: Experiment | None, ran: Any) -> str:
     rows = []
     for name, stage in experiment.stages.items():
         teachers = ", ".join((stage.teacher, *stage.co_teachers)) if stage.teacher else "labels"
-        losses = ", ".join(kind for kind, loss in vars(stage.losses).items() if loss is not None)
+        losses = ", ".join(kind for kind, loss in stage.losses.items() if loss is not None)
         steps = _fields(_fields(ran).get(name)).get("steps", "")
         rows.append([name, stage.trains, teachers, stage.images, losses, steps])
     table = _table(["stage", "trains", "from", "images", "losses", "steps"], rows)

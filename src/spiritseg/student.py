@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
 from spiritseg.colours import colourise, overlay
 from spiritseg.errors import BundleError, ConfigError, DataError
 from spiritseg.export.engines import Runtime, import_engine
-from spiritseg.export.opening import open_runtime
+from spiritseg.export.formats import open_file
 from spiritseg.images import Pixels, read_pixels, to_rgb
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ __all__ = ["Student", "bundle_folder", "load"]
 Decoded: TypeAlias = str | Path | Image.Image | NDArray[Any]
 
 _ROUNDING = 1e-3  # what resizing may leave beyond [0, 1]
-_CARD_SIZE = (512, 1024)  # pixels; the size at which the GFLOPs of a bundle are counted
+_SIZE = (512, 1024)  # pixels; the size at which the GFLOPs of a bundle are counted
 
 
 class Student:
@@ -45,9 +44,10 @@ class Student:
 
     Args:
         source: The engine of an exported file, or the network of a bundle.
-        info: Classes, colours and preprocessing of a network; None for an engine.
+        info: Description of a network; None for an engine.
         device: Torch device of a network.
         config: YAML file of the run that made the network, if it is at hand.
+        trust: Whether Python files that its experiment names may run.
 
     Raises:
         ConfigError: if the device is unknown or unavailable.
@@ -70,26 +70,21 @@ class Student:
 
     @cached_property
     def engine(self) -> Runtime:
-        """What runs it. A bundle's is made when it is first needed."""
-        import torch
+        """The runtime. A bundle's is made when it is first needed."""
+        from spiritseg.export.module import in_torch, info_of
 
-        from spiritseg.export.module import DeployedNetwork
-        from spiritseg.export.pytorch import TorchRuntime, card_of
-
-        card = card_of(self, self.info.network, _CARD_SIZE)
-        network = self.network.to(memory_format=torch.channels_last)
-        module = DeployedNetwork(network, card.pool).eval()
-        return TorchRuntime(module, card, Path(card.name), str(self._device))
+        name = self.info.network
+        return in_torch(self, info_of(self, name, _SIZE), Path(name), str(self._device))
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The class names, in the order of the mask's values."""
-        return (self._info or self.engine).classes
+        return (self._info or self.engine.info).classes
 
     @property
     def colours(self) -> tuple[tuple[int, int, int], ...]:
         """(R, G, B) of each class, 0 to 255."""
-        return (self._info or self.engine).colours
+        return (self._info or self.engine.info).colours
 
     @property
     def network(self) -> Segmenter:
@@ -100,7 +95,7 @@ class Student:
 
     @property
     def info(self) -> BundleInfo:
-        """What a bundle says of its network."""
+        """The description of a bundle's network."""
         if self._info is None:
             raise BundleError(_no_bundle(self.engine, "description of its network"))
         return self._info
@@ -117,6 +112,8 @@ class Student:
                 files and the student was loaded without trust.
             ConfigError: with all problems of the experiment at once.
         """
+        import yaml
+
         from spiritseg.recipes import load_experiment
         from spiritseg.registry import names_in_files
 
@@ -135,13 +132,7 @@ class Student:
         return self.info.experiment(overrides)
 
     def __call__(self, image: Decoded | Tensor) -> Pixels:
-        """Segment an image.
-
-        Args:
-            image: Image of any kind, see the class.
-
-        Returns:
-            (H, W) uint8 class indices.
+        """Segment an image of any kind; return (H, W) uint8 class indices.
 
         Raises:
             DataError: if it cannot be read, or has another shape, type or range.
@@ -150,14 +141,7 @@ class Student:
         return mask
 
     def masks(self, images: Pixels) -> Pixels:
-        """Segment a batch of images of one size.
-
-        Args:
-            images: (N, H, W, 3) uint8 RGB.
-
-        Returns:
-            (N, H, W) uint8 class indices.
-        """
+        """Segment (N, H, W, 3) uint8 RGB images; return (N, H, W) uint8 class indices."""
         return self.engine.masks(images)
 
     @overload
@@ -167,10 +151,7 @@ class Student:
     def logits(self, image: Decoded) -> NDArray[np.float32]: ...
 
     def logits(self, image: Decoded | Tensor) -> NDArray[np.float32] | Tensor:
-        """Return the logits of an image on its own grid.
-
-        Args:
-            image: Image of any kind, see the class.
+        """Return the logits of an image of any kind on its own grid.
 
         Returns:
             (K, H, W) float32: a tensor for a tensor, otherwise an array.
@@ -219,23 +200,27 @@ def load(
     """Load a saved student.
 
     Args:
-        path: Bundle, run, or exported file (.onnx, .xml or .pt2).
+        path: Bundle, run, or exported file of any format of `spiritseg.export.formats.FORMATS`.
         device: cpu or cuda; an .xml and a .pt2 run on the CPU only.
-        trust: Import the classes that a bundle names; open a .pt2, which torch may unpickle.
-        threads: CPU threads in all; by default the engine's own choice.
-        streams: Passes of an .onnx at once on the CPU, see `open_runtime`.
+        trust: Import the classes that a bundle names; open a .pt2, which torch may unpickle; run
+            the file that a format of your own is in.
+        threads: CPU threads in all, over the streams; by default the engine's own choice for one
+            stream, and the machine's cores for several.
+        streams: Passes of an .onnx that run at once on the CPU, in the caller's threads, each with
+            its share of the threads; 0 for one a core, at most 4 and at most the threads.
 
     Returns:
         A student: ``load(path)(image)`` is its mask.
 
     Raises:
         BundleError: if a file is missing, altered, or of another format.
-        ConfigError: if the device is unknown or unavailable.
+        ConfigError: if the device is unknown or unavailable, or threads or streams are impossible.
         MissingExtraError: if its engine is not installed.
     """
+    _check_shares(streams, threads)
     folder = bundle_folder(path)
     if not folder.is_dir():
-        return Student(open_runtime(folder, threads, device, trust, streams))
+        return Student(open_file(folder, threads, device, trust, streams))
     torch = import_engine("torch", "")
     from spiritseg.models.bundle import load_bundle
 
@@ -247,12 +232,20 @@ def load(
     return Student(network, info, device, config if of_run else None, trust)
 
 
-def bundle_folder(path: str | Path) -> Path:
-    """Return the bundle's folder.
+def _check_shares(streams: int, threads: int | None) -> None:
+    if streams < 0 or (threads is not None and threads < 1):
+        raise ConfigError(
+            f"expected threads of 1 or more and streams of 0 or more, got {threads} and {streams}."
+        )
+    if threads is not None and streams > threads:
+        raise ConfigError(
+            f"{streams} streams cannot share threads of {threads} in all: give as many threads as "
+            "streams, or fewer streams."
+        )
 
-    Args:
-        path: Bundle, or the run that made it.
-    """
+
+def bundle_folder(path: str | Path) -> Path:
+    """Return the folder of a bundle, or of the bundle of a run."""
     folder = Path(path).expanduser()
     return folder / "student" if (folder / "student").is_dir() else folder
 

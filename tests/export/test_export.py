@@ -22,18 +22,15 @@ import spiritseg
 from spiritseg.config import Extractor, Head, Network
 from spiritseg.errors import BundleError, ConfigError, DataError, RunError
 from spiritseg.export import export as exporting
-from spiritseg.export.engines import Runtime
+from spiritseg.export.engines import ExportInfo, Runtime
 from spiritseg.export.export import ExportReport
 from spiritseg.export.formats import FORMATS
-from spiritseg.export.metadata import ModelCard
-from spiritseg.export.module import DeployedNetwork
-from spiritseg.export.opening import open_runtime
-from spiritseg.export.pytorch import TorchRuntime
+from spiritseg.export.module import DeployedNetwork, TorchRuntime
 from spiritseg.export.verify import Check, CheckImages, check, evenly, open_check_images
 from spiritseg.images import Pixels
 from spiritseg.models.bundle import BundleInfo, save_bundle
 from spiritseg.models.networks import build_networks
-from spiritseg.student import Student
+from spiritseg.student import Student, load
 
 Array = np.ndarray[Any, Any]
 SIZES = [(1, 96, 128), (3, 61, 47), (2, 128, 64), (1, 33, 200)]
@@ -60,7 +57,7 @@ def test_onnx_gives_pytorchs_logits_at_any_size_and_batch(
 ) -> None:
     images = _images(*shape)
     wanted = _logits(student, images)
-    runtime = open_runtime(exported.paths[0])
+    runtime = load(exported.paths[0]).engine
     np.testing.assert_allclose(runtime.logits(images), wanted, atol=2e-5 * np.ptp(wanted))
     assert np.array_equal(runtime.masks(images), runtime.logits(images).argmax(1))
     assert runtime.masks(images).dtype == np.uint8
@@ -78,15 +75,15 @@ def test_an_export_reports_how_close_it_is_and_describes_itself(
         in str(exported)
     )
     assert [p.name for p in path.parent.iterdir()] == ["tiny.onnx"]
-    card = open_runtime(path).card
-    assert (card.classes, card.colours) == (student.classes, student.info.colours)
-    assert card.params == sum(p.numel() for p in student.network.parameters())
+    info = load(path).engine.info
+    assert (info.classes, info.colours) == (student.classes, student.info.colours)
+    assert info.params == sum(p.numel() for p in student.network.parameters())
     onnx.checker.check_model(onnx.load(path))
     assert b"site-packages" not in path.read_bytes()  # no path of this machine
 
 
 def test_argmax_and_a_fixed_size_are_in_the_graph(fixed: ExportReport, student: Student) -> None:
-    runtime = open_runtime(fixed.paths[0])
+    runtime = load(fixed.paths[0]).engine
     graph_input = onnx.load(fixed.paths[0]).graph.input[0]
     assert [d.dim_value for d in graph_input.type.tensor_type.shape.dim] == [1, 64, 80, 3]
     images = _images(2, 64, 80)
@@ -107,7 +104,7 @@ def test_a_bare_half_export_takes_pooled_floats(
     assert report.bytes < 0.7 * exported.bytes
     kinds = {t.data_type for t in onnx.load(report.paths[0]).graph.initializer if len(t.dims) == 4}
     assert kinds == {onnx.TensorProto.FLOAT16}
-    runtime = open_runtime(report.paths[0])
+    runtime = load(report.paths[0]).engine
     pooled = np.random.default_rng(0).random((1, 3, 40, 52), dtype=np.float32)
     with torch.no_grad():
         wanted = student.network(torch.from_numpy(pooled)).numpy()
@@ -128,7 +125,7 @@ def test_openvino_equals_pytorch(
 ) -> None:
     report = spiritseg.export(student_folder, "openvino", precision, out=tmp_path / "tiny.xml")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["tiny.bin", "tiny.xml", "tiny.xml.json"]
-    runtime = open_runtime(report.paths[0])
+    runtime = load(report.paths[0]).engine
     assert runtime.name == "openvino"
     for shape in SIZES[:3]:
         wanted = _logits(student, _images(*shape)).argmax(1)
@@ -153,10 +150,10 @@ def test_int8_takes_the_mean_of_the_images_ranges(
     exported: ExportReport, student: Student, tmp_path: Path
 ) -> None:
     strong, flat = _images(1, 64, 96)[0], np.full((64, 96, 3), 128, np.uint8)
-    card = dataclasses.replace(exported.card, precision="int8")
+    info = dataclasses.replace(exported.info, precision="int8")
     scales = []
     for given in ([strong], [strong, flat]):
-        path = exporting.build(student, card, "onnx", tmp_path / "a.onnx", given)[0]
+        path = exporting.build(student, info, "onnx", tmp_path / "a.onnx", given)[0]
         model = onnx.load(path).graph
         values = {one.name: onnx.numpy_helper.to_array(one) for one in model.initializer}
         first = next(node for node in model.node if node.op_type == "QuantizeLinear")
@@ -189,19 +186,19 @@ def test_pt2_equals_pytorch_and_asks_for_trust(
 ) -> None:
     path = spiritseg.export(student_folder, "pt2", out=tmp_path / "tiny.pt2").paths[0]
     with pytest.raises(BundleError, match="trust"):
-        open_runtime(path)
+        load(path)
     wanted = _logits(student, _images(3, 61, 47))
-    found = open_runtime(path, trust=True).logits(_images(3, 61, 47))
+    found = load(path, trust=True).engine.logits(_images(3, 61, 47))
     np.testing.assert_allclose(found, wanted, atol=1e-5 * np.ptp(wanted))
 
 
 class _Faulty(Runtime):
     """The student in torch, with a fault in its output."""
 
-    def __init__(self, student: Student, card: ModelCard, fault: Callable[[Array], Array]) -> None:
-        super().__init__(card, "faulty", Path("faulty"))
-        module = DeployedNetwork(student.network, 2, card.preprocess, card.output == "mask")
-        self.good, self.fault = TorchRuntime(module, card, Path("faulty"), "cpu"), fault
+    def __init__(self, student: Student, info: ExportInfo, fault: Callable[[Array], Array]) -> None:
+        super().__init__(info, "faulty", Path("faulty"))
+        module = DeployedNetwork(student.network, 2, info.preprocess, info.output == "mask")
+        self.good, self.fault = TorchRuntime(module, info, Path("faulty"), "cpu"), fault
 
     def forward(self, images: Array) -> Array:
         return self.fault(self.good.forward(images))
@@ -221,19 +218,17 @@ FAULTS: dict[str, Callable[[Array], Array]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_is_noticed(exported: ExportReport, student: Student, fault: str) -> None:
-    images = open_check_images(student, None, 2)
-    assert check(student, _Faulty(student, exported.card, lambda y: y), images).equal_labels == 1
+    images = open_check_images(student, None, 1)
     with pytest.raises(RunError, match="differs from the student"):
-        check(student, _Faulty(student, exported.card, FAULTS[fault]), images)
+        check(student, _Faulty(student, exported.info, FAULTS[fault]), images)
 
 
-@pytest.mark.parametrize("output", ["logits", "mask"])
-@pytest.mark.parametrize("preprocess", [True, False])
+@pytest.mark.parametrize(("output", "preprocess"), [("logits", True), ("mask", False)])
 def test_the_share_of_equal_labels_is_that_of_the_masks(
     exported: ExportReport, student: Student, preprocess: bool, output: Any
 ) -> None:
-    card = dataclasses.replace(
-        exported.card, preprocess=preprocess, output=output, precision="int8", dynamic=False
+    info = dataclasses.replace(
+        exported.info, preprocess=preprocess, output=output, precision="int8", dynamic=False
     )
     rows = 4 if preprocess else 2  # of 64, on the grid of the output
 
@@ -243,17 +238,17 @@ def test_the_share_of_equal_labels_is_that_of_the_masks(
         return np.concatenate([top, y[:, rows:] if output == "mask" else y[:, :, rows:]], -2)
 
     found = check(
-        student, _Faulty(student, card, wrong), CheckImages(list(_images(2, 64, 80)), "x")
+        student, _Faulty(student, info, wrong), CheckImages(list(_images(2, 64, 80)), "x")
     )
     assert found.equal_labels == pytest.approx(1 - 4 / 64)
     assert found.images == 2
 
 
 def test_a_size_that_was_traced_in_is_noticed(fixed: ExportReport, student: Student) -> None:
-    runtime = open_runtime(fixed.paths[0])
+    runtime = load(fixed.paths[0]).engine
     images = CheckImages([np.zeros((64, 96, 3), np.uint8)], "here")
     for dynamic in (True, False):
-        runtime.card = dataclasses.replace(fixed.card, dynamic=dynamic)
+        runtime.info = dataclasses.replace(fixed.info, dynamic=dynamic)
         with pytest.raises(RunError, match="cannot run the export") as caught:
             check(student, runtime, images)
         assert ("--fixed" in str(caught.value)) == dynamic
@@ -288,9 +283,9 @@ class _Seen:
         monkeypatch.setitem(FORMATS._entries, "onnx", entry)
 
     def _build(
-        self, student: Student, card: ModelCard, format: str, path: Path, calibration: list[Pixels]
+        self, student: Student, info: ExportInfo, format: str, path: Path, calibration: list[Pixels]
     ) -> list[Path]:
-        self.size, self.calibration = card.size, [image.shape[:2] for image in calibration]
+        self.size, self.calibration = info.size, [image.shape[:2] for image in calibration]
         path.write_bytes(b"")
         return [path]
 
@@ -309,8 +304,7 @@ def mixed(tmp_path: Path) -> list[Path]:
     return [*(tmp_path / name for name in sizes), tmp_path / "broken.png"]
 
 
-@pytest.mark.parametrize("size", [None, (32, 48)])
-@pytest.mark.parametrize("checked_apart", [True, False])
+@pytest.mark.parametrize(("size", "checked_apart"), [(None, True), ((32, 48), False)])
 def test_all_images_have_the_size_of_a_fixed_export(
     student_folder: Path,
     mixed: list[Path],
@@ -322,7 +316,7 @@ def test_all_images_have_the_size_of_a_fixed_export(
     words: dict[str, Any] = {"calibrate": mixed, "images": mixed[1:] if checked_apart else None}
     report = spiritseg.export(student_folder, precision="int8", size=size, fixed=True, **words)
     own = size or ((48, 64) if checked_apart else (40, 60))
-    assert report.card.size == seen.size == own
+    assert report.info.size == seen.size == own
     assert seen.calibration == [own] * 3
     assert seen.checked == [own] * (2 if checked_apart else 3)
     assert report.skipped == (f"{mixed[-1]}: it is not an image file that Pillow knows",)

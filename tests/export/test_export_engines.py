@@ -16,24 +16,20 @@ from hypothesis import strategies as st
 import spiritseg
 from spiritseg import export
 from spiritseg.errors import BundleError, ConfigError, DataError
-from spiritseg.export.engines import _largest, prepare
+from spiritseg.export.engines import LARGE_BYTES, LargeInputs, _largest, prepare
 from spiritseg.export.export import ExportReport
-from spiritseg.export.onnx import LARGE_BYTES, LargeInputs, OnnxRuntime
-from spiritseg.export.opening import open_runtime
 from spiritseg.images import Pixels
+from spiritseg.student import load
 
 
 def test_a_bundle_and_its_export_agree(
     exported: ExportReport, student_folder: Path, scenes: list[Pixels]
 ) -> None:
     images = np.stack(scenes[:2])
-    onnx_runtime, torch_runtime = open_runtime(exported.paths[0]), open_runtime(student_folder)
+    onnx_runtime, torch_runtime = load(exported.paths[0]).engine, load(student_folder).engine
     assert (onnx_runtime.name, torch_runtime.name) == ("onnxruntime", "torch")
     assert np.array_equal(onnx_runtime.masks(images), torch_runtime.masks(images))
-    assert torch_runtime.card.student_sha256 == onnx_runtime.card.student_sha256
-    mask = onnx_runtime.masks(images)[0]
-    assert tuple(onnx_runtime.colourise(mask)[0, 0]) == onnx_runtime.colours[mask[0, 0]]
-    assert np.array_equal(onnx_runtime.overlay(scenes[0], mask, 0.0), scenes[0])
+    assert torch_runtime.info.student_sha256 == onnx_runtime.info.student_sha256
 
 
 def test_a_truncated_onnx_is_one_clear_error(exported: ExportReport, tmp_path: Path) -> None:
@@ -41,7 +37,7 @@ def test_a_truncated_onnx_is_one_clear_error(exported: ExportReport, tmp_path: P
     for length in (0, 1, 50, len(data) // 2):
         (tmp_path / "a.onnx").write_bytes(data[:length])
         with pytest.raises(BundleError):
-            open_runtime(tmp_path / "a.onnx")
+            load(tmp_path / "a.onnx")
 
 
 def test_a_foreign_onnx_is_refused(tmp_path: Path) -> None:
@@ -54,15 +50,15 @@ def test_a_foreign_onnx_is_refused(tmp_path: Path) -> None:
     model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=9)
     onnx.save(model, tmp_path / "foreign.onnx")
     with pytest.raises(BundleError, match="not exported by spiritseg"):
-        open_runtime(tmp_path / "foreign.onnx")
+        load(tmp_path / "foreign.onnx")
 
 
 SIGNALLED = """
 import gc, os, signal, sys
-from spiritseg.export.opening import open_runtime
+from spiritseg.student import load
 seen = []
 signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
-first, second = open_runtime(sys.argv[1]), open_runtime(sys.argv[1])
+first, second = load(sys.argv[1]), load(sys.argv[1])
 del first
 gc.collect()
 del second
@@ -85,13 +81,13 @@ def test_openvino_files_belong_together_and_leave_signals_alone(
     data[len(data) // 2] ^= 1
     weights.write_bytes(data)
     with pytest.raises(BundleError, match=r"a\.bin is not as it was exported"):
-        open_runtime(path)
+        load(path)
     weights.unlink()
     with pytest.raises(BundleError, match=r"a\.bin is missing"):
-        open_runtime(path)
+        load(path)
     (tmp_path / "a.xml.json").unlink()
     with pytest.raises(BundleError, match="keep the files"):
-        open_runtime(path)
+        load(path)
 
 
 def test_memory_is_given_back_at_the_first_much_smaller_input() -> None:
@@ -105,7 +101,7 @@ def test_what_is_no_student_is_one_clear_error(tmp_path: Path, name: str) -> Non
     (tmp_path / "text.txt").write_text("hello")
     (tmp_path / "empty").mkdir()
     with pytest.raises(BundleError):
-        open_runtime(tmp_path / name)
+        load(tmp_path / name)
 
 
 @pytest.mark.parametrize("kind", ["onnx", "bundle"])
@@ -115,7 +111,7 @@ def test_threads_and_streams_that_cannot_be_are_one_clear_error(
 ) -> None:
     path = exported.paths[0] if kind == "onnx" else student_folder
     with pytest.raises(ConfigError, match="streams"):
-        open_runtime(path, threads, streams=streams)
+        load(path, threads=threads, streams=streams)
 
 
 @pytest.mark.parametrize("device", ["cuda", "banana"])
@@ -126,13 +122,13 @@ def test_a_device_that_a_file_cannot_run_on_is_one_clear_error(
     path = tmp_path / f"a.{suffix}"
     path.touch()
     with pytest.raises(ConfigError, match=f"cannot run .* on '{device}'.*Use cpu"):
-        open_runtime(path, device=device, trust=True)
+        load(path, device, trust=True)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 8, 8, 4), (1, 0, 8, 3), (0, 8, 8, 3)])
 def test_what_is_no_image_is_refused(exported: ExportReport, shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError):
-        OnnxRuntime(exported.paths[0]).masks(np.zeros(shape, np.uint8))
+        load(exported.paths[0]).masks(np.zeros(shape, np.uint8))
 
 
 @given(st.integers(0, 1000), st.integers(1, 5), st.integers(1, 4))

@@ -14,8 +14,8 @@ import spiritseg
 from spiritseg.cli import main
 from spiritseg.errors import BundleError
 from spiritseg.export.formats import FORMATS, describe_formats
-from spiritseg.export.opening import open_runtime
 from spiritseg.images import Pixels
+from spiritseg.student import load
 
 DOCS = Path(__file__).parents[2] / "docs" / "deploy.md"
 
@@ -43,12 +43,12 @@ def test_a_format_in_a_file_exports_and_runs(
     _run("export", student_folder, "--format", own_format, *words)
     _run("predict", "tiny.torchscript", pictures, "--out", "masks", "--trust")
     assert len(list(Path("masks").rglob("*.png"))) == len(scenes)
-    runtime = open_runtime("tiny.torchscript", trust=True)
+    runtime = load("tiny.torchscript", trust=True).engine
     assert runtime.name == "torchscript"
     student = spiritseg.load(student_folder)
     assert np.array_equal(runtime.masks(scenes[0][None])[0], student(scenes[0]))
     with pytest.raises(BundleError, match=r"my_format\.py:TORCHSCRIPT.*--trust"):
-        open_runtime("tiny.torchscript")
+        load("tiny.torchscript")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -64,7 +64,7 @@ def test_a_format_of_an_installed_package_is_known_by_name(
     report = spiritseg.export(
         student_folder, "script", fixed=True, size=(64, 80), out="a.torchscript"
     )
-    assert open_runtime(report.paths[0]).card == report.card  # an installed package is trusted
+    assert load(report.paths[0]).engine.info == report.info  # an installed package is trusted
     sys.modules.pop("my_format")
 
 

@@ -10,10 +10,14 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from spiritseg import Segmenter, compact
+from spiritseg.export.engines import ExportInfo
+from spiritseg.export.module import DeployedNetwork
+from spiritseg.export.onnx import to_onnx
 from spiritseg.export.rewrites import make_dense, return_to_blocks, slice_head
 from spiritseg.models import student_head
 
@@ -112,3 +116,29 @@ def test_other_heads_stay_whole(channels: int, convolution: str) -> None:
     network = Segmenter(nn.Identity(), head)
     assert slice_head(network) == 0
     assert network.head is head
+
+
+class _Same(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Conv2dSame(3, 4, 3, stride=2), Conv2dSame(4, 2, 5, stride=2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.second(torch.relu(self.first(images)))
+        return found
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_same_padding_is_exported_without_arithmetic(dynamic: bool) -> None:
+    network, colours = _Same().eval(), ((0, 0, 0), (9, 9, 9))
+    info = ExportInfo(
+        "same", ("a", "b"), colours, 1, False, "logits", "fp32", (37, 50), dynamic, 1, 1.0, "", ""
+    )
+    images = [torch.rand(1, 3, 37, 50), *([torch.rand(2, 3, 64, 41)] if dynamic else [])]
+    wanted = [network(one).detach().numpy() for one in images]
+    model = to_onnx(DeployedNetwork(network, 1, preprocess=False), info)  # type: ignore[arg-type]
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    for one, expected in zip(images, wanted, strict=True):
+        found = session.run(None, {"image": one.numpy()})[0]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert {node.op_type for node in model.graph.node} <= {"Conv", "Relu", "Pad"}

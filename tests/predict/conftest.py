@@ -8,16 +8,9 @@ import pytest
 from PIL import Image
 
 from predict.material import film, picture
-from spiritseg.config import Extractor, Head, Network
-from spiritseg.models.bundle import BundleInfo, save_bundle
-from spiritseg.models.networks import build_networks
+from tiny_student import student_folder
 
-_NETWORKS = {
-    "student": Network(
-        Extractor("separable", args={"widths": [8, 8, 8, 8], "depths": [0, 0, 0]}),
-        Head("student", channels=8),
-    )
-}
+__all__ = ["pictures", "student_folder", "video"]
 
 
 @pytest.fixture
@@ -35,13 +28,3 @@ def pictures(tmp_path: Path) -> Path:
 def video(tmp_path: Path) -> Path:
     """Twelve frames at 12 a second with a tone."""
     return film(tmp_path / "drive.mp4", [picture(number // 2) for number in range(12)])
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny student with random weights."""
-    folder = tmp_path_factory.mktemp("run") / "student"
-    colours = ((70, 70, 70), (128, 64, 128))
-    info = BundleInfo(_NETWORKS, "student", ("background", "road"), colours, pool=2)
-    save_bundle(folder, build_networks(_NETWORKS, 2, seed=1)["student"].eval(), info)
-    return folder

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from spiritseg.export.engines import Runtime
-from spiritseg.export.metadata import ModelCard
+from spiritseg.export.engines import ExportInfo, Runtime
 from spiritseg.images import Pixels
 from spiritseg.student import Student
 
@@ -22,7 +21,7 @@ class Red(Runtime):
     """Calls a pixel road if its red is above 100."""
 
     def __init__(self) -> None:
-        card = ModelCard(
+        info = ExportInfo(
             name="red",
             classes=("background", "road"),
             colours=((70, 70, 70), (128, 64, 128)),
@@ -37,7 +36,7 @@ class Red(Runtime):
             student_sha256="",
             version="",
         )
-        super().__init__(card, "none", Path("red"), streams=2)
+        super().__init__(info, "none", Path("red"), streams=2)
 
     def forward(self, images: NDArray[Any]) -> NDArray[Any]:
         return (images[..., 0] > 100).astype(np.uint8)

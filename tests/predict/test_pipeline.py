@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from spiritseg.export.onnx import _shared
 from spiritseg.images import Pixels
-from spiritseg.predict.pipeline import mapped, segmented
+from spiritseg.predict.predict import mapped, segmented
 
 
 @given(st.lists(st.integers(1, 3), max_size=12), st.integers(1, 4), st.integers(1, 3))

@@ -170,13 +170,13 @@ def _call(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[object,
 
 
 def test_the_command_fails_if_no_input_can_be_read(
-    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    student_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "zero.png").touch()
     (folder / "zero.mp4").touch()
-    words = [str(bundle), str(folder), "--out", str(tmp_path / "out"), "--no-progress"]
+    words = [str(student_folder), str(folder), "--out", str(tmp_path / "out"), "--no-progress"]
     code, out, error = _call(words, capsys)
     assert (code, out) == (2, "")
     assert "error: none of the inputs could be read" in error
@@ -207,10 +207,10 @@ def _stopped(command: list[str], ready: Callable[[], bool], number: signal.Signa
     return process.returncode
 
 
-STOPS = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
+STOPS = [(signal.SIGTERM, 143), (signal.SIGKILL, -9), (signal.SIGINT, 130)]
 
 
-@pytest.mark.parametrize(("number", "code"), [STOPS[0], STOPS[2]])
+@pytest.mark.parametrize(("number", "code"), STOPS[1:])
 def test_stopped_in_the_middle_the_same_command_continues(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
@@ -231,7 +231,7 @@ def test_stopped_in_the_middle_the_same_command_continues(
     assert all(path.stat().st_mtime_ns == moment for path, moment in before.items())
 
 
-@pytest.mark.parametrize(("number", "code"), STOPS)
+@pytest.mark.parametrize(("number", "code"), STOPS[:2])
 def test_a_video_that_was_stopped_is_not_there(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:

@@ -1,5 +1,7 @@
-"""The tiny student of the tests of deploy."""
+"""Fixtures that the tests of serve share."""
 
-from deploy.conftest import exported, student_folder
+from __future__ import annotations
+
+from tiny_student import exported, student_folder
 
 __all__ = ["exported", "student_folder"]

@@ -30,7 +30,7 @@ pytest.importorskip("gradio", reason="the web extra is not installed")
 from starlette.testclient import TestClient
 
 from spiritseg.serve import make_app, upload_folder
-from spiritseg.serve.students import Students, open_students
+from spiritseg.serve.page import Students, open_students
 
 MIB, MEGAPIXELS = 2, 0.5
 
@@ -305,7 +305,7 @@ HELD = """
 import json, pathlib, sys
 import numpy as np
 from PIL import Image
-from spiritseg.serve.students import Students, open_students
+from spiritseg.serve.page import Students, open_students
 
 def mib(field):
     lines = open("/proc/self/status").read().splitlines()

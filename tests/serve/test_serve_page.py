@@ -17,7 +17,7 @@ from serve.serving import COLOURS, encoded, half_red, running, thresholds
 
 pytest.importorskip("gradio", reason="the web extra is not installed")
 from spiritseg.serve import make_app, upload_folder
-from spiritseg.serve.students import Students
+from spiritseg.serve.page import Students
 
 
 @pytest.fixture

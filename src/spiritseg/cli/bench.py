@@ -35,7 +35,7 @@ def run(words: list[str]) -> None:
     parser.add_argument(
         "--runtimes",
         nargs="+",
-        help="torch, onnxruntime, openvino, or path/to/file.py:NAME of a format of your own; "
+        help="torch, engines of export formats, or path/to/file.py:NAME of your own format; "
         "default: those installed",
     )
     parser.add_argument("--precisions", nargs="+", help="fp32 (default) fp16 int8")

@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     words = make_parser("predict", run)
     words.epilog = _MORE
     add = words.add_argument
-    add("student", help="run, bundle, or exported .onnx, .xml or .pt2")
+    add("student", help="run, bundle or exported file")
     add("inputs", nargs="+", metavar="INPUT", help="file, folder or glob")
     add("--out", required=True, metavar="DIR", help="folder of the outputs")
     add(
@@ -47,12 +47,7 @@ def parser() -> argparse.ArgumentParser:
     add("--device", default="cpu", help="cpu or cuda")
     add("--frames", type=int, default=0, help="largest number of frames of a video; 0: all")
     add("--trust", action="store_true", help="open a .pt2, or import a bundle's own classes")
-    add(
-        "--progress",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="draw a progress bar",
-    )
+    add("--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bar")
     return words
 
 

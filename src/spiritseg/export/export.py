@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from spiritseg.errors import BadImageError, ConfigError, DataError, RunError, listed
+from spiritseg.export.engines import ExportInfo, write_sidecar
 from spiritseg.export.formats import FORMATS
-from spiritseg.export.metadata import ModelCard, write_sidecar
-from spiritseg.export.module import DeployedNetwork
-from spiritseg.export.pytorch import card_of
+from spiritseg.export.module import DeployedNetwork, info_of
 from spiritseg.export.verify import Check, check, evenly, open_check_images, resize
 from spiritseg.images import Pixels, read_pixels
 from spiritseg.predict.inputs import find_images
@@ -27,21 +26,13 @@ Images = str | Path | Sequence[str | Path] | None
 
 @dataclass(frozen=True)
 class ExportReport:
-    """The files of an export, and how it compares with PyTorch.
-
-    Args:
-        paths: Files, the one to open first.
-        card: Metadata of the export.
-        check: Comparison with PyTorch.
-        bytes: Size of the files in bytes.
-        skipped: Images to calibrate or verify with that could not be read.
-    """
+    """The files of an export, the one to open first, and how it compares with PyTorch."""
 
     paths: tuple[Path, ...]
-    card: ModelCard
+    info: ExportInfo
     check: Check
     bytes: int
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()  # images to calibrate or verify with that could not be read
 
     def __str__(self) -> str:
         lines = [f"{len(self.skipped)} unreadable images were left out:"] if self.skipped else []
@@ -124,8 +115,8 @@ def export(
         calibration = [resize(image, (height, width)) for image in calibration]
     if fixed:
         on = dataclasses.replace(on, images=[resize(one, (height, width)) for one in on.images])
-    card = dataclasses.replace(
-        card_of(loaded, path.resolve().name, (height, width)),
+    info = dataclasses.replace(
+        info_of(loaded, path.resolve().name, (height, width)),
         preprocess=not bare,
         output="mask" if argmax else "logits",
         precision=precision,
@@ -134,7 +125,7 @@ def export(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
-            files = build(loaded, card, format, Path(folder) / target.name, calibration)
+            files = build(loaded, info, format, Path(folder) / target.name, calibration)
             found = check(loaded, entry.open(files[0], None, "cpu", 1), on)
             for file in reversed(files):  # the one that is opened comes last
                 file.replace(target.with_name(file.name))
@@ -143,28 +134,26 @@ def export(
     paths = tuple(target.with_name(file.name) for file in files)
     written = sum(file.stat().st_size for file in paths)
     skipped = dict.fromkeys((*bad, *also_bad, *on.skipped))
-    return ExportReport(paths, card, found, written, tuple(skipped))
+    return ExportReport(paths, info, found, written, tuple(skipped))
 
 
 def build(
-    student: Student, card: ModelCard, format: str, path: Path, calibration: Sequence[Pixels]
+    student: Student, info: ExportInfo, format: str, path: Path, calibration: Sequence[Pixels]
 ) -> list[Path]:
-    """Write a student in a format, without verifying it.
+    """Write a student, without verifying it; return the files, the one to open first.
 
     Args:
         student: Student; it is not changed.
-        card: Metadata: precision, size, preprocessing, argmax.
+        info: Metadata: precision, size, preprocessing, argmax.
         format: Name in `formats.FORMATS`, or path/to/file.py:NAME.
         path: File to write; further files lie next to it.
         calibration: Images (H, W, 3) uint8, for int8.
-
-    Returns:
-        The files, the one to open first.
     """
     network = copy.deepcopy(student.network).cpu().float()
-    module = DeployedNetwork(network, card.pool, card.preprocess, card.output == "mask").eval()
-    files = FORMATS[format].write(module, card, path, calibration)
-    return files if FORMATS[format].has_card else [*files, write_sidecar(card, format, files)]
+    module = DeployedNetwork(network, info.pool, info.preprocess, info.output == "mask").eval()
+    entry = FORMATS[format]
+    files = entry.write(module, info, path, calibration)
+    return files if entry.has_info else [*files, write_sidecar(info, format, files)]
 
 
 def _check_options(precision: str, calibrate: Images, size: tuple[int, int] | None) -> None:

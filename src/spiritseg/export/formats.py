@@ -14,21 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spiritseg.errors import BundleError, ConfigError, MissingExtraError, unknown
-from spiritseg.export.engines import Runtime, import_engine
+from spiritseg.export.engines import ExportInfo, Runtime, import_engine
 from spiritseg.files import read_fields
 from spiritseg.images import Pixels
 from spiritseg.registry import Registry, is_in_file
 
 if TYPE_CHECKING:
-    from spiritseg.export.metadata import ModelCard
     from spiritseg.export.module import DeployedNetwork
 
-__all__ = ["FORMATS", "PRECISIONS", "Format", "describe_formats", "format_of_file"]
+__all__ = ["FORMATS", "PRECISIONS", "Format", "describe_formats", "open_file"]
 
 PRECISIONS = ("fp32", "fp16", "int8")
-
-
-Writer = Callable[["DeployedNetwork", "ModelCard", Path, Sequence[Pixels]], list[Path]]
+Writer = Callable[["DeployedNetwork", ExportInfo, Path, Sequence[Pixels]], list[Path]]
 Opener = Callable[[Path, int | None, str, int], Runtime]
 
 
@@ -40,8 +37,8 @@ class Format:
         about: One line for help and documentation.
         suffix: Suffix of the file that is opened (``".onnx"``).
         engine: Name of the library that runs it.
-        write: Function (module, card, path, calibration) that writes the student `module`, a copy
-            in eval mode that may be changed, with the metadata `card`; images (H, W, 3) uint8 to
+        write: Function (module, info, path, calibration) that writes the student `module`, a copy
+            in eval mode that may be changed, with the metadata `info`; images (H, W, 3) uint8 to
             quantise with are empty unless the precision is int8. Returns the files, the one to
             open first.
         open: Function (path, threads, device, streams) that returns the `Runtime` of a file;
@@ -50,7 +47,7 @@ class Format:
         devices: Devices that it runs on.
         requires: Modules that writing and running it import.
         extra: Extras of spiritseg that install them; empty if none does.
-        has_card: Whether the file holds its metadata itself; otherwise `spiritseg.export` writes
+        has_info: Whether the file holds its metadata itself; otherwise `spiritseg.export` writes
             them to a .json next to it.
         needs_trust: Whether opening a file may run code that it holds.
     """
@@ -64,7 +61,7 @@ class Format:
     devices: tuple[str, ...] = ("cpu",)
     requires: tuple[str, ...] = ()
     extra: str = ""
-    has_card: bool = False
+    has_info: bool = False
     needs_trust: bool = False
 
     def missing(self) -> str:
@@ -79,10 +76,6 @@ class Format:
         Args:
             name: Name of the format, for the message.
             precision: Precision that was asked for.
-
-        Raises:
-            ConfigError: if the format does not offer the precision.
-            MissingExtraError: if a module is not installed.
         """
         if precision not in PRECISIONS:
             raise ConfigError(unknown("precision", precision, PRECISIONS))
@@ -119,7 +112,7 @@ FORMATS.register(
         devices=("cpu", "cuda"),
         requires=("onnx", "onnxscript", "onnxruntime"),
         extra="deploy",
-        has_card=True,
+        has_info=True,
     ),
 )
 FORMATS.register(
@@ -128,8 +121,8 @@ FORMATS.register(
         about=".xml and .bin for OpenVINO on Intel processors; fp16 halves the file",
         suffix=".xml",
         engine="openvino",
-        write=_lazily("openvino:write_openvino"),
-        open=_lazily("openvino:OpenVinoRuntime"),
+        write=_lazily("onnx:write_openvino"),
+        open=_lazily("onnx:OpenVinoRuntime"),
         precisions=PRECISIONS,
         requires=("onnx", "onnxscript", "onnxruntime", "openvino"),
         extra="deploy,openvino",
@@ -141,27 +134,34 @@ FORMATS.register(
         about="a .pt2 of torch.export; opening one needs trust",
         suffix=".pt2",
         engine="torch",
-        write=_lazily("pytorch:write_pt2"),
-        open=_lazily("pytorch:open_pt2"),
+        write=_lazily("module:write_pt2"),
+        open=_lazily("module:open_pt2"),
         precisions=("fp32", "fp16"),
         needs_trust=True,
     ),
 )
 
 
-def format_of_file(path: Path, trust: bool = False) -> Format:
-    """Find the format of an exported file: by its suffix, or by the .json next to it.
-
-    Args:
-        path: The file.
-        trust: Whether code may run that the file holds, or that wrote it.
-
-    Returns:
-        The entry.
+def open_file(path: Path, threads: int | None, device: str, trust: bool, streams: int) -> Runtime:
+    """Open an exported file in its engine; `spiritseg.load` explains the arguments.
 
     Raises:
-        BundleError: if no format fits, or it needs trust.
+        BundleError: if the file is missing, of no known format, or needs trust.
+        ConfigError: if its engine does not run on the device.
     """
+    if not path.exists():
+        raise BundleError(f"there is no {path}. Expected a run, a bundle, or an exported file.")
+    entry = _format_of(path, trust)
+    if device not in entry.devices:
+        raise ConfigError(
+            f"{entry.engine} cannot run {path} on {device!r}: such a file runs on "
+            f"{', '.join(entry.devices)} alone. Use cpu, or give an .onnx, a run or a bundle."
+        )
+    return entry.open(path, threads, device, streams)
+
+
+def _format_of(path: Path, trust: bool) -> Format:
+    """Find the format of a file: by its suffix, or by the .json next to it."""
     known = dict(FORMATS.items())
     found = next((entry for entry in known.values() if entry.suffix == path.suffix), None)
     name = str(read_fields(path.with_name(f"{path.name}.json")).get("format", ""))

@@ -33,9 +33,6 @@ def slice_head(network: Segmenter) -> int:
     run for 64 channels from end to end, then for the next 64, and the logits be summed, without
     writing maps of 512 channels at half resolution to memory again and again.
 
-    Args:
-        network: Student in eval mode.
-
     Returns:
         Number of convolutions of the sliced head; 0 if the head stays as it is.
     """
@@ -55,9 +52,6 @@ def return_to_blocks(network: nn.Module) -> int:
     along. One convolution without a kernel for that layout throws the whole row of blocks behind
     it back into the plain layout. The product, a depthwise convolution, brings the map back.
 
-    Args:
-        network: Student.
-
     Returns:
         Number of shortcuts.
     """
@@ -65,15 +59,9 @@ def return_to_blocks(network: nn.Module) -> int:
 
 
 def make_dense(network: nn.Module) -> int:
-    """Make those shortcuts dense, zero between the groups, in place; for int8.
+    """Make those shortcuts dense, zero between the groups, in place; return their number.
 
-    onnxruntime computes each group of an 8-bit convolution by itself.
-
-    Args:
-        network: Student.
-
-    Returns:
-        Number of shortcuts.
+    For int8: onnxruntime computes each group of an 8-bit convolution by itself.
     """
     return _replace(network, _dense)
 
@@ -145,7 +133,7 @@ class _Slice(nn.Module):
 
 
 def _can_be_sliced(head: object) -> bool:
-    """Return whether it is a `StudentHead` whose channels do not meet, of two slices or more."""
+    """Return whether it is a `StudentHead` of two slices or more whose channels do not meet."""
     if not isinstance(head, StudentHead) or head.classifier.bias is None:
         return False
     blocks = [*_blocks(head.at_quarter), *_blocks(head.at_half)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from PIL import Image
 
 from spiritseg.errors import DataError, RunError, SpiritsegError
 from spiritseg.export.engines import Runtime, prepare
+from spiritseg.geometry import max_pool
 from spiritseg.images import Pixels
 from spiritseg.student import Student
 
@@ -29,13 +30,7 @@ LIMITS = {"fp32": (0.999, 1e-3), "fp16": (0.99, 0.05), "int8": (0.9, np.inf)}
 
 @dataclass(frozen=True)
 class CheckImages:
-    """Images that an export is verified on.
-
-    Args:
-        images: (H, W, 3) uint8 each, at least one.
-        where: Where they come from, in words.
-        skipped: Files that could not be read.
-    """
+    """Images (H, W, 3) uint8 that an export is verified on, their source and unreadable files."""
 
     images: Sequence[Pixels]
     where: str
@@ -44,19 +39,12 @@ class CheckImages:
 
 @dataclass(frozen=True)
 class Check:
-    """How an export compares with PyTorch.
+    """How an export compares with PyTorch."""
 
-    Args:
-        equal_labels: Share of pixels with the same class.
-        max_difference: Largest difference of a logit, as a share of their range; 0 for masks.
-        images: Number of images.
-        where: Where they come from.
-    """
-
-    equal_labels: float
-    max_difference: float
-    images: int
-    where: str
+    equal_labels: float  # share of pixels with the same class
+    max_difference: float  # largest of a logit, as a share of the logits' range; 0 for masks
+    images: int  # number of them
+    where: str  # where they come from
 
     def __str__(self) -> str:
         return (
@@ -76,14 +64,14 @@ def open_check_images(
 
     Args:
         student: Student; its experiment names its test images.
-        overrides: Dotted fields of that experiment; if given, they must lead to images.
-        limit: Largest number of images, evenly spaced; 0 for all.
+        overrides: Dotted fields of that experiment.
+        limit: Largest number of test images, evenly spaced; 0 for all.
         given: Images to take unless there are overrides.
         otherwise: Images to take where the student's own are not there any more.
 
     Returns:
         The first there is: the test images that `overrides` lead to, those given, the student's
-        own test images, those to take otherwise, embedded scenes.
+        own test images, those to take otherwise, procedural scenes.
 
     Raises:
         SpiritsegError: if overrides are given and lead to no images.
@@ -104,28 +92,20 @@ def open_check_images(
 
 
 def check(student: Student, runtime: Runtime, on: CheckImages) -> Check:
-    """Compare an export with its student.
+    """Compare an export in its own engine with its student in PyTorch.
 
     If the export takes any size: also on the first image cropped to an odd and to an even size,
     and on a batch of two.
-
-    Args:
-        student: Student in PyTorch.
-        runtime: Export in its own engine.
-        on: Images.
-
-    Returns:
-        The comparison.
 
     Raises:
         RunError: if the export cannot run, or differs by more than its precision's `LIMITS`.
     """
     equal = pixels = 0
     difference, low, high = 0.0, np.inf, -np.inf
-    for images in _batches(on.images, runtime.card.dynamic):
+    for images in _batches(on.images, runtime.info.dynamic):
         wanted, found = _pytorch(student, runtime, images), _exported(runtime, images)
         truth = wanted.argmax(1)
-        if runtime.card.output == "logits":
+        if runtime.info.output == "logits":
             worst = float(np.abs(found - wanted).max())
             difference = max(difference, worst if np.isfinite(worst) else np.inf)
             found = found.argmax(1)
@@ -133,7 +113,7 @@ def check(student: Student, runtime: Runtime, on: CheckImages) -> Check:
         equal, pixels = equal + int((found == truth).sum()), pixels + truth.size
     relative = difference / max(high - low, 1e-12)
     result = Check(equal / pixels, relative, len(on.images), on.where)
-    _refuse_wrong(result, runtime.card.precision)
+    _refuse_wrong(result, runtime.info.precision)
     return result
 
 
@@ -150,25 +130,20 @@ def _batches(images: Sequence[Pixels], dynamic: bool) -> Iterator[Pixels]:
 def _pytorch(student: Student, runtime: Runtime, images: Pixels) -> NDArray[np.float32]:
     """Return logits on the export's own grid, by the student's own path to them."""
     tensors = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
-    from spiritseg.geometry import max_pool
-
-    side = runtime.card.pool
-    if runtime.card.preprocess:
-        with torch.inference_mode():
-            pooled = max_pool(tensors.float() / 255, side)
-            found = student.network.before_pool(pooled, side, tensors.shape[-2:])
-    else:
-        with torch.inference_mode():
-            found = student.network(max_pool(tensors.float() / 255, side))
-    return found.cpu().numpy()
+    side, network = runtime.info.pool, student.network
+    with torch.inference_mode():
+        pooled = max_pool(tensors.float() / 255, side)
+        if runtime.info.preprocess:
+            return network.before_pool(pooled, side, tensors.shape[-2:]).cpu().numpy()
+        return cast(NDArray[np.float32], network(pooled).cpu().numpy())
 
 
 def _exported(runtime: Runtime, images: Pixels) -> NDArray[Any]:
-    card, given = runtime.card, np.ascontiguousarray(images)
+    info, given = runtime.info, np.ascontiguousarray(images)
     try:
-        return runtime.forward(given if card.preprocess else prepare(given, card.pool))
+        return runtime.forward(given if info.preprocess else prepare(given, info.pool))
     except Exception as error:  # the engines' exceptions have no common base
-        other = ", or a fixed size (--fixed)" if card.dynamic else ""
+        other = ", or a fixed size (--fixed)" if info.dynamic else ""
         raise RunError(
             f"{runtime.name} cannot run the export on images {given.shape}: {error}. Nothing was "
             f"written. Try another format{other}."
@@ -177,23 +152,19 @@ def _exported(runtime: Runtime, images: Pixels) -> NDArray[Any]:
 
 def _refuse_wrong(found: Check, precision: str) -> None:
     least, most = LIMITS[precision]
-    wrong = []
-    if not found.equal_labels >= least:
-        wrong.append(f"{found.equal_labels:.2%} of the labels agree (at least {least:.1%})")
-    if found.max_difference > most:
-        wrong.append(
-            f"a logit differs by {found.max_difference:.2%} of their range (at most {most:.1%})"
-        )
-    if wrong:
-        hint = (
-            "Calibrate on more images, and on such as the student will meet."
-            if precision == "int8"
-            else "This is a fault of the exporter or of the engine; try another format or version."
-        )
-        raise RunError(
-            f"the {precision} export differs from the student, on {found.images} images of "
-            f"{found.where}: {'; '.join(wrong)}. Nothing was written. {hint}"
-        )
+    if found.equal_labels >= least and found.max_difference <= most:
+        return
+    hint = (
+        "Calibrate on more images, and on such as the student will meet."
+        if precision == "int8"
+        else "This is a fault of the exporter or of the engine; try another format or version."
+    )
+    raise RunError(
+        f"the {precision} export differs from the student, on {found.images} images of "
+        f"{found.where}: {found.equal_labels:.2%} of the labels agree (at least {least:.1%}), and "
+        f"a logit differs by up to {found.max_difference:.2%} of their range (at most {most:.1%}). "
+        f"Nothing was written. {hint}"
+    )
 
 
 def _test_images(student: Student, overrides: Mapping[str, Any], limit: int) -> CheckImages:

@@ -11,39 +11,24 @@ from pathlib import Path
 from typing import Literal
 
 from spiritseg.errors import ConfigError, DataError, SpiritsegError, listed
-from spiritseg.images import files_below
+from spiritseg.images import IMAGE_SUFFIXES, files_below
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "VIDEO_SUFFIXES",
-    "WRITTEN_FORMATS",
-    "Item",
-    "Kind",
-    "check_path",
-    "find_images",
-    "find_items",
-    "plan",
-]
+__all__ = ["WRITTEN_FORMATS", "Item", "Kind", "check_path", "find_images", "find_items", "plan"]
 
 Kind = Literal["mask", "overlay", "video"]
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
+_SUFFIXES = IMAGE_SUFFIXES + VIDEO_SUFFIXES
 # Videos that keep their suffix, with FFmpeg's name of the format; the others become Matroska.
 WRITTEN_FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 
 
 @dataclass(frozen=True)
 class Item:
-    """An image or a video to segment.
-
-    Args:
-        path: The file.
-        name: Its path below the input that led to it, after which its output is named.
-    """
+    """An image or a video to segment."""
 
     path: Path
-    name: str
+    name: str  # its path below the input that led to it, after which its output is named
 
     @property
     def is_video(self) -> bool:
@@ -114,17 +99,7 @@ def find_items(inputs: Sequence[str | Path], out: Path | None = None) -> list[It
 
 
 def find_images(inputs: Sequence[str | Path]) -> list[Path]:
-    """Find the image files of the inputs; see `find_items`. Videos among them are left out.
-
-    Args:
-        inputs: Files, folders and globs.
-
-    Returns:
-        The files in the order of the inputs, those of a folder sorted; each once.
-
-    Raises:
-        ConfigError: if an input does not exist, or has nothing to segment.
-    """
+    """Find the image files of the inputs, as `find_items` does, without the videos among them."""
     return [item.path for item in find_items(inputs) if not item.is_video]
 
 
@@ -184,7 +159,7 @@ def _items(given: str) -> tuple[Path | None, list[Item]]:
         raise ConfigError(f"{given}: {error}.") from None
     check_path(path, ConfigError)
     if path.is_dir():
-        return path, _within(path, files_below(path, IMAGE_SUFFIXES + VIDEO_SUFFIXES))
+        return path, _within(path, files_below(path, _SUFFIXES))
     if path.is_file():
         return None, [Item(path, path.name)]
     if not glob.has_magic(given):
@@ -205,14 +180,11 @@ def _items(given: str) -> tuple[Path | None, list[Item]]:
 
 
 def _within(root: Path, files: Iterable[Path]) -> list[Item]:
-    items = []
-    for file in files:
-        below = file.relative_to(root)
-        hidden = any(part.startswith(".") for part in below.parts)
-        if (
-            not hidden
-            and file.name.lower().endswith(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
-            and file.is_file()
-        ):
-            items.append(Item(file, below.as_posix()))
-    return items
+    items = [Item(file, file.relative_to(root).as_posix()) for file in files]
+    return [
+        item
+        for item in items
+        if not any(part.startswith(".") for part in item.name.split("/"))
+        and item.path.suffix.lower() in _SUFFIXES
+        and item.path.is_file()
+    ]

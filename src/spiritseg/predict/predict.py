@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TypeVar, get_args
 
@@ -25,39 +28,34 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from spiritseg.colours import overlay
 from spiritseg.errors import BadImageError, BundleError, ConfigError, unknown
 from spiritseg.files import make_folder, write_atomically
 from spiritseg.images import Pixels, read_pixels
 from spiritseg.predict.inputs import Item, Kind, check_path, find_items, plan
-from spiritseg.predict.pipeline import mapped, segmented
 from spiritseg.predict.video import Frame, VideoReader, VideoWriter
 from spiritseg.student import Student, load
 
-__all__ = ["PredictReport", "predict"]
+__all__ = ["PredictReport", "mapped", "predict", "segmented"]
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(repr=False)
 class PredictReport:
     """The result of a prediction.
 
-    Args:
-        out: Folder of the outputs.
-        frames: Number of images and frames that were segmented.
-        kept: Number of outputs that existed already.
-        outputs: Files and folders that were written.
-        skipped: Inputs that could not be read, wholly or to their end, or whose sound could not
-            be kept, with the reason.
-        seconds: Duration, files included.
+    `skipped` has the inputs that could not be read, wholly or to their end, or whose sound could
+    not be kept, with the reason.
     """
 
     out: Path
-    frames: int = 0
-    kept: int = 0
-    outputs: list[Path] = field(default_factory=list)
+    frames: int = 0  # images and frames that were segmented
+    kept: int = 0  # outputs that existed already
+    outputs: list[Path] = field(default_factory=list)  # files and folders that were written
     skipped: list[tuple[str, str]] = field(default_factory=list)
-    seconds: float = 0.0
+    seconds: float = 0.0  # files included
 
     @property
     def frames_per_second(self) -> float:
@@ -181,21 +179,20 @@ class _Job:
         stills = [(item, target) for item, target in planned.items() if not item.is_video]
         missing = [(item, target) for item, target in stills if not self._keeps(target)]
         self._expect(len(missing))
-        read = mapped(_read, missing, self.workers, 2 * self.workers)
-        self.report.outputs += self._written(self._readable(read))
+        self.report.outputs += self._written(self._readable(missing))
         for item, target in planned.items():
             if item.is_video and not (self.kind == "video" and self._keeps(target)):
                 self._video(item, target)
 
     def _keeps(self, target: Path) -> bool:
-        keeps = not self.overwrite and _exists(target)
+        keeps = not self.overwrite and os.path.exists(target)  # noqa: PTH110  # long names: False
         self.report.kept += keeps
         return keeps
 
-    def _readable(
-        self, read: Iterable[tuple[Item, Path, Pixels | str]]
-    ) -> Iterator[tuple[Path, Pixels]]:
-        for item, target, found in read:
+    def _readable(self, wanted: Sequence[tuple[Item, Path]]) -> Iterator[tuple[Path, Pixels]]:
+        """Decode images; report those that cannot be read."""
+        read = mapped(_read, (item.path for item, _ in wanted), self.workers, 2 * self.workers)
+        for (item, target), found in zip(wanted, read, strict=True):
             if isinstance(found, str):
                 self._skip(item, found)
                 self.bar.advance(self.bar.task_ids[0])
@@ -220,7 +217,7 @@ class _Job:
         return mapped(write, self._segmented(pairs), self.workers, 4 * self.workers)
 
     def _overlay(self, image: Pixels, mask: Pixels) -> Pixels:
-        return np.asarray(self.student.overlay(image, self.opacity, mask))
+        return overlay(image, mask, self.student.colours, self.opacity)
 
     def _video(self, item: Item, target: Path) -> None:
         as_file, lost = self.kind == "video", None
@@ -274,22 +271,14 @@ class _Job:
         self.bar.update(task.id, total=(task.total or 0) + count)
 
 
-def _read(pair: tuple[Item, Path]) -> tuple[Item, Path, Pixels | str]:
+def _read(path: Path) -> Pixels | str:
     """Decode an image, or return why it cannot be read."""
-    item, target = pair
     try:
-        return item, target, read_pixels(item.path)
+        return read_pixels(path)
     except BadImageError as error:
-        return item, target, error.reason
+        return error.reason
     except MemoryError:
-        return item, target, "there is not enough memory for it"
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # the name is too long, which is reported where it is written
-        return False
+        return "there is not enough memory for it"
 
 
 def _write_png(path: Path, pixels: Pixels) -> None:
@@ -297,3 +286,59 @@ def _write_png(path: Path, pixels: Pixels) -> None:
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     make_folder(path.parent)
     write_atomically(path, buffer.getvalue())
+
+
+def mapped(function: Callable[[T], R], items: Iterable[T], workers: int, ahead: int) -> Iterator[R]:
+    """Call a function on items in several threads.
+
+    Args:
+        function: Called in the threads.
+        items: Read in the caller's thread, when their results are asked for.
+        workers: Number of threads.
+        ahead: Number of items beyond the result that is waited for.
+
+    Yields:
+        The results, in order. An exception is raised in the place of its result.
+    """
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def segmented(
+    masks: Callable[[Pixels], Pixels],
+    pairs: Iterable[tuple[T, Pixels]],
+    batch: int = 1,
+    streams: int = 1,
+) -> Iterator[tuple[T, Pixels, Pixels]]:
+    """Segment images, several batches of neighbours of one size at once.
+
+    Args:
+        masks: Maps images (N, H, W, 3) to masks (N, H, W); called in threads.
+        pairs: Keys and images (H, W, 3) uint8.
+        batch: Largest number of images of one size in a batch.
+        streams: Number of batches at once; one more waits, so that no thread idles.
+
+    Yields:
+        Key, image and mask, in order.
+    """
+
+    def groups() -> Iterator[list[tuple[T, Pixels]]]:
+        for _, same in groupby(pairs, key=lambda pair: pair[1].shape):
+            while group := list(islice(same, batch)):
+                yield group
+
+    def run(group: list[tuple[T, Pixels]]) -> list[tuple[T, Pixels, Pixels]]:
+        found = masks(np.stack([pixels for _, pixels in group]))
+        return [(key, pixels, mask) for (key, pixels), mask in zip(group, found, strict=True)]
+
+    for found in mapped(run, groups(), streams, streams):
+        yield from found

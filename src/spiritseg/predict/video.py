@@ -31,16 +31,10 @@ _SYNC, _PACKET = b"\x47", 188  # first byte and length of the packets of a trans
 
 
 def video_format(head: bytes) -> str | None:
-    """Return FFmpeg's name of a video format.
+    """Return FFmpeg's name of a video format by the first bytes of a file; None if it is no video.
 
     The demuxer is always named: FFmpeg's own guess may take a text file for a playlist and open
     the files and addresses in it.
-
-    Args:
-        head: The first `VIDEO_HEAD` bytes of a file.
-
-    Returns:
-        The name; None if the file is no video.
     """
     if head[4:8] in _MOV:
         return "mov"
@@ -53,17 +47,11 @@ def video_format(head: bytes) -> str | None:
 
 @dataclass(frozen=True)
 class Frame:
-    """A decoded frame.
+    """A decoded frame."""
 
-    Args:
-        pixels: (H, W, 3) uint8, upright.
-        time: Presentation time in units of the stream's time base; None if unknown.
-        sound: Compressed packets of sound between the frame before and this one.
-    """
-
-    pixels: Pixels
-    time: int | None
-    sound: Sequence[Any] = ()
+    pixels: Pixels  # (H, W, 3), upright
+    time: int | None  # in units of the stream's time base; None if unknown
+    sound: Sequence[Any] = ()  # compressed packets between the frame before and this one
 
 
 class VideoReader:
@@ -111,7 +99,8 @@ class VideoReader:
         count = 0
         try:
             for frame in self._decoded():
-                if reason := _oversized(frame.height, frame.width):
+                limit = Image.MAX_IMAGE_PIXELS  # as for images
+                if reason := oversized(frame.height, frame.width, limit, f"{limit} in all"):
                     raise ValueError(reason)
                 sound, self.tail = self.tail, []
                 yield Frame(upright(frame), frame.pts, sound)
@@ -188,12 +177,10 @@ class VideoWriter:
                 self._part.unlink(missing_ok=True)
 
     def write(self, pixels: Pixels, frame: Frame) -> None:
-        """Append a frame, and the sound before it.
+        """Append (H, W, 3) pixels in the place of a frame of the source, and the sound before it.
 
-        Args:
-            pixels: (H, W, 3) uint8 RGB; resized to the first frame's size where it differs.
-            frame: Frame of the source that it shows. Without a time it comes one step after the
-                last.
+        They are resized to the first frame's size; without a time they come one step after the
+        last.
         """
         with self._errors():
             if self._container is None:
@@ -222,8 +209,17 @@ class VideoWriter:
                 raise
             self._close()
             self._begin([])
-        if lost := [track for track in tracks if track.index not in self._sound]:
-            self.problem = _without(lost, self.path.suffix)
+        names = [
+            getattr(one.codec_context, "name", "of an unknown kind")
+            for one in tracks
+            if one.index not in self._sound
+        ]
+        if names:
+            hint = "" if self.path.suffix == ".mkv" else "; an .mkv may hold it"
+            self.problem = (
+                f"its sound ({', '.join(names)}) cannot be kept in {self.path.suffix}{hint}; the "
+                "overlay has none"
+            )
 
     def _begin(self, tracks: Sequence[Any]) -> None:
         av, even = pyav(), self._size[0] % 2 == 0 and self._size[1] % 2 == 0
@@ -273,28 +269,14 @@ class VideoWriter:
 
 
 def upright(frame: Any) -> Pixels:
-    """Convert a frame of PyAV to RGB, rotated as its display matrix says.
-
-    Args:
-        frame: Its rotation, in degrees counter-clockwise, is rounded to quarter turns.
-
-    Returns:
-        (H, W, 3) uint8.
-    """
+    """Convert a frame of PyAV to (H, W, 3) RGB, rotated as its display matrix says."""
     pixels: Pixels = frame.to_ndarray(format="rgb24")
     turns = round(getattr(frame, "rotation", 0) / 90) % 4
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
 
 def pyav() -> Any:
-    """Import PyAV.
-
-    Returns:
-        The module ``av``, with ``av.error``.
-
-    Raises:
-        MissingExtraError: if it is not installed.
-    """
+    """Import PyAV; MissingExtraError if it is not installed."""
     try:
         import av
         import av.error
@@ -316,20 +298,8 @@ def _format_of(path: Path) -> str:
     return found
 
 
-def _oversized(height: int, width: int) -> str | None:
-    """Return why a frame would be refused as an image, if it would."""
-    limit = Image.MAX_IMAGE_PIXELS
-    return oversized(height, width, limit, f"{limit} in all")
-
-
 def _end(packet: Any) -> Fraction:
     """Return the end of a packet in seconds."""
     if packet.pts is None or packet.time_base is None:
         return Fraction(0)
     return Fraction((packet.pts + (packet.duration or 0)) * packet.time_base)
-
-
-def _without(lost: Sequence[Any], suffix: str) -> str:
-    kinds = ", ".join(getattr(track.codec_context, "name", "of an unknown kind") for track in lost)
-    hint = "" if suffix == ".mkv" else "; an .mkv may hold it"
-    return f"its sound ({kinds}) cannot be kept in {suffix}{hint}; the overlay has none"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import uvicorn
     from starlette.types import ASGIApp
 
-    from spiritseg.serve.students import Students
+    from spiritseg.serve.page import Students
 
 __all__ = ["make_app", "make_server", "serve", "upload_folder"]
 
@@ -63,7 +63,7 @@ def serve(
         raise MissingExtraError(
             "the page needs Gradio, which is not installed: pip install 'spiritseg[web]'."
         )
-    from spiritseg.serve.students import Students, open_students
+    from spiritseg.serve.page import Students, open_students
 
     with (
         _listen(host, port) as listening,  # first, so that no other server takes the port
@@ -89,9 +89,6 @@ def make_app(
         folder: Folder of uploads and results, from `upload_folder`.
         address: Address that the server listens on.
         names: Further host names under which it answers; see `Guard`.
-
-    Returns:
-        The application, for any ASGI server.
 
     Raises:
         ConfigError: Not a host name.

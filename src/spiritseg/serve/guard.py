@@ -10,6 +10,7 @@ from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
@@ -115,16 +116,17 @@ class Guard:
 
     def _refusal(self, scope: Scope, most: int) -> tuple[int, str] | None:
         """Return the status and the reason if a request is refused by its head alone."""
-        given: dict[bytes, list[str]] = {b"host": [], b"origin": [], b"content-length": []}
-        for name, value in scope["headers"]:
-            if name in given:
-                given[name].append(value.decode("latin-1").lower())
-        if reason := self._foreign(given[b"host"], given[b"origin"]):
+        headers = Headers(scope=scope)
+        hosts, origins, lengths = (
+            [value.lower() for value in headers.getlist(name)]
+            for name in ("host", "origin", "content-length")
+        )
+        if reason := self._foreign(hosts, origins):
             return 403, reason
         path, method = scope["path"], scope["method"].replace("HEAD", "GET")
         if method not in _OPEN or not _OPEN[method].fullmatch(path) or ".." in path:
             return 404, f"there is no {method} {path[:200]}."
-        if any(length.isdigit() and int(length) > most for length in given[b"content-length"]):
+        if any(length.isdigit() and int(length) > most for length in lengths):
             return 413, _too_large(most)
         if path == _UPLOAD and _size(self._folder) > 32 * self._max_bytes:
             return 503, "the server holds too many uploads; try again in a few minutes."

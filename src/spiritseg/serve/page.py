@@ -1,37 +1,162 @@
-"""The page and its API: Gradio's components around `Students.segment`."""
+"""The served students, and the page and the API around them."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
-from collections.abc import Awaitable, Callable
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from spiritseg.errors import DataError, SpiritsegError
-from spiritseg.export.engines import Runtime
-from spiritseg.images import Pixels
-from spiritseg.serve.students import Answer, Students
+from spiritseg.colours import colourise, overlay
+from spiritseg.errors import (
+    BadImageError,
+    BundleError,
+    ConfigError,
+    DataError,
+    SpiritsegError,
+    unknown,
+)
+from spiritseg.export.engines import LARGE_BYTES
+from spiritseg.images import IMAGE_SUFFIXES, Pixels, opened, oversized, read_pixels
+from spiritseg.predict.inputs import check_path
+from spiritseg.student import Student, load
 
-__all__ = ["make_blocks"]
+__all__ = ["Students", "make_blocks", "open_students"]
 
+# The first bytes of each accepted format. Nothing else reaches a decoder: Pillow would start
+# Ghostscript for PostScript, for instance.
+_FORMATS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
 _SHOWN = 1280  # pixels of the longer side of the pictures on the page
-_SUFFIXES = [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"]
 _Move = Callable[[Any], Awaitable[str | None]]
 
 
+@dataclass(frozen=True)
+class Answer:
+    """A student's answer for an image."""
+
+    image: Pixels  # (H, W, 3) RGB, upright
+    mask: Pixels  # (H, W) class indices
+    latency_ms: float  # of the pass, with pre- and postprocessing
+    area: dict[str, float]  # share of the pixels by class, 0 to 1
+
+
+class Students:
+    """Students by name. One image is decoded and segmented at a time, which bounds the memory.
+
+    Args:
+        runtimes: Opened students by name.
+        max_mib: Largest upload in MiB, above 0.
+        max_megapixels: Largest image in megapixels, above 0.
+
+    Raises:
+        ConfigError: There is no student, or a limit is not above 0.
+    """
+
+    def __init__(
+        self, runtimes: Mapping[str, Student], max_mib: float = 32, max_megapixels: float = 10
+    ) -> None:
+        if not runtimes:
+            raise ConfigError("serve: expected at least one student, got none.")
+        for option, limit in (("mib", max_mib), ("megapixels", max_megapixels)):
+            if not limit > 0:
+                raise ConfigError(f"serve: expected --max-{option} above 0, got {limit}.")
+        self.runtimes = runtimes
+        self.names = list(runtimes)
+        self.max_bytes = int(max_mib * 2**20)
+        self.max_megapixels = max_megapixels
+        self._turn = threading.Lock()
+        self._size: dict[str, tuple[int, ...]] = {}  # of the last image, by student
+
+    def segment(self, file: Path, name: str) -> Answer:
+        """Segment an upload with the student of a name.
+
+        The first pass at a new size takes up to three times as long as the next, and is not timed.
+
+        Raises:
+            ConfigError: There is no student of this name.
+            DataError: The upload is not an image, is damaged, or exceeds a limit.
+        """
+        if name not in self.runtimes:
+            raise ConfigError(unknown("student", name, self.runtimes))
+        runtime = self.runtimes[name]
+        try:
+            with self._turn:
+                image = _read(file, self.max_megapixels)
+                if self._size.get(name) != image.shape:
+                    runtime.masks(image[None])
+                    self._size[name] = image.shape
+                started = time.perf_counter()
+                mask = runtime.masks(image[None])[0]
+                latency_ms = 1000 * (time.perf_counter() - started)
+                if image.nbytes > LARGE_BYTES:
+                    self._small_pass(name)
+        except MemoryError:
+            raise DataError("there is not enough memory for this image; scale it down.") from None
+        counts = np.bincount(mask.ravel(), minlength=len(runtime.classes)) / mask.size
+        area = {k: float(share) for k, share in zip(runtime.classes, counts, strict=False)}
+        return Answer(image, mask, latency_ms, area)
+
+    def warm_up(self) -> None:
+        """Run each student once: the first pass of an engine is slow."""
+        for name in self.names:
+            self._small_pass(name)
+
+    def _small_pass(self, name: str) -> None:
+        """Run a small image, with which an engine also frees the memory of a large one."""
+        self.runtimes[name].masks(np.zeros((1, 128, 128, 3), np.uint8))
+
+
+def open_students(
+    paths: Sequence[str | Path], threads: int | None, device: str, trust: bool
+) -> dict[str, Student]:
+    """Open students by the name of their file or run, numbered if equal; see `load`."""
+    found: dict[str, Student] = {}
+    for path in map(Path, paths):
+        check_path(path, BundleError)
+        whole = path.resolve()
+        run = whole.parent if whole.name == "student" else whole
+        base = whole.stem if whole.is_file() else run.name
+        names = (base, *(f"{base} ({number})" for number in range(2, len(found) + 2)))
+        found[next(name for name in names if name not in found)] = load(
+            path, device, trust, threads
+        )
+    return found
+
+
+def _read(file: Path, megapixels: float) -> Pixels:
+    """Decode an uploaded image to (H, W, 3) uint8; its format and size are checked first."""
+    try:
+        data = file.read_bytes()
+    except OSError:
+        raise DataError("the upload is no longer there; upload it again.") from None
+    if data and not (data.startswith(_FORMATS) or data[:4] + data[8:12] == b"RIFFWEBP"):
+        raise DataError("the upload is not a JPEG, PNG, WebP, BMP or TIFF image.")
+    try:
+        with opened(data, "uploaded") as image:
+            most = f"the {megapixels:g} megapixels that this server accepts"
+            if reason := oversized(image.height, image.width, megapixels * 1e6, most):
+                raise DataError(f"{reason}; scale it down.")
+        return read_pixels(data, "uploaded")
+    except BadImageError as error:
+        if isinstance(error.__cause__, Image.DecompressionBombError):  # far beyond any limit
+            raise DataError(f"it has too many pixels ({error.reason}).") from None
+        raise DataError(f"cannot read the upload: {error.reason.rstrip('.')}.") from None
+
+
 def make_blocks(students: Students, folder: Path) -> Any:
-    """Build the page, and the API function `segment`.
+    """Build the page, and the API function `segment`, as `gradio.Blocks`.
 
     Args:
         students: The students to serve.
         folder: Gradio's folder of uploads and results.
-
-    Returns:
-        The `gradio.Blocks`, not launched.
     """
     import gradio as gr
 
@@ -70,7 +195,7 @@ def _layout(students: Students) -> tuple[list[Any], list[Any]]:
     gr.Markdown("# spiritseg")
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
-            upload = gr.File(file_types=_SUFFIXES, label=accepted, height=170)
+            upload = gr.File(file_types=[*IMAGE_SUFFIXES], label=accepted, height=170)
             name = gr.Radio(names, value=names[0], label="student", visible=len(names) > 1)
             text = gr.Markdown(elem_id="text")
             download = gr.DownloadButton("Download the mask", interactive=False)
@@ -117,7 +242,7 @@ def _api(students: Students, folder: Path) -> Callable[..., dict[str, Any]]:
     return segment
 
 
-def _results(answer: Answer, runtime: Runtime, folder: Path) -> list[Any]:
+def _results(answer: Answer, student: Student, folder: Path) -> list[Any]:
     """Return the values of the page's components for an answer."""
     from gradio.processing_utils import save_bytes_to_cache
 
@@ -125,16 +250,15 @@ def _results(answer: Answer, runtime: Runtime, folder: Path) -> list[Any]:
     text = f"{width} × {height} pixels, **{answer.latency_ms:.1f} ms**"
     factor = min(1.0, _SHOWN / max(height, width))
     box = (max(1, round(width * factor)), max(1, round(height * factor)))
-    image = Image.fromarray(answer.image).resize(box, Image.Resampling.BILINEAR)
-    mask = Image.fromarray(answer.mask).resize(box, Image.Resampling.NEAREST)
-    mask.putpalette([channel for colour in runtime.colours for channel in colour])
-    coloured = mask.convert("RGB")
+    image = np.asarray(Image.fromarray(answer.image).resize(box, Image.Resampling.BILINEAR))
+    mask = np.asarray(Image.fromarray(answer.mask).resize(box, Image.Resampling.NEAREST))
+    blended, coloured = overlay(image, mask, student.colours), colourise(mask, student.colours)
     rows = [
         [_cell(name, colour), f"{100 * share:.1f} %"]
-        for (name, share), colour in zip(answer.area.items(), runtime.colours, strict=False)
+        for (name, share), colour in zip(answer.area.items(), student.colours, strict=False)
     ]
     file = save_bytes_to_cache(_png(answer.mask), "mask.png", str(folder))
-    return _shown(text, (image, Image.blend(image, coloured, 0.5)), coloured, rows, file)
+    return _shown(text, (image, blended), coloured, rows, file)
 
 
 def _shown(

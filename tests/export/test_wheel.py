@@ -1,4 +1,4 @@
-"""The project's wheel predicts from .onnx beside numpy, onnxruntime, Pillow, rich and av alone."""
+"""The project's wheel predicts from .onnx with numpy, onnxruntime, Pillow, rich and av alone."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from predict.material import film, picture
 from spiritseg.export.export import ExportReport
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,7 +77,7 @@ def _run(python: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_wheel_predicts_without_torch(
-    python: Path, exported: ExportReport, pictures: Path, video: Path, tmp_path: Path
+    python: Path, exported: ExportReport, pictures: Path, tmp_path: Path
 ) -> None:
     for absent in ("torch", "torchvision", "lightning", "yaml", "onnx", "openvino"):
         assert "ModuleNotFoundError" in _run(python, "-c", f"import {absent}").stderr
@@ -86,6 +87,7 @@ def test_the_wheel_predicts_without_torch(
     done = _run(python, *words, str(pictures), "--out", str(tmp_path / "masks"))
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "masks").rglob("*.png"))) == 6
+    video = film(tmp_path / "drive.mp4", [picture(number) for number in range(12)])
     done = _run(python, *words, str(video), "--out", str(tmp_path / "video"), "--kind", "video")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "video/drive.overlay.mp4").stat().st_size > 1000
