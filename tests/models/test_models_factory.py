@@ -103,7 +103,6 @@ def test_projection_and_own_head() -> None:
         ({"a": Extractor("os:path.join")}, "unknown network 'os:path.join'"),
         ({"a": Extractor("deeplabv3_resnet50", args={"num_classes": "x"})}, "TypeError"),
         ({"a": Extractor("separable", of="b", args={"widths": 3}), "b": own()}, "widths of whole"),
-        ({"a": Extractor("copy", of="b", project=10**5), "b": own()}, "channels up to 16384"),
         ({"a": Extractor("no_such_package.Net")}, "cannot import"),
         ({"a": Extractor(".relative.Net")}, "cannot import"),
     ],

@@ -10,7 +10,7 @@ from PIL import Image
 from predict.material import film, picture
 from spiritseg.config import Extractor, Head, Network
 from spiritseg.models.bundle import BundleInfo, save_bundle
-from spiritseg.models.networks import build_networks
+from spiritseg.models.factory import build_networks
 
 _NETWORKS = {
     "student": Network(

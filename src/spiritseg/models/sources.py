@@ -1,4 +1,4 @@
-"""The registry of sources of networks, and the one door to them."""
+"""The registry of sources of networks, and how networks are made from it."""
 
 from __future__ import annotations
 
@@ -72,23 +72,12 @@ def splits(name: str) -> list[str]:
 
 
 def source_of(name: str) -> Source:
-    """Find the source of a network by the network's name.
-
-    Args:
-        name: As in `config.Extractor.name`. A file of the user's that it names is run.
-
-    Raises:
-        ConfigError: if the name is unknown.
-    """
+    """Find the source of a network by its name; a file of the user's that it names is run."""
     return SOURCES[_key(name)]
 
 
 def needs_trust(name: str) -> bool:
-    """Return whether a bundle that names a network needs trust; nothing of the user's is run.
-
-    Args:
-        name: As in `config.Extractor.name`, from anywhere.
-    """
+    """Return whether a bundle that names a network needs trust; nothing of the user's is run."""
     key = _key(name)
     if key in _OWN:
         return SOURCES[key].needs_trust(name)
@@ -96,13 +85,7 @@ def needs_trust(name: str) -> bool:
 
 
 def build_from_source(request: Request) -> Segmenter:
-    """Build the network that a request describes; its random numbers are a function of its seed.
-
-    Raises:
-        ConfigError: if the name is unknown, or what is asked for does not go together.
-        WeightsError: if the weights do not fit, or cannot be fetched.
-        MissingExtraError: if a package is not installed.
-    """
+    """Build the network that a request describes; its random numbers are a function of its seed."""
     source = source_of(request.name)
     if source.of_network and request.weights is not None:
         raise ConfigError(

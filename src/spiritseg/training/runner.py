@@ -33,7 +33,7 @@ from spiritseg.models.bundle import (
     save_bundle,
 )
 from spiritseg.models.ensemble import stage_teacher
-from spiritseg.models.networks import build_networks
+from spiritseg.models.factory import build_networks
 from spiritseg.models.segmenter import layer_channels
 from spiritseg.recipes import fingerprint
 from spiritseg.student import Student, load
