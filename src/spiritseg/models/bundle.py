@@ -125,13 +125,7 @@ class BundleInfo:
 
 
 def save_bundle(folder: Path, segmenter: Segmenter, info: BundleInfo) -> None:
-    """Write a network and its description.
-
-    Args:
-        folder: Created if it does not exist. The JSON file is written last: a folder without
-            it is not a bundle.
-        segmenter: The network.
-        info: Its description.
+    """Write a network and its description to a folder, the JSON file last.
 
     Raises:
         BundleError: A weight is NaN or infinite.
@@ -156,8 +150,8 @@ def load_bundle(folder: Path | str, trust: bool = False) -> tuple[Segmenter, Bun
         folder: A folder that `save_bundle` wrote.
         trust: Whether classes of your own that the bundle names are imported, which runs their
             code. Networks of torchvision, timm and segmentation-models-pytorch need no trust if
-            their arguments only describe an architecture (`untrusted_argument`). Without trust,
-            the networks have at most 1,000,000,000 parameters.
+            their arguments only describe an architecture. Without trust, the networks have at
+            most 1,000,000,000 parameters.
 
     Returns:
         The network in eval mode, and its description.
@@ -166,7 +160,6 @@ def load_bundle(folder: Path | str, trust: bool = False) -> tuple[Segmenter, Bun
         BundleError: A file is missing, altered, or of another format; a weight is NaN or
             infinite; or the bundle needs trust.
         ConfigError: The network cannot be built, or is too large.
-        MissingExtraError: The library that the network comes from is not installed.
     """
     folder = Path(folder).expanduser()
     fields, info = _read_info(folder)
@@ -186,26 +179,12 @@ def load_bundle(folder: Path | str, trust: bool = False) -> tuple[Segmenter, Bun
 
 
 def bundle_info(folder: Path | str) -> BundleInfo:
-    """Read the description of a bundle's network, but not its weights.
-
-    Args:
-        folder: A folder that `save_bundle` wrote.
-
-    Raises:
-        BundleError: The description is missing, altered, or of another format.
-    """
+    """Read the description of a bundle's network, but not its weights."""
     return _read_info(Path(folder).expanduser())[1]
 
 
 def bundle_digest(folder: Path | str) -> str:
-    """Return the SHA-256 of a bundle's weights, as its description gives it.
-
-    Args:
-        folder: A folder that `save_bundle` wrote.
-
-    Raises:
-        BundleError: The description is missing, altered, or of another format.
-    """
+    """Return the SHA-256 of a bundle's weights, as its description gives it."""
     return str(_read_info(Path(folder).expanduser())[0]["sha256"][_WEIGHTS])
 
 
@@ -216,15 +195,11 @@ def check_bundles(networks: Mapping[str, Network], classes: Sequence[str], pool:
         networks: The experiment's networks by name.
         classes: Classes of the data set in the order of the logits; empty if unknown.
         pool: Side of the experiment's max-pool.
-
-    Raises:
-        BundleError: A description cannot be read.
-        ConfigError: The first network that does not fit, and why.
     """
-    for name, bundle in ((name, network.bundle) for name, network in networks.items()):
-        if bundle is None:
+    for name, network in networks.items():
+        if network.bundle is None:
             continue
-        info, where = bundle_info(bundle), f"networks.{name}.bundle: {bundle}"
+        info, where = bundle_info(network.bundle), f"networks.{name}.bundle: {network.bundle}"
         if classes and info.classes != tuple(classes):
             raise ConfigError(
                 f"{where} knows {len(info.classes)} classes ({', '.join(info.classes[:12])}), the "
@@ -239,15 +214,7 @@ def check_bundles(networks: Mapping[str, Network], classes: Sequence[str], pool:
 
 
 def refuse_foreign(folder: Path, info: BundleInfo) -> None:
-    """Refuse a bundle whose loading would import classes, or open files, that it names.
-
-    Args:
-        folder: The bundle.
-        info: Its description, from `bundle_info`.
-
-    Raises:
-        BundleError: The bundle names such classes or arguments; says how to trust it.
-    """
+    """Refuse a bundle whose loading would import classes, or open files, that it names."""
     if needed := info.needs_trust:
         raise BundleError(
             f"{folder} needs trust for {', '.join(needed)}. Importing a class runs its code, and "
@@ -282,21 +249,14 @@ def _read_info(folder: Path) -> tuple[dict[str, Any], BundleInfo]:
             f"{_AGAIN}"
         )
     info, problems = build(BundleInfo, fields)
-    if info is not None:
-        problems = _contradictions(info)
+    if info is not None and info.network not in info.networks:
+        problems.append(f"network: {info.network[:100]!r} is not among the networks")
+    if info is not None and len(info.colours) != len(info.classes):
+        problems.append(f"colours: {len(info.colours)} for {len(info.classes)} classes")
     if info is None or problems:
-        said = "; ".join(line[:300] for line in problems[:5])
-        raise BundleError(f"{path} is not a valid description: {said}. {_AGAIN}")
+        found = "; ".join(line[:300] for line in problems[:5])
+        raise BundleError(f"{path} is not a valid description: {found}. {_AGAIN}")
     return fields, info
-
-
-def _contradictions(info: BundleInfo) -> list[str]:
-    found = []
-    if info.network not in info.networks:
-        found.append(f"network: {info.network[:100]!r} is not among the networks")
-    if len(info.colours) != len(info.classes):
-        found.append(f"colours: {len(info.colours)} for {len(info.classes)} classes")
-    return found
 
 
 def _is_whole(fields: Mapping[str, Any]) -> bool:

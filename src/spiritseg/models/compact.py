@@ -47,8 +47,7 @@ def compact(
         module: Network of `nn.Conv2d`; an `Extractor`, a `Segmenter` or any module. It is not
             changed.
         policy: "spatial": kernels larger than 1, and the 1x1 projections on the parallel
-            branch of residual blocks, become grouped. They are found in the graph of a dry
-            run, not by name.
+            branch of residual blocks (found in the graph of a dry run), become grouped.
             "all": every convolution becomes grouped, as the paper's text says.
             "separable": kernels larger than 1 become a depthwise convolution and a dense
             1x1; for networks without 1x1 convolutions to mix channels. A convolution of
@@ -61,9 +60,6 @@ def compact(
 
     Returns:
         The copy: trainable, in train mode.
-
-    Raises:
-        ConfigError: if the policy is unknown, or the dry run cannot call the module.
 
     Source: Wu et al., Spirit Distillation, arXiv:2103.13733, Table II.
     """

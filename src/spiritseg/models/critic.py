@@ -29,9 +29,6 @@ class SelfAttention(nn.Module):
 
     with q, k (to an eighth of the channels) and v 1x1 convolutions. Gamma is learned and
     starts at 0, so that a newly initialised critic is purely convolutional.
-
-    Args:
-        channels: C of the features.
     """
 
     def __init__(self, channels: int) -> None:

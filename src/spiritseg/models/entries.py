@@ -62,7 +62,6 @@ class Source:
         normalisation: Mean and standard deviation by name that pretrained weights expect of RGB
             in [0, 1]; None where they are not known.
         trained_head: Whether the own head of the network that is described comes trained.
-        classifier: Whole pretrained ImageNet classifier by name, in eval mode; None without one.
         licence: Licence of the pretrained weights by name; empty where it is not known.
         needs_trust: Whether a bundle that names it needs trust, since building it would run code
             of the user's. Sources from outside of the project always need it.
@@ -76,6 +75,5 @@ class Source:
     whole: Callable[[str], nn.Module] | None = None
     normalisation: Callable[[str], tuple[RGB, RGB] | None] = lambda name: None
     trained_head: Callable[[config.Extractor], bool] = lambda given: given.weights != "random"
-    classifier: Callable[[str], nn.Module] | None = None
     licence: Callable[[str], str] = lambda name: ""
     needs_trust: Callable[[str], bool] = lambda name: False

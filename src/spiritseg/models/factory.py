@@ -34,11 +34,6 @@ def build_networks(
 
     Returns:
         The networks by name, trainable and in train mode, in the order of `networks`.
-
-    Raises:
-        ConfigError: if a name is unknown, networks are made of each other in a circle, a bundle
-            has another number of classes, or `build_network` refuses one.
-        BundleError: if a bundle cannot be read.
     """
     built: dict[str, Segmenter] = {}
 
@@ -83,8 +78,7 @@ def build_network(
         The network, trainable and in train mode: freezing belongs to a stage.
 
     Raises:
-        ConfigError: if a name is unknown, or parts do not go together.
-        WeightsError: if pretrained weights do not fit, or cannot be fetched.
+        ConfigError, WeightsError: if a name is unknown, or parts do not go together.
     """
     given, head = network.extractor, HEADS[network.head.name]
     whole = _from_source(given, num_classes if head.own else None, others, seed)
@@ -107,11 +101,8 @@ def build_network(
 def limited_parameters(most: int) -> Iterator[None]:
     """Refuse networks that are built inside the block, in this thread, and are too large.
 
-    A layer is refused as soon as its weights are registered. They are not initialised by then,
-    so that no physical memory is in use for them yet.
-
-    Args:
-        most: Largest number of parameters of all networks together.
+    A layer is refused as soon as its weights are registered, before they are initialised and
+    take physical memory.
     """
     thread, count = threading.get_ident(), 0
 

@@ -82,11 +82,7 @@ class StudentHead(nn.Module):
 
 
 class ResizedHead(nn.Module):
-    """Any module from features to logits, then a bilinear resize to the image's size.
-
-    Args:
-        module: (B, C, h, w) to (B, K, h', w').
-    """
+    """Any module from features to logits, then a bilinear resize to the image's size."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -130,11 +126,8 @@ def student_head(
 ) -> StudentHead:
     """Make the student head of Table V.
 
-    Bilinear x2; 3 x (3x3 conv, BN, ReLU); bilinear x2; 4 x the same; 1x1 classifier;
-    bilinear to the input's (H, W).
-
-    The paper's text has two groups of three convolutions; Table V's 3 + 4 are followed. The
-    last step resizes to (H, W) rather than by 2, so that any size works.
+    Bilinear x2; 3 x (3x3 conv, BN, ReLU); bilinear x2; 4 x the same (the text has 3); 1x1
+    classifier; bilinear to the input's (H, W), so that any size works.
 
     Args:
         in_channels: Channels of the features.
@@ -142,17 +135,13 @@ def student_head(
         channels: Width of the head, 1 to `MAX_CHANNELS`; the paper's is 512.
         convolution: "grouped", the paper's: groups = gcd(in, out), in the classifier as
             well. Between equal widths it mixes no channels.
-            "separable": depthwise 3x3 and dense 1x1. The 1x1 of the first one of each group
-            comes before the upsampling, where it costs a quarter: a 1x1 convolution and a
-            bilinear resize commute, so only the order of the two halves differs.
+            "separable": depthwise 3x3 and dense 1x1. The first 1x1 of each group comes before
+            the upsampling, with which it commutes and where it costs a quarter.
             "dense": plain convolutions.
         seed: Random seed for initialisation.
 
     Returns:
         A head: (features, (H, W)) to logits (B, K, H, W).
-
-    Raises:
-        ConfigError: if the convolution is unknown, or a number out of range.
 
     Source: Wu et al., Spirit Distillation, arXiv:2103.13733, Table V.
     """
@@ -177,9 +166,8 @@ def pyramid_head(
     With one image in the batch, the 1x1 bin has one value per channel, which has no variance:
     in training its BN then uses the running statistics and does not update them.
 
-    Where SKD's released networks differ: leaky ReLU (0.01), dropout of whole channels, corners
-    aligned when resizing, and, for training only, a second classifier on the trunk's third
-    stage. Their pair-wise loss takes the bottleneck after its dropout.
+    SKD's released networks differ: leaky ReLU (0.01), dropout of whole channels, corners aligned
+    when resizing, a second classifier in training.
 
     Args:
         in_channels: Channels of the features, 4 or more; a ResNet's at stride 8 (dilated).
@@ -189,9 +177,6 @@ def pyramid_head(
 
     Returns:
         A head: (features, (H, W)) to logits (B, K, H, W).
-
-    Raises:
-        ConfigError: if a number is out of range.
 
     Source: Zhao et al., Pyramid Scene Parsing Network, arXiv:1612.01105, fig. 3 and sec. 3.2;
     its use with SKD: Liu et al., arXiv:1903.04197, sec. 4.1.

@@ -110,12 +110,6 @@ def separable(
         mean: Mean that is subtracted from RGB in [0, 1].
         std: Standard deviation that it is divided by.
         seed: Random seed for initialisation, of 64 bits.
-
-    Returns:
-        The extractor; it ends in linear 1x1 projections.
-
-    Raises:
-        ConfigError: if a value is of another type or out of range.
     """
     values = {"out_channels": out_channels, "stride": stride, "widths": widths, "depths": depths}
     values |= {"mean": mean, "std": std, "seed": seed}

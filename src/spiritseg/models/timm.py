@@ -60,13 +60,6 @@ def _build_lite(request: Request) -> Segmenter:
     return Segmenter(_extractor(LITES[name], request, state, _LITE_NORMALISATION), None)
 
 
-def _lite_classifier(name: str) -> nn.Module:
-    """Make the whole ImageNet classifier; its input is normalised like the extractor's."""
-    whole: nn.Module = _create(LITES[name], {})
-    fit_weights(whole, _renamed(read_weights(_wheel(name)), LITES[name]), name)
-    return whole.eval()
-
-
 def _model(name: str) -> str:
     return LITES.get(name) or name.removeprefix(_PREFIX)
 
@@ -114,7 +107,6 @@ LITE_SOURCES = {
         cuts=_cuts,
         whole=_whole,
         normalisation=lambda name: _LITE_NORMALISATION,
-        classifier=_lite_classifier,
     )
     for name in LITES
 }

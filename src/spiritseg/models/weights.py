@@ -80,7 +80,7 @@ def fit_weights(
         module: Module that takes the weights.
         state: Tensors by key.
         source: Where they are from, for the error message.
-        surplus: Whether a key that the module does not have may be there; it is ignored.
+        surplus: Whether a key that the module does not have is ignored, rather than refused.
     """
     wanted = module.state_dict()
     problems = {
