@@ -302,7 +302,13 @@ def test_no_argument_opens_or_fetches_anything_without_trust(
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(torch, "load", refuse)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
-    values = ("extra", "http://127.0.0.1:9/x", "DEFAULT", True, {"file": "folder/extra.pth"})
+    values: tuple[object, ...] = (
+        "extra",
+        "http://127.0.0.1:9/x",
+        "DEFAULT",
+        True,
+        {"file": "folder/extra.pth"},
+    )
     for name, argument in opening:
         for value in values:
             rewrite(bundle, _extractor(name=name, args={argument: value}))
