@@ -51,7 +51,7 @@ def test_contributing_is_what_works(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     _follow(heading)
-    with pytest.raises(BundleError, match=rf"your own classes \({re.escape(name)}\).*trust=True"):
+    with pytest.raises(BundleError, match=rf"trust for the class {re.escape(name)}\..*trust=True"):
         load_bundle("run/student")
     network, info = load_bundle("run/student", trust=True)
     found = network(torch.rand(1, 3, 33, 50))
