@@ -141,9 +141,9 @@ def test_what_a_bundle_cannot_do_is_one_clear_error(bundle: Path, tmp_path: Path
         spiritseg.load(bundle, "cuda:99")
     with pytest.raises(BundleError, match="saved without its experiment"):
         spiritseg.load(bundle).experiment()
-    with pytest.raises(BundleError, match=r"cannot read .*student\.json"):
-        spiritseg.load(tmp_path / "elsewhere")
     (tmp_path / "run").mkdir()
+    with pytest.raises(BundleError, match=r"cannot read .*student\.json"):
+        spiritseg.load(tmp_path / "run")
     (tmp_path / "run/run.json").write_text("{}")
     with pytest.raises(BundleError, match="has not finished, so it has no student yet"):
         spiritseg.load(tmp_path / "run")
