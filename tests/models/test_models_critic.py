@@ -160,17 +160,10 @@ def test_a_restored_critic_goes_on_as_it_would_have() -> None:
     maps, images = drawn()
     network(maps, images)
     state = copy.deepcopy(network.state_dict())
-    assert {k.rsplit(".", 1)[-1] for k in state if "stage1" in k} == {
-        "bias",
-        "original",
-        "_u",
-        "_v",
-    }
     restored = critic(3, width=4, spectral_norm=True, seed=9)
     restored.load_state_dict(state)
-    copied = copy.deepcopy(network)
     runs = []
-    for one in (network, restored, copied):
+    for one in (network, restored, copy.deepcopy(network)):
         optimizer = torch.optim.Adam(one.parameters(), 1e-2)
         for _ in range(3):
             optimizer.zero_grad()
@@ -178,23 +171,6 @@ def test_a_restored_critic_goes_on_as_it_would_have() -> None:
             optimizer.step()
         runs.append(one.state_dict())
     assert all(torch.equal(runs[0][k], run[k]) for run in runs[1:] for k in runs[0])
-    assert not torch.equal(runs[0]["stage1.0.parametrizations.weight.0._u"], state[_U])
-
-
-_U = "stage1.0.parametrizations.weight.0._u"
-
-
-def test_eval_mode_and_a_frozen_critic_move_nothing_they_should_not() -> None:
-    network = critic(3, width=4, spectral_norm=True).eval().requires_grad_(False)
-    before = copy.deepcopy(network.state_dict())
-    maps, images = drawn()
-    maps.requires_grad_()
-    first = network(maps, images)
-    assert torch.equal(network(maps, images), first)
-    first.sum().backward()
-    assert maps.grad is not None
-    assert all(p.grad is None for p in network.parameters())
-    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
 
 
 def test_what_is_wrong_is_named() -> None:

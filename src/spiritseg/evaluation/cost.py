@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from spiritseg.errors import ConfigError
-from spiritseg.modes import evaluating
+from spiritseg.models.tracing import evaluating
 
 __all__ = ["Cost", "cost", "in_turn", "latencies_ms"]
 

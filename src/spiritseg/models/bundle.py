@@ -8,18 +8,23 @@ import json
 import reprlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from spiritseg.config import Network
+from spiritseg.config import MAX_CHANNELS, Experiment, Extractor, Network
 from spiritseg.errors import BundleError, ConfigError, SpiritsegError
-from spiritseg.files import json_bytes, write_atomically
-from spiritseg.models.bundle_info import FORMATS, BundleInfo, info_from_dict, refuse_foreign
+from spiritseg.files import json_bytes, without_folders, write_atomically
+from spiritseg.models.external import DOWNLOADS, untrusted_argument
 from spiritseg.models.factory import build_network, limited_parameters
+from spiritseg.models.heads import is_foreign_head
 from spiritseg.models.segmenter import Segmenter
+from spiritseg.models.sources import needs_trust
+from spiritseg.options import build
 
 __all__ = [
     "BUNDLE_FILES",
@@ -27,24 +32,100 @@ __all__ = [
     "bundle_digest",
     "bundle_info",
     "check_bundles",
+    "info_digest",
     "load_bundle",
     "refuse_foreign",
     "save_bundle",
 ]
 
 _INFO, _WEIGHTS = BUNDLE_FILES = ("student.json", "student.safetensors")
+_FORMATS = (1, 2)
 _AGAIN = "Copy the bundle again, or save it again from its run."
 _MAX_PARAMETERS = 1_000_000_000  # of all networks of a bundle without trust: 4 GB
 
+_Byte = Annotated[int, Field(strict=True, ge=0, le=255)]
 
-def save_bundle(folder: Path, segmenter: Segmenter, info: BundleInfo) -> None:
-    """Write a network and its description.
+
+@dataclass(frozen=True)
+class BundleInfo:
+    """Description of a bundle's network.
 
     Args:
-        folder: Created if it does not exist. The JSON file is written last: a folder without
-            it is not a bundle.
-        segmenter: The network.
-        info: Its description.
+        networks: The network, and those that its extractor is derived from, by name.
+        network: Name of the network whose weights these are.
+        classes: Class names in the order of the logits, 1 to 16384.
+        colours: (R, G, B) of each class, 0 to 255.
+        pool: Side of the max-pool between an image and the network, 1 to 16384.
+        metrics: Scores of the network by split, as plain values.
+        training: The experiment and its stages, as plain values.
+        format: Format of the file. The scores in format 1 are too low where the sides of the
+            images are not multiples of the network's stride.
+    """
+
+    networks: dict[str, Network]
+    network: str
+    classes: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_CHANNELS)]
+    colours: tuple[tuple[_Byte, _Byte, _Byte], ...]
+    pool: Annotated[int, Field(strict=True, ge=1, le=MAX_CHANNELS)]
+    metrics: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    format: Literal[1, 2] = 2
+
+    @property
+    def measured_before_one_geometry(self) -> bool:
+        """Whether the scores are those of the first version; see `spiritseg.geometry`."""
+        return self.format == 1
+
+    @property
+    def needs_trust(self) -> list[str]:
+        """What loading would import, or could open or fetch, beyond the library networks."""
+        found = set()
+        for network in self.networks.values():
+            extractor, head = network.extractor, network.head.name
+            if needs_trust(extractor.name):
+                found.add(f"the class {extractor.name}")
+            elif bad := untrusted_argument(extractor.args):
+                found.add(f"the argument {bad} of {extractor.name}")
+            if is_foreign_head(head):
+                found.add(f"the class {head}")
+        return sorted(found)
+
+    def experiment(
+        self, overrides: Mapping[str, Any] | None = None, complete: bool = True
+    ) -> Experiment:
+        """Return the experiment that trained the network.
+
+        Args:
+            overrides: Values by dotted field, such as ``{"target.root": DIR}``. A bundle keeps
+                only the last part of the folders of its images.
+            complete: Whether the folders of the images must be given.
+
+        Raises:
+            BundleError: The bundle was saved without its experiment.
+            ConfigError: The experiment is not valid; lists all problems.
+        """
+        from spiritseg.recipes import experiment_from_dict
+
+        fields = self.training.get("experiment")
+        if not isinstance(fields, Mapping):
+            raise BundleError(
+                "the bundle was saved without its experiment, so its images and settings are "
+                "unknown. Use the bundle of a run (RUN/student), or save it with "
+                "training={'experiment': ...}."
+            )
+        return experiment_from_dict(fields, overrides, complete)
+
+    def without_weights(self) -> BundleInfo:
+        """Return a copy whose networks are built without fetching or reading any weights."""
+        networks = {
+            name: dataclasses.replace(n, extractor=_bare(n.extractor), bundle=None)
+            for name, n in self.networks.items()
+        }
+        return dataclasses.replace(self, networks=networks)
+
+
+def save_bundle(folder: Path, segmenter: Segmenter, info: BundleInfo) -> None:
+    """Write a network and its description to a folder, the JSON file last.
 
     Raises:
         BundleError: A weight is NaN or infinite.
@@ -67,12 +148,10 @@ def load_bundle(folder: Path | str, trust: bool = False) -> tuple[Segmenter, Bun
 
     Args:
         folder: A folder that `save_bundle` wrote.
-        trust: Import the classes that the bundle names, if its network is a class of your own
-            (class path). Importing runs code: only for bundles that you made. Networks of
-            torchvision, timm and segmentation-models-pytorch need no trust
-            (`is_library_network`) if their arguments only describe an architecture
-            (`untrusted_argument`); others could make these libraries fetch or read something.
-            Without trust, the networks have at most 1,000,000,000 parameters.
+        trust: Whether classes of your own that the bundle names are imported, which runs their
+            code. Networks of torchvision, timm and segmentation-models-pytorch need no trust if
+            their arguments only describe an architecture. Without trust, the networks have at
+            most 1,000,000,000 parameters.
 
     Returns:
         The network in eval mode, and its description.
@@ -81,7 +160,6 @@ def load_bundle(folder: Path | str, trust: bool = False) -> tuple[Segmenter, Bun
         BundleError: A file is missing, altered, or of another format; a weight is NaN or
             infinite; or the bundle needs trust.
         ConfigError: The network cannot be built, or is too large.
-        MissingExtraError: The library that the network comes from is not installed.
     """
     folder = Path(folder).expanduser()
     fields, info = _read_info(folder)
@@ -101,26 +179,12 @@ def load_bundle(folder: Path | str, trust: bool = False) -> tuple[Segmenter, Bun
 
 
 def bundle_info(folder: Path | str) -> BundleInfo:
-    """Read the description of a bundle's network, but not its weights.
-
-    Args:
-        folder: A folder that `save_bundle` wrote.
-
-    Raises:
-        BundleError: The description is missing, altered, or of another format.
-    """
+    """Read the description of a bundle's network, but not its weights."""
     return _read_info(Path(folder).expanduser())[1]
 
 
 def bundle_digest(folder: Path | str) -> str:
-    """Return the SHA-256 of a bundle's weights, as its description gives it.
-
-    Args:
-        folder: A folder that `save_bundle` wrote.
-
-    Raises:
-        BundleError: The description is missing, altered, or of another format.
-    """
+    """Return the SHA-256 of a bundle's weights, as its description gives it."""
     return str(_read_info(Path(folder).expanduser())[0]["sha256"][_WEIGHTS])
 
 
@@ -131,15 +195,11 @@ def check_bundles(networks: Mapping[str, Network], classes: Sequence[str], pool:
         networks: The experiment's networks by name.
         classes: Classes of the data set in the order of the logits; empty if unknown.
         pool: Side of the experiment's max-pool.
-
-    Raises:
-        BundleError: A description cannot be read.
-        ConfigError: The first network that does not fit, and why.
     """
-    for name, bundle in ((name, network.bundle) for name, network in networks.items()):
-        if bundle is None:
+    for name, network in networks.items():
+        if network.bundle is None:
             continue
-        info, where = bundle_info(bundle), f"networks.{name}.bundle: {bundle}"
+        info, where = bundle_info(network.bundle), f"networks.{name}.bundle: {network.bundle}"
         if classes and info.classes != tuple(classes):
             raise ConfigError(
                 f"{where} knows {len(info.classes)} classes ({', '.join(info.classes[:12])}), the "
@@ -153,12 +213,20 @@ def check_bundles(networks: Mapping[str, Network], classes: Sequence[str], pool:
             )
 
 
-def info_digest(fields: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a description without this digest itself.
+def refuse_foreign(folder: Path, info: BundleInfo) -> None:
+    """Refuse a bundle whose loading would import classes, or open files, that it names."""
+    if needed := info.needs_trust:
+        raise BundleError(
+            f"{folder} needs trust for {', '.join(needed)}. Importing a class runs its code, and "
+            "such an argument could make a library open or fetch something; without trust, "
+            "expected arguments that describe an architecture (num_classes, encoder_name ...), as "
+            f"numbers up to {MAX_CHANNELS} or words that name no file. Pass trust=True (--trust; "
+            "in a recipe networks.NAME.trust) if the bundle is yours."
+        )
 
-    Args:
-        fields: The contents of its JSON file, with the other digests in ``sha256``.
-    """
+
+def info_digest(fields: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the contents of a JSON file, without this digest itself."""
     digests = {k: v for k, v in fields["sha256"].items() if k != _INFO}
     plain = json.loads(json_bytes({**fields, "sha256": digests}))
     return _sha256(json.dumps(plain, sort_keys=True).encode())
@@ -171,19 +239,24 @@ def _read_info(folder: Path) -> tuple[dict[str, Any], BundleInfo]:
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is not valid JSON: {error}. Copy the bundle again.") from None
     found = fields.get("format") if isinstance(fields, dict) else type(fields).__name__
-    if found not in FORMATS:
+    if found not in _FORMATS:
         raise BundleError(
-            f"{path}: expected a bundle of format {FORMATS[-1]}, got {reprlib.repr(found)}."
+            f"{path}: expected a bundle of format {_FORMATS[-1]}, got {reprlib.repr(found)}."
         )
     if not _is_whole(fields):
         raise BundleError(
             f"{path} is not the file that was saved: its SHA-256 differs from the one inside. "
             f"{_AGAIN}"
         )
-    try:
-        return fields, info_from_dict(fields)
-    except ConfigError as error:
-        raise BundleError(f"{path} is not a valid description: {error}. {_AGAIN}") from None
+    info, problems = build(BundleInfo, fields)
+    if info is not None and info.network not in info.networks:
+        problems.append(f"network: {info.network[:100]!r} is not among the networks")
+    if info is not None and len(info.colours) != len(info.classes):
+        problems.append(f"colours: {len(info.colours)} for {len(info.classes)} classes")
+    if info is None or problems:
+        found = "; ".join(line[:300] for line in problems[:5])
+        raise BundleError(f"{path} is not a valid description: {found}. {_AGAIN}")
+    return fields, info
 
 
 def _is_whole(fields: Mapping[str, Any]) -> bool:
@@ -250,6 +323,18 @@ def _read(path: Path) -> bytes:
             f"cannot read {path}: {error.strerror}. A bundle is a folder with {_INFO} and "
             f"{_WEIGHTS}; a run keeps its bundle in RUN/student."
         ) from None
+
+
+def _bare(extractor: Extractor) -> Extractor:
+    """Remove weights, and the paths of this machine that only weights and caches need.
+
+    The constructor of a user's own class may need its paths, so its arguments stay.
+    """
+    args = extractor.args
+    if not needs_trust(extractor.name):
+        is_path = {k for k, v in args.items() if isinstance(v, str) and without_folders(v) != v}
+        args = {k: without_folders(v) for k, v in args.items() if k not in {*DOWNLOADS, *is_path}}
+    return dataclasses.replace(extractor, weights="random", args=args)
 
 
 def _sha256(data: bytes) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast, get_args
+from collections.abc import Callable
+from typing import TypeVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +27,7 @@ _NORMS = (
 )
 
 
-def compact(
-    module: M, policy: Policy = "spatial", seed: int = 0, example: Sequence[Any] | None = None
-) -> M:
+def compact(module: M, policy: Policy = "spatial", seed: int = 0) -> M:
     """Copy a network with compact convolutions, randomly initialised.
 
     A grouped convolution takes groups = gcd(C_in, C_out). One that has groups already is not
@@ -47,8 +45,7 @@ def compact(
         module: Network of `nn.Conv2d`; an `Extractor`, a `Segmenter` or any module. It is not
             changed.
         policy: "spatial": kernels larger than 1, and the 1x1 projections on the parallel
-            branch of residual blocks, become grouped. They are found in the graph of a dry
-            run, not by name.
+            branch of residual blocks (found in the graph of a dry run), become grouped.
             "all": every convolution becomes grouped, as the paper's text says.
             "separable": kernels larger than 1 become a depthwise convolution and a dense
             1x1; for networks without 1x1 convolutions to mix channels. A convolution of
@@ -56,21 +53,16 @@ def compact(
         seed: Random seed for initialisation: Kaiming normal for convolutions, ones and zeros
             for norms, each other layer's own way. Loose parameters of one dimension (layer
             scales) become ones, of more dimensions normal with a deviation of 0.02.
-        example: Positional arguments of the dry run; by default one small image, or a map
-            of as many channels as the first convolution takes.
 
     Returns:
         The copy: trainable, in train mode.
-
-    Raises:
-        ConfigError: if the policy is unknown, or the dry run cannot call the module.
 
     Source: Wu et al., Spirit Distillation, arXiv:2103.13733, Table II.
     """
     if policy not in get_args(Policy):
         raise ConfigError(unknown("policy", policy, get_args(Policy)))
     result = copy.deepcopy(module).requires_grad_(True).train()
-    covered = _covered(result, policy, example)
+    covered = _covered(result, policy)
     bare = _without_norm(result)
     replace = _separate if policy == "separable" else _group
     result = _map_convolutions(
@@ -80,7 +72,7 @@ def compact(
     return result
 
 
-def _covered(module: nn.Module, policy: Policy, example: Sequence[Any] | None) -> set[nn.Conv2d]:
+def _covered(module: nn.Module, policy: Policy) -> set[nn.Conv2d]:
     """Return the convolutions that a policy covers; one with groups is covered by none."""
     convs = [m for m in module.modules() if isinstance(m, nn.Conv2d) and m.groups == 1]
     if policy == "all":
@@ -88,32 +80,25 @@ def _covered(module: nn.Module, policy: Policy, example: Sequence[Any] | None) -
     wide = {c for c in convs if c.kernel_size != (1, 1)}
     if policy == "separable" or len(wide) == len(convs):
         return wide
-    shortcuts = _shortcuts(module, example)
+    shortcuts = _shortcuts(module)
     return wide | {c for c in convs if id(c.weight) in shortcuts}
 
 
-def _shortcuts(module: nn.Module, example: Sequence[Any] | None) -> set[int]:
-    inputs = _example(module) if example is None else example
+def _shortcuts(module: nn.Module) -> set[int]:
     if isinstance(module, Segmenter) and module.head is None:
-        return _shortcuts(module.extractor, inputs)
+        return _shortcuts(module.extractor)
+    first = next(m for m in module.modules() if isinstance(m, nn.Conv2d))
+    weight = first.weight
+    image = torch.zeros(1, first.in_channels, 64, 64, dtype=weight.dtype, device=weight.device)
     try:
-        return parallel_projections(module, inputs)
+        return parallel_projections(module, (image,))
     except Exception as error:
-        shapes = ", ".join(str(tuple(getattr(i, "shape", (i,)))) for i in inputs)
         raise ConfigError(
             f"compact(policy='spatial') looks for residual shortcuts in a dry run, and "
-            f"{type(module).__name__} could not be called with {shapes}: "
-            f"{type(error).__name__}: {error}. Pass its positional arguments as example=(...), "
-            "or use the policy 'all' or 'separable', which need no dry run."
+            f"{type(module).__name__} could not be called with {tuple(image.shape)}: "
+            f"{type(error).__name__}: {error}. Use the policy 'all' or 'separable', which need no "
+            "dry run."
         ) from error
-
-
-def _example(module: nn.Module) -> tuple[Tensor]:
-    first = next((m for m in module.modules() if isinstance(m, nn.Conv2d)), None)
-    if first is None:
-        return (torch.zeros(1, 3, 64, 64),)
-    weight = first.weight
-    return (torch.zeros(1, first.in_channels, 64, 64, dtype=weight.dtype, device=weight.device),)
 
 
 def _without_norm(module: nn.Module) -> set[nn.Conv2d]:

@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import spectral_norm as normalised
 
 from spiritseg.errors import ConfigError
 from spiritseg.geometry import resize
-from spiritseg.models.segmenter import check_count
+from spiritseg.models.segmenter import check_counts
 from spiritseg.randomness import seeded
 
 __all__ = ["Critic", "SelfAttention", "critic"]
@@ -29,9 +29,6 @@ class SelfAttention(nn.Module):
 
     with q, k (to an eighth of the channels) and v 1x1 convolutions. Gamma is learned and
     starts at 0, so that a newly initialised critic is purely convolutional.
-
-    Args:
-        channels: C of the features.
     """
 
     def __init__(self, channels: int) -> None:
@@ -62,8 +59,7 @@ class Critic(nn.Module):
         spectral_norm: bool = False,
     ) -> None:
         super().__init__()
-        check_count("critic", "num_classes", num_classes)
-        check_count("critic", "width", width)
+        check_counts("critic", num_classes=num_classes, width=width)
         self.num_classes = num_classes
         self.conditioned = conditioned
         in_channels = num_classes + (3 if conditioned else 0)
@@ -84,9 +80,6 @@ class Critic(nn.Module):
 
         Returns:
             (B,) unbounded scores.
-
-        Raises:
-            ConfigError: if the maps have not K classes, or images are missing or of another number.
         """
         x = self._input(maps, images)
         x = self.stage3(self.stage2(self.stage1(x)))
@@ -134,20 +127,15 @@ def critic(
 
     Decisions and differences:
 
-    * **Size.** The released code scores maps of 65x65 only. Ours takes any: maps with a side
-      beyond 128 are averaged over blocks (each pixel weighs the same), those with one below
-      32 are enlarged bilinearly. The last convolution has stride 2 and padding as well, so
-      that 32x32 give one score, 128x128 a patch of 4x4.
+    * **Size.** The released code scores maps of 65x65 only. Here maps with a side beyond 128
+      are averaged over blocks, those with one below 32 are enlarged bilinearly. The last
+      convolution has stride 2 too: 32x32 give one score, 128x128 a patch of 4x4.
     * **Condition.** The images are resized bilinearly to the maps' grid, scaled to [-1, 1]
       and concatenated. The released critic sees no image.
-    * **No batch norm.** The penalty of WGAN-GP is on the slope of each sample's own score, and
-      batch norm makes it depend on the other samples (Gulrajani et al., arXiv:1704.00028,
-      section 4). The released code normalises its logits by a batch norm all the same.
-    * **Spectral norm** is the released code's, as there on all but the last convolution (and
-      not in the attention). Each forward pass in train mode takes one step of the power
-      iteration, whose vectors are in the state dict, so that a restored critic goes on as it
-      would have. In eval mode nothing changes. Such a module cannot be pickled whole; save
-      its state dict.
+    * **No batch norm**, unlike the released code: it would make the penalty on the slope of a
+      sample's score depend on the other samples (Gulrajani et al., arXiv:1704.00028, section 4).
+    * **Spectral norm** is the released code's, on all but the last convolution (and not in the
+      attention). Each forward pass in train mode takes one step of the power iteration.
 
     Args:
         num_classes: K, the background included.
@@ -158,9 +146,6 @@ def critic(
 
     Returns:
         A critic in train mode: maps (B, K, H, W) and images (B, 3, H', W') to scores (B,).
-
-    Raises:
-        ConfigError: if a number is out of range.
     """
     with seeded(seed):
         return Critic(num_classes, conditioned, width, spectral_norm)

@@ -45,24 +45,11 @@ class Ensemble(Segmenter):
         self.temperature = temperature
 
     def forward(self, images: Tensor, size: Sequence[int] | None = None) -> Tensor:
-        """Segment images.
-
-        Args:
-            images: (B, 3, H, W), RGB in [0, 1].
-            size: (H', W') of the logits, which covers what the images cover; by default (H, W).
-
-        Returns:
-            The logits z (B, K, H', W'); log probabilities at tau = 1.
-        """
+        """Return the logits z (B, K, H', W'), log probabilities at tau = 1; see `Segmenter`."""
         return self._mean([member(images, size) for member in self.members])
 
     def outputs(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
-        """Compute several outputs; see `Segmenter.outputs`. Other layers are the first's.
-
-        Args:
-            images: (B, 3, H, W), RGB in [0, 1].
-            wanted: ``features``, ``logits``, or the path of a module inside the first member.
-        """
+        """Compute several outputs; see `Segmenter.outputs`. Other layers are the first's."""
         first, *others = self.members
         assert isinstance(first, Segmenter)
         found = first.outputs(images, wanted)
@@ -78,12 +65,7 @@ class Ensemble(Segmenter):
 
 
 def stage_teacher(stage: Stage, networks: Mapping[str, Segmenter]) -> Segmenter | None:
-    """Return the teacher of a stage: one network, an `Ensemble` of several, or None.
-
-    Args:
-        stage: Stage with a teacher and co_teachers.
-        networks: Networks by name.
-    """
+    """Return the teacher of a stage: one network, an `Ensemble` of several, or None."""
     if stage.teacher is None:
         return None
     first = networks[stage.teacher]

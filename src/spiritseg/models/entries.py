@@ -1,4 +1,4 @@
-"""What an entry of the registries of networks' sources and of heads carries."""
+"""Sources of networks: what one is asked for, and what the rest of the code knows of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from spiritseg import config
 from spiritseg.models.segmenter import RGB, Segmenter
 
-__all__ = ["HeadKind", "Request", "Source"]
+__all__ = ["Request", "Source"]
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,7 @@ class Request:
         split: Where the network is cut into extractor and head; empty for the usual place.
         strides: Strides of the feature maps that are joined; empty for the usual ones.
         args: Further arguments of the constructor.
-        num_classes: K, the background included, where the network's own head is wanted; else
-            None.
+        num_classes: K where the network's own head is wanted; else None.
         base: Network that the new one is made of, for sources with `of_network`.
         policy: Policy of `spiritseg.compact`.
         project: Channels of the projection that follows; 0 for none.
@@ -45,22 +44,6 @@ class Request:
     seed: int = 0
 
 
-def _no_cuts(name: str) -> list[str]:
-    return []
-
-
-def _unknown_normalisation(name: str) -> tuple[RGB, RGB] | None:
-    return None
-
-
-def _unknown_licence(name: str) -> str:
-    return ""
-
-
-def _with_weights(extractor: config.Extractor) -> bool:
-    return extractor.weights != "random"
-
-
 @dataclass(frozen=True)
 class Source:
     """Where networks come from: everything that the rest of the code needs to know of them.
@@ -69,8 +52,7 @@ class Source:
 
     Args:
         help: One line for --help and the documentation.
-        build: Request to network; without a head where it has none of its own, or where it is
-            not wanted.
+        build: Request to network; without a head where none is its own, or wanted.
         of_network: Whether it is made of another network of the experiment (extractor.of).
         projects: Whether `build` brings the features to `Request.project` channels by itself.
         cuts: Legal values of extractor.split by name, from the image on; none where any layer's
@@ -80,7 +62,6 @@ class Source:
         normalisation: Mean and standard deviation by name that pretrained weights expect of RGB
             in [0, 1]; None where they are not known.
         trained_head: Whether the own head of the network that is described comes trained.
-        classifier: Whole pretrained ImageNet classifier by name, in eval mode; None without one.
         licence: Licence of the pretrained weights by name; empty where it is not known.
         needs_trust: Whether a bundle that names it needs trust, since building it would run code
             of the user's. Sources from outside of the project always need it.
@@ -90,36 +71,9 @@ class Source:
     build: Callable[[Request], Segmenter]
     of_network: bool = False
     projects: bool = False
-    cuts: Callable[[str], list[str]] = _no_cuts
+    cuts: Callable[[str], list[str]] = lambda name: []
     whole: Callable[[str], nn.Module] | None = None
-    normalisation: Callable[[str], tuple[RGB, RGB] | None] = _unknown_normalisation
-    trained_head: Callable[[config.Extractor], bool] = _with_weights
-    classifier: Callable[[str], nn.Module] | None = None
-    licence: Callable[[str], str] = _unknown_licence
+    normalisation: Callable[[str], tuple[RGB, RGB] | None] = lambda name: None
+    trained_head: Callable[[config.Extractor], bool] = lambda given: given.weights != "random"
+    licence: Callable[[str], str] = lambda name: ""
     needs_trust: Callable[[str], bool] = lambda name: False
-
-
-@dataclass(frozen=True)
-class HeadKind:
-    """A kind of head: everything that the rest of the code needs to know of it.
-
-    Args:
-        help: One line for --help and the documentation.
-        build: (in_channels, num_classes, seed=seed, **options) to a module from features
-            (B, C, h, w) and a size (H, W) to logits (B, K, H, W); torch's generator is seeded
-            with the seed already. None where nothing is built.
-        options: Fields of `spiritseg.config.Head` that are handed to `build`.
-        own: Whether it is the network's own head, which its source brings along.
-        needs_training: Whether its logits are noise until a stage has trained it.
-    """
-
-    help: str
-    build: Callable[..., nn.Module] | None = None
-    options: tuple[str, ...] = ()
-    own: bool = False
-    needs_training: bool = True
-
-    @property
-    def gives_logits(self) -> bool:
-        """Whether a network with such a head segments images, rather than being a trunk only."""
-        return self.own or self.build is not None

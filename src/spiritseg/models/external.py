@@ -6,7 +6,7 @@ import importlib
 import inspect
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,13 +15,7 @@ from torch import nn
 
 from spiritseg import config
 from spiritseg.config import MAX_CHANNELS
-from spiritseg.errors import (
-    ConfigError,
-    MissingExtraError,
-    SpiritsegError,
-    WeightsError,
-    unknown,
-)
+from spiritseg.errors import ConfigError, MissingExtraError, SpiritsegError, WeightsError, unknown
 from spiritseg.models.entries import Request, Source
 from spiritseg.models.segmenter import Segmenter
 from spiritseg.models.weights import fit_weights, is_file, read_weights
@@ -88,24 +82,19 @@ def construct(path: str, args: Mapping[str, Any], num_classes: int | None = None
         args: Arguments of the constructor. For torchvision, timm and
             segmentation-models-pytorch, weights are fetched only where they ask for it.
         num_classes: Value of a parameter ``num_classes`` or ``classes`` that is not in `args`.
-
-    Raises:
-        ConfigError: if it cannot be imported, does not take the arguments, or makes no module.
-        WeightsError: if weights that `args` ask for cannot be fetched.
     """
     factory = _import(path)
     try:
-        signature = inspect.signature(factory)
+        parameters: Collection[str] = inspect.signature(factory).parameters
     except (TypeError, ValueError):
-        filled = dict(args)  # a builtin without a signature
-    else:
-        filled = {**_defaults(path, signature, num_classes), **args}
-        if num_classes is not None and any(name in args for name in _CLASSES):
-            filled = {k: v for k, v in filled.items() if k in args or k not in _CLASSES}
-        try:
-            signature.bind(**filled)
-        except TypeError as error:
-            raise ConfigError(f"{path} does not take the arguments {filled}: {error}.") from error
+        parameters = ()  # a builtin without a signature
+    usual: dict[str, Any] = {}
+    if path.split(".")[0] in _LIBRARIES:
+        # torchvision adds a second classifier on its own where it fetches weights.
+        usual |= {**DOWNLOADS, "aux_loss": False}
+    if num_classes is not None and not any(name in args for name in _CLASSES):
+        usual |= dict.fromkeys(_CLASSES, num_classes)
+    filled = {**{name: v for name, v in usual.items() if name in parameters}, **args}
     try:
         module = factory(**filled)
     except SpiritsegError:
@@ -131,12 +120,6 @@ def is_library_network(path: str) -> bool:
     ``torchvision.models.segmentation.NAME`` and ``timm.models.NAME``, and the classes of
     ``segmentation_models_pytorch.NAME``. Anything else in these packages is not: they hold
     functions that download, write and unpickle files. No other package is imported.
-
-    Args:
-        path: Any class path.
-
-    Raises:
-        MissingExtraError: if the path belongs to a package that is not installed.
     """
     module, _, name = path.rpartition(".")
     if module in ("torchvision.models", "torchvision.models.segmentation"):
@@ -154,17 +137,11 @@ def is_library_network(path: str) -> bool:
 
 
 def untrusted_argument(args: Mapping[str, Any]) -> str:
-    """Find an argument that a bundle may give only if it is trusted.
+    """Return the first argument that needs trust, and its value; empty if none does.
 
     Without trust: arguments that describe an architecture, as numbers up to `MAX_CHANNELS`,
     booleans, None, words (letters, digits, ``_ . + -``) that are no file's name, or lists and
     mappings of these; and those of `DOWNLOADS` with the value that fetches nothing.
-
-    Args:
-        args: Arguments of an extractor.
-
-    Returns:
-        The first that needs trust, and its value; empty if none does.
     """
     for name, value in args.items():
         if name in DOWNLOADS and value is DOWNLOADS[name]:
@@ -218,19 +195,7 @@ def _module(name: str, path: str) -> ModuleType:
         raise
 
 
-def _defaults(path: str, signature: inspect.Signature, num_classes: int | None) -> dict[str, Any]:
-    wanted: dict[str, Any] = {}
-    if path.split(".")[0] in _LIBRARIES:
-        # torchvision adds a second classifier on its own where it fetches weights.
-        wanted |= {**DOWNLOADS, "aux_loss": False}
-    if num_classes is not None:
-        wanted |= dict.fromkeys(_CLASSES, num_classes)
-    return {name: value for name, value in wanted.items() if name in signature.parameters}
-
-
-def _load_file(module: nn.Module, request: Request) -> None:
-    """Load a network's weights from a file, except for torchvision's second classifier in it."""
-    weights = request.weights or ""
+def _load_file(module: nn.Module, request: Request, weights: str) -> None:
     if not is_file(weights):
         raise WeightsError(
             f"{request.name}: expected the path of a .pth or .safetensors file as weights, or "
@@ -253,7 +218,7 @@ def _build(request: Request) -> Segmenter:
         )
     module = construct(path, request.args, request.num_classes)
     if request.weights is not None:
-        _load_file(module, request)
+        _load_file(module, request, request.weights)
     if isinstance(module, Segmenter):
         if split:
             raise ConfigError(
@@ -270,16 +235,11 @@ def _build(request: Request) -> Segmenter:
     return Segmenter(extractor, None)
 
 
-# In the names of constructors' arguments: weights of a trunk, which leave the head untrained.
-_TRUNK_WORDS = ("backbone", "encoder", "trunk")
-
-
 def _trained_head(extractor: config.Extractor) -> bool:
-    asked = [name for name, value in extractor.args.items() if value]
-    return extractor.weights != "random" or any(
-        name == "pretrained" or ("weights" in name and not any(w in name for w in _TRUNK_WORDS))
-        for name in asked
-    )
+    asked = {name for name, value in extractor.args.items() if value}
+    # The weights of a backbone, an encoder or a trunk leave the head untrained.
+    whole = {n for n in asked if not re.search("backbone|encoder|trunk", n) and "weights" in n}
+    return extractor.weights != "random" or "pretrained" in asked or bool(whole)
 
 
 CLASS_PATH = Source(

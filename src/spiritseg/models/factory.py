@@ -1,28 +1,66 @@
-"""Networks from their descriptions: an extractor from a source, then a head."""
+"""Networks from their descriptions: an extractor from a source, then a head; or a bundle."""
 
 from __future__ import annotations
 
 import reprlib
 import threading
-import types
-import typing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from spiritseg import config
-from spiritseg.errors import ConfigError, SpiritsegError, unknown
+from spiritseg.errors import ConfigError, MissingExtraError, SpiritsegError, WeightsError, unknown
 from spiritseg.models.entries import Request
-from spiritseg.models.heads import HEADS, is_foreign_head
+from spiritseg.models.heads import HEADS
 from spiritseg.models.segmenter import Segmenter, project
-from spiritseg.models.sources import build_from_source, needs_trust, source_of
+from spiritseg.models.sources import build_from_source, source_of
 from spiritseg.models.whole import WholeNetwork
 from spiritseg.randomness import derive_seed, seeded
 
-__all__ = ["build_network", "foreign_names", "limited_parameters", "network_from_dict"]
+__all__ = ["build_network", "build_networks", "limited_parameters"]
+
+
+def build_networks(
+    networks: Mapping[str, config.Network], num_classes: int, seed: int
+) -> dict[str, Segmenter]:
+    """Build the networks of an experiment; initialisation is a function of (seed, name).
+
+    Args:
+        networks: Descriptions by name. One may be made of another (`of`), in any order.
+        num_classes: K, the background included.
+        seed: Random seed of the experiment.
+
+    Returns:
+        The networks by name, trainable and in train mode, in the order of `networks`.
+    """
+    built: dict[str, Segmenter] = {}
+
+    def build(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            circle = " -> ".join([*path[path.index(name) :], name])
+            raise ConfigError(f"networks are made of each other in a circle: {circle}.")
+        network = networks[name]
+        base = network.extractor.of if network.bundle is None else None
+        if base is not None:
+            if base not in networks:
+                where = f"networks.{name}.extractor.of"
+                raise ConfigError(f"{where}: {unknown('network', base, networks)}")
+            build(base, (*path, name))
+        if name not in built:
+            own_seed = derive_seed(seed, "network", name)
+            try:
+                if network.bundle is None:
+                    built[name] = build_network(network, num_classes, built, own_seed)
+                else:
+                    built[name] = _load(network, num_classes)
+            except (ConfigError, WeightsError, MissingExtraError) as error:
+                raise type(error)(f"networks.{name}: {error}") from error
+
+    for name in networks:
+        build(name, ())
+    return {name: built[name] for name in networks}
 
 
 def build_network(
@@ -40,8 +78,7 @@ def build_network(
         The network, trainable and in train mode: freezing belongs to a stage.
 
     Raises:
-        ConfigError: if a name is unknown, or parts do not go together.
-        WeightsError: if pretrained weights do not fit, or cannot be fetched.
+        ConfigError, WeightsError: if a name is unknown, or parts do not go together.
     """
     given, head = network.extractor, HEADS[network.head.name]
     whole = _from_source(given, num_classes if head.own else None, others, seed)
@@ -60,49 +97,12 @@ def build_network(
     return Segmenter(extractor, built).requires_grad_(True).train()
 
 
-def foreign_names(network: config.Network) -> list[str]:
-    """Return the names in a description that stand for code of the user's.
-
-    Args:
-        network: Description, from anywhere; nothing that it names is imported.
-    """
-    extractor, head = network.extractor.name, network.head.name
-    foreign = {extractor: needs_trust(extractor), head: is_foreign_head(head)}
-    return [name for name, is_foreign in foreign.items() if is_foreign]
-
-
-def network_from_dict(fields: Mapping[str, Any]) -> config.Network:
-    """Rebuild a description from plain values, as `dataclasses.asdict` returns them.
-
-    Args:
-        fields: Nested fields; tuples may have become lists in JSON.
-
-    Raises:
-        ConfigError: if a field is unknown, or a value of another type.
-        KeyError: if there is no extractor or no head.
-    """
-    if not isinstance(fields, Mapping):
-        raise ConfigError(f"expected a network's fields, got {reprlib.repr(fields)}.")
-    extractor = _fields(config.Extractor, fields["extractor"], "extractor")
-    head = _fields(config.Head, fields["head"], "head")
-    if "strides" in extractor:
-        extractor["strides"] = tuple(extractor["strides"])
-    bundle, trust = fields.get("bundle"), bool(fields.get("trust"))
-    return config.Network(config.Extractor(**extractor), config.Head(**head), bundle, trust)
-
-
 @contextmanager
 def limited_parameters(most: int) -> Iterator[None]:
     """Refuse networks that are built inside the block, in this thread, and are too large.
 
-    A layer is refused as soon as its weights are registered. They are not initialised by then,
-    so that no physical memory is in use for them yet.
-
-    Args:
-        most: Largest number of parameters of all networks together.
-
-    Raises:
-        ConfigError: if a layer exceeds it.
+    A layer is refused as soon as its weights are registered, before they are initialised and
+    take physical memory.
     """
     thread, count = threading.get_ident(), 0
 
@@ -124,30 +124,17 @@ def limited_parameters(most: int) -> Iterator[None]:
         handle.remove()
 
 
-def _fields(kind: type, values: Any, what: str) -> dict[str, Any]:
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{what}: expected a mapping of fields, got {reprlib.repr(values)}.")
-    hints = typing.get_type_hints(kind)
-    for key, value in values.items():
-        if key not in hints:
-            raise ConfigError(unknown(f"field of {what}", key, hints))
-        if not _fits(value, hints[key]):
-            wanted = hints[key] if typing.get_args(hints[key]) else hints[key].__name__
-            raise ConfigError(f"{what}.{key}: expected {wanted}, got {reprlib.repr(value)}.")
-    return dict(values)
+def _load(network: config.Network, num_classes: int) -> Segmenter:
+    from spiritseg.models.bundle import load_bundle  # which builds the networks of a bundle here
 
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
-        return value in inner
-    if origin is types.UnionType:
-        return any(_fits(value, one) for one in inner)
-    if origin is tuple:  # of any length
-        return isinstance(value, list | tuple) and all(_fits(one, inner[0]) for one in value)
-    if hint is int and isinstance(value, bool):
-        return False
-    return isinstance(value, origin or hint)
+    saved, info = load_bundle(network.bundle or "", trust=network.trust)
+    if len(info.classes) != num_classes:
+        raise ConfigError(
+            f"bundle: {network.bundle} knows {len(info.classes)} classes "
+            f"({', '.join(info.classes[:12])}), the data set has {num_classes}. Choose the "
+            "same target.classes for both."
+        )
+    return saved.requires_grad_(True).train()
 
 
 def _from_source(
@@ -182,23 +169,18 @@ def _from_source(
 
 
 def _check_own_head(whole: Segmenter, num_classes: int, given: config.Extractor) -> None:
-    name = given.name
+    name, found = given.name, num_classes
     if given.project:
         raise ConfigError(
             f"extractor.project: the own head of {name} takes its own channels, got a projection "
             f"to {given.project}. Use 0, or head.name: student."
         )
     if isinstance(whole, WholeNetwork):
-        _check_classes(name, whole.num_classes, num_classes)
-        return
-    if whole.head is None:
+        found = whole.num_classes
+    elif whole.head is None:
         raise ConfigError(f"head.name: {name} has no head of its own. Use student, or none.")
-    convs = [m for m in whole.head.modules() if isinstance(m, nn.Conv2d)]
-    if convs:
-        _check_classes(name, convs[-1].out_channels, num_classes)
-
-
-def _check_classes(name: str, found: int, num_classes: int) -> None:
+    elif convs := [m for m in whole.head.modules() if isinstance(m, nn.Conv2d)]:
+        found = convs[-1].out_channels
     if found != num_classes:
         raise ConfigError(
             f"head.name: the own head of {name} has {found} classes, the data set has "

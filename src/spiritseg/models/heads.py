@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import cast, get_args
 
 import torch
@@ -15,14 +16,14 @@ from spiritseg.config import Convolution, Policy
 from spiritseg.errors import ConfigError, unknown
 from spiritseg.geometry import resize
 from spiritseg.models.compact import compact
-from spiritseg.models.entries import HeadKind
-from spiritseg.models.segmenter import Segmenter, check_count
+from spiritseg.models.segmenter import Segmenter, check_counts
 from spiritseg.randomness import derive_seed, seeded
 from spiritseg.registry import Registry, is_in_file
 
 __all__ = [
     "BINS",
     "HEADS",
+    "HeadKind",
     "PyramidHead",
     "ResizedHead",
     "StudentHead",
@@ -33,6 +34,32 @@ __all__ = [
 ]
 
 BINS = (1, 2, 3, 6)
+
+
+@dataclass(frozen=True)
+class HeadKind:
+    """A kind of head: everything that the rest of the code needs to know of it.
+
+    Args:
+        help: One line for --help and the documentation.
+        build: (in_channels, num_classes, seed=seed, **options) to a module from features
+            (B, C, h, w) and a size (H, W) to logits (B, K, H, W); torch's generator is seeded
+            with the seed already. None where nothing is built.
+        options: Fields of `spiritseg.config.Head` that are handed to `build`.
+        own: Whether it is the network's own head, which its source brings along.
+        needs_training: Whether its logits are noise until a stage has trained it.
+    """
+
+    help: str
+    build: Callable[..., nn.Module] | None = None
+    options: tuple[str, ...] = ()
+    own: bool = False
+    needs_training: bool = True
+
+    @property
+    def gives_logits(self) -> bool:
+        """Whether a network with such a head segments images, rather than being a trunk only."""
+        return self.own or self.build is not None
 
 
 class StudentHead(nn.Module):
@@ -55,11 +82,7 @@ class StudentHead(nn.Module):
 
 
 class ResizedHead(nn.Module):
-    """Any module from features to logits, then a bilinear resize to the image's size.
-
-    Args:
-        module: (B, C, h, w) to (B, K, h', w').
-    """
+    """Any module from features to logits, then a bilinear resize to the image's size."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -71,13 +94,7 @@ class ResizedHead(nn.Module):
 
 
 class PyramidHead(nn.Module):
-    """PSPNet's head; see `pyramid_head`.
-
-    Args:
-        in_channels: Channels of the features.
-        num_classes: K, the background included.
-        channels: Channels of the bottleneck.
-    """
+    """PSPNet's head; see `pyramid_head`."""
 
     def __init__(self, in_channels: int, num_classes: int, channels: int) -> None:
         super().__init__()
@@ -109,11 +126,8 @@ def student_head(
 ) -> StudentHead:
     """Make the student head of Table V.
 
-    Bilinear x2; 3 x (3x3 conv, BN, ReLU); bilinear x2; 4 x the same; 1x1 classifier;
-    bilinear to the input's (H, W).
-
-    The paper's text has two groups of three convolutions; Table V's 3 + 4 are followed. The
-    last step resizes to (H, W) rather than by 2, so that any size works.
+    Bilinear x2; 3 x (3x3 conv, BN, ReLU); bilinear x2; 4 x the same (the text has 3); 1x1
+    classifier; bilinear to the input's (H, W), so that any size works.
 
     Args:
         in_channels: Channels of the features.
@@ -121,28 +135,20 @@ def student_head(
         channels: Width of the head, 1 to `MAX_CHANNELS`; the paper's is 512.
         convolution: "grouped", the paper's: groups = gcd(in, out), in the classifier as
             well. Between equal widths it mixes no channels.
-            "separable": depthwise 3x3 and dense 1x1. The 1x1 of the first one of each group
-            comes before the upsampling, where it costs a quarter: a 1x1 convolution and a
-            bilinear resize commute, so only the order of the two halves differs.
+            "separable": depthwise 3x3 and dense 1x1. The first 1x1 of each group comes before
+            the upsampling, with which it commutes and where it costs a quarter.
             "dense": plain convolutions.
         seed: Random seed for initialisation.
 
     Returns:
         A head: (features, (H, W)) to logits (B, K, H, W).
 
-    Raises:
-        ConfigError: if the convolution is unknown, or a number out of range.
-
     Source: Wu et al., Spirit Distillation, arXiv:2103.13733, Table V.
     """
     if convolution not in get_args(Convolution):
         raise ConfigError(unknown("convolution", convolution, get_args(Convolution)))
-    for name, value in {
-        "in_channels": in_channels,
-        "num_classes": num_classes,
-        "channels": channels,
-    }.items():
-        check_count("student_head", name, value)
+    counts = {"in_channels": in_channels, "num_classes": num_classes, "channels": channels}
+    check_counts("student_head", **counts)
     with seeded(seed):
         return StudentHead(in_channels, num_classes, channels, convolution)
 
@@ -160,9 +166,8 @@ def pyramid_head(
     With one image in the batch, the 1x1 bin has one value per channel, which has no variance:
     in training its BN then uses the running statistics and does not update them.
 
-    Where SKD's released networks differ: leaky ReLU (0.01), dropout of whole channels, corners
-    aligned when resizing, and, for training only, a second classifier on the trunk's third
-    stage. Their pair-wise loss takes the bottleneck after its dropout.
+    SKD's released networks differ: leaky ReLU (0.01), dropout of whole channels, corners aligned
+    when resizing, a second classifier in training.
 
     Args:
         in_channels: Channels of the features, 4 or more; a ResNet's at stride 8 (dilated).
@@ -173,15 +178,11 @@ def pyramid_head(
     Returns:
         A head: (features, (H, W)) to logits (B, K, H, W).
 
-    Raises:
-        ConfigError: if a number is out of range.
-
     Source: Zhao et al., Pyramid Scene Parsing Network, arXiv:1612.01105, fig. 3 and sec. 3.2;
     its use with SKD: Liu et al., arXiv:1903.04197, sec. 4.1.
     """
-    check_count("pyramid_head", "in_channels", in_channels, least=len(BINS))
-    check_count("pyramid_head", "num_classes", num_classes)
-    check_count("pyramid_head", "channels", channels)
+    check_counts("pyramid_head", len(BINS), in_channels=in_channels)
+    check_counts("pyramid_head", num_classes=num_classes, channels=channels)
     with seeded(seed):
         head = PyramidHead(in_channels, num_classes, channels)
         for conv in head.modules():
@@ -210,9 +211,6 @@ def student(
 
     Returns:
         A trainable, randomly initialised network.
-
-    Raises:
-        ConfigError: if the policy or the convolution is unknown.
     """
     extractor = compact(teacher.extractor, policy, seed=derive_seed(seed, "extractor"))
     in_channels, head_seed = teacher.extractor.channels, derive_seed(seed, "head")

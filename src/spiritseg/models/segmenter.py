@@ -11,15 +11,7 @@ from torch import Tensor, nn
 from spiritseg.config import MAX_CHANNELS
 from spiritseg.errors import ConfigError
 from spiritseg.geometry import covered, cut, fit
-from spiritseg.models.tracing import (
-    DRY_SIZE,
-    Maps,
-    dry_run,
-    dry_strides,
-    join_maps,
-    meta_strides,
-    recorded,
-)
+from spiritseg.models.tracing import DRY_SIZE, Maps, dry_run, join_maps, recorded, strides
 from spiritseg.randomness import seeded
 
 __all__ = [
@@ -30,7 +22,7 @@ __all__ = [
     "JoinMaps",
     "Segmenter",
     "adapter",
-    "check_count",
+    "check_counts",
     "layer_channels",
     "project",
 ]
@@ -96,14 +88,11 @@ class Extractor(nn.Module):
             std: See `Extractor`.
             size: (H, W) of the dry run that tells the channels, in pixels.
 
-        Returns:
-            The module as an extractor.
-
         Raises:
             ConfigError: if the module does not turn images into feature maps.
         """
-        channels = _channels(module, size)
-        stride, deepest = dry_strides(module, join_maps, size)
+        _, channels, height, _ = _shape(module, size)
+        stride, deepest = strides(module, join_maps, max(1, round(size[0] / height)))
         return cls(module, channels, stride, mean, std, deepest)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -152,8 +141,8 @@ class Segmenter(nn.Module):
         self.extractor = cast(Extractor, extractor)
         self.head = head
         if not hasattr(extractor, "multiple_of"):
-            found = meta_strides(extractor, join_maps)
-            self.extractor.multiple_of = found[1] if found else self.extractor.stride
+            _, deepest = strides(extractor, join_maps, self.extractor.stride)
+            self.extractor.multiple_of = deepest
 
     def forward(self, images: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Segment images.
@@ -163,10 +152,7 @@ class Segmenter(nn.Module):
             size: (H', W') of the logits, which cover what the images cover; by default (H, W).
 
         Returns:
-            Logits (B, K, H', W').
-
-        Raises:
-            ConfigError: if the network has no head.
+            Logits (B, K, H', W'); ConfigError if the network has no head.
         """
         return self.classify(self.features(images), size or images.shape[-2:])
 
@@ -180,9 +166,6 @@ class Segmenter(nn.Module):
 
         Returns:
             Logits (B, K, H, W).
-
-        Raises:
-            ConfigError: if the network has no head.
         """
         return cut(self(images, covered(images.shape[-2:], pool)), size)
 
@@ -196,11 +179,7 @@ class Segmenter(nn.Module):
         return cast(Tensor, self.extractor(fit(images, self.extractor.multiple_of)))
 
     def classify(self, features: Tensor, size: Sequence[int]) -> Tensor:
-        """Turn features (B, C, h, w) into logits (B, K, H, W) of a size (H, W).
-
-        Raises:
-            ConfigError: if the network has no head.
-        """
+        """Turn features (B, C, h, w) into logits (B, K, H, W) of a size (H, W)."""
         if self.head is None:
             raise ConfigError(
                 "this network is a trunk only: it gives features, not logits. Use "
@@ -252,11 +231,8 @@ def project(extractor: nn.Module, out_channels: int, seed: int = 0) -> Extractor
 
     Returns:
         An extractor of the same stride and normalisation.
-
-    Raises:
-        ConfigError: if the number of channels is out of range.
     """
-    check_count("project", "channels", out_channels)
+    check_counts("project", channels=out_channels)
     mean: Sequence[float] = (0.0, 0.0, 0.0)  # a module of your own normalises by itself
     std: Sequence[float] = (1.0, 1.0, 1.0)
     trunk: nn.Module = Segmenter(extractor, None).extractor  # which knows its strides
@@ -273,11 +249,6 @@ def adapter(in_channels: int, out_channels: int, seed: int = 0) -> nn.Module:
     It trains together with the student and is then dropped. Grids need no adapter: mimicry
     resizes the student's map to the teacher's.
 
-    Args:
-        in_channels: Channels of the student's layer.
-        out_channels: Channels of the teacher's.
-        seed: Random seed for initialisation.
-
     Returns:
         A linear 1x1 convolution, or the identity where the channels agree.
     """
@@ -293,14 +264,8 @@ def layer_channels(
 
     Args:
         network: Any segmenter.
-        layers: As for `Segmenter.outputs`.
+        layers: As for `Segmenter.outputs`; ConfigError if there is none.
         size: (H, W) of the dry run, in pixels.
-
-    Returns:
-        Channels by layer.
-
-    Raises:
-        ConfigError: if there is no such layer.
     """
     found = {"features": network.extractor.channels} if "features" in layers else {}
     rest = set(layers) - {"features"}
@@ -310,15 +275,12 @@ def layer_channels(
     return found | {name: x.shape[1] for name, x in outputs.items()}
 
 
-def check_count(where: str, name: str, value: int, least: int = 1) -> None:
-    """Refuse a number of channels or classes that is out of range.
-
-    Raises:
-        ConfigError: if it is below `least` or above `MAX_CHANNELS`.
-    """
-    if not least <= value <= MAX_CHANNELS:
-        wanted = f"of {least} or more" if value < least else f"up to {MAX_CHANNELS}"
-        raise ConfigError(f"{where}: expected {name} {wanted}, got {value}.")
+def check_counts(where: str, least: int = 1, /, **counts: int) -> None:
+    """Refuse numbers of channels or classes below `least` or above `MAX_CHANNELS`."""
+    for name, value in counts.items():
+        if not least <= value <= MAX_CHANNELS:
+            wanted = f"of {least} or more" if value < least else f"up to {MAX_CHANNELS}"
+            raise ConfigError(f"{where}: expected {name} {wanted}, got {value}.")
 
 
 def _projection(in_channels: int, out_channels: int, seed: int) -> nn.Conv2d:
@@ -336,8 +298,8 @@ def _rgb(name: str, values: Sequence[float]) -> RGB:
     return red, green, blue
 
 
-def _channels(module: nn.Module, size: tuple[int, int]) -> int:
-    """Return the channels of a module's feature map, or say why it cannot be an extractor."""
+def _shape(module: nn.Module, size: tuple[int, int]) -> Sequence[int]:
+    """Return the shape of a module's feature map, or say why it cannot be an extractor."""
     name = type(module).__name__
     try:
         features = dry_run(module, lambda images: join_maps(module(images)), size)
@@ -353,4 +315,4 @@ def _channels(module: nn.Module, size: tuple[int, int]) -> int:
             f"cannot use {name} as an extractor: expected feature maps (B, C, h, w), got shape "
             f"{tuple(features.shape)}. Cut the network before its pooling and classifier."
         )
-    return int(features.shape[1])
+    return cast(Sequence[int], features.shape)

@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Annotated, Literal, cast
 
+from annotated_types import Interval
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spiritseg.config import MAX_CHANNELS
 from spiritseg.errors import ConfigError
 from spiritseg.geometry import resize
-from spiritseg.models.segmenter import IMAGENET_MEAN, IMAGENET_STD, Extractor
+from spiritseg.models.segmenter import IMAGENET_MEAN, IMAGENET_STD, RGB, Extractor
+from spiritseg.options import STRICT, build
 from spiritseg.randomness import seeded
 
 __all__ = ["SeparableTrunk", "separable"]
 
 _STRIDES = (4, 8, 16)
-_MAX_DEPTH = 100
+
+_Width = Annotated[int, Interval(ge=1, le=MAX_CHANNELS)]
+_Depth = Annotated[int, Interval(ge=0, le=100)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class _Options:
+    out_channels: _Width
+    stride: Literal[4, 8, 16]
+    widths: tuple[_Width, _Width, _Width, _Width]
+    depths: tuple[_Depth, _Depth, _Depth]
+    mean: RGB
+    std: RGB
+    seed: Annotated[int, Interval(ge=-(2**63), lt=2**63)]
 
 
 class SeparableTrunk(nn.Module):
     """Separable convolutions at strides 4, 8 and 16, summed through 1x1 projections.
 
     The strided stem keeps work off the full resolution; stride 16 brings the context, at a
-    quarter of the cost of dilation at stride 8. It ends linearly: a sum of projections, no
-    ReLU, so that it can match features of either sign. Few wide layers mimic better in a few
-    hundred steps than many narrow ones (inverted residuals of the same size explained two
-    thirds of the variance that these do, at twice the latency).
-
-    Args:
-        out_channels: Channels of the result.
-        stride: Stride of the result: 4, 8 or 16.
-        widths: Channels at strides 2, 4, 8 and 16.
-        depths: Residual blocks after the downsampling at strides 4, 8 and 16.
+    quarter of the cost of dilation at stride 8. It ends linearly, without a ReLU, so that it
+    can match features of either sign. Few wide layers mimic better in a few hundred steps than
+    many narrow ones. For the arguments see `separable`.
     """
 
     def __init__(
@@ -102,33 +110,19 @@ def separable(
         mean: Mean that is subtracted from RGB in [0, 1].
         std: Standard deviation that it is divided by.
         seed: Random seed for initialisation, of 64 bits.
-
-    Returns:
-        The extractor; it ends in linear 1x1 projections.
-
-    Raises:
-        ConfigError: if a value is of another type or out of range.
     """
-    if stride not in _STRIDES:
+    values = {"out_channels": out_channels, "stride": stride, "widths": widths, "depths": depths}
+    values |= {"mean": mean, "std": std, "seed": seed}
+    given, problems = build(_Options, values, "separable")
+    if given is None:
         raise ConfigError(
-            f"separable gives stride {_STRIDES}, got {stride}. Use strides such as [8, 16] in the "
-            "network that it matches, or a timm backbone instead."
+            f"{'; '.join(problems)}. For another stride, set strides such as [8, 16] in the "
+            "network that it matches, or use a timm backbone."
         )
-    _check("out_channels", [out_channels], 1, MAX_CHANNELS)
-    _check("widths", widths, 1, MAX_CHANNELS)
-    _check("depths", depths, 0, _MAX_DEPTH)
-    _check("seed", [seed], -(2**63), 2**63 - 1)
-    if len(widths) != 4 or len(depths) != 3:
-        raise ConfigError(f"separable: expected 4 widths and 3 depths, got {widths} and {depths}.")
-    for name, values in (("mean", mean), ("std", std)):
-        if not _are(values, (int, float)) or [-1e6 <= v <= 1e6 for v in values] != [True] * 3:
-            raise ConfigError(
-                f"separable: expected {name} of three numbers, got {reprlib.repr(values)}."
-            )
-    with seeded(seed):
-        trunk = SeparableTrunk(out_channels, stride, widths, depths)
+    with seeded(given.seed):
+        trunk = SeparableTrunk(given.out_channels, given.stride, given.widths, given.depths)
         _initialise(trunk)
-    return Extractor(trunk, out_channels, stride, mean, std, multiple_of=max(_STRIDES))
+    return Extractor(trunk, given.out_channels, given.stride, given.mean, given.std, max(_STRIDES))
 
 
 class _Block(nn.Module):
@@ -149,20 +143,6 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.layers(x)
         return F.relu(x + y if self.residual else y)
-
-
-def _check(name: str, values: Any, least: int, most: int) -> None:
-    if not _are(values, int) or not all(least <= value <= most for value in values):
-        raise ConfigError(
-            f"separable: expected {name} of whole numbers from {least} to {most}, got "
-            f"{reprlib.repr(values)}."
-        )
-
-
-def _are(values: Any, kind: type | tuple[type, ...]) -> bool:
-    return isinstance(values, list | tuple) and all(
-        isinstance(value, kind) and not isinstance(value, bool) for value in values
-    )
 
 
 def _norm_relu(channels: int) -> tuple[nn.Module, nn.Module]:

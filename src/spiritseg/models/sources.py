@@ -1,8 +1,9 @@
-"""The registry of sources of networks, and the one door to them."""
+"""The registry of sources of networks, and how networks are made from it."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from spiritseg.errors import ConfigError
 from spiritseg.models.compact import compact
 from spiritseg.models.entries import Request, Source
 from spiritseg.models.external import CLASS_PATH, is_class_path
-from spiritseg.models.segmenter import Extractor, Segmenter
+from spiritseg.models.segmenter import Segmenter
 from spiritseg.models.separable import separable
 from spiritseg.models.timm import LITE_SOURCES, TIMM
 from spiritseg.models.torchvision import DEEPLAB, VGG16
@@ -52,13 +53,10 @@ def teacher(
         **kw: The same, as keywords.
 
     Returns:
-        The network in eval mode with requires_grad off. Its head is its own where it has
-        one: DeepLab's layers after the split; otherwise it is a trunk only.
+        The network in eval mode with requires_grad off, a trunk only where it has no head.
 
     Raises:
-        ConfigError: if the name, the split or a stride is unknown.
-        WeightsError: if the weights do not fit, or cannot be fetched.
-        MissingExtraError: if the package with the weights is not installed.
+        ConfigError, WeightsError: if a name is unknown, or weights do not fit or cannot be fetched.
     """
     given = {**(args or {}), **kw}
     request = Request(name, weights, split, tuple(strides), given, seed=seed)
@@ -72,23 +70,12 @@ def splits(name: str) -> list[str]:
 
 
 def source_of(name: str) -> Source:
-    """Find the source of a network by the network's name.
-
-    Args:
-        name: As in `config.Extractor.name`. A file of the user's that it names is run.
-
-    Raises:
-        ConfigError: if the name is unknown.
-    """
+    """Find the source of a network by its name; a file of the user's that it names is run."""
     return SOURCES[_key(name)]
 
 
 def needs_trust(name: str) -> bool:
-    """Return whether a bundle that names a network needs trust; nothing of the user's is run.
-
-    Args:
-        name: As in `config.Extractor.name`, from anywhere.
-    """
+    """Return whether a bundle that names a network needs trust; nothing of the user's is run."""
     key = _key(name)
     if key in _OWN:
         return SOURCES[key].needs_trust(name)
@@ -96,13 +83,7 @@ def needs_trust(name: str) -> bool:
 
 
 def build_from_source(request: Request) -> Segmenter:
-    """Build the network that a request describes; its random numbers are a function of its seed.
-
-    Raises:
-        ConfigError: if the name is unknown, or what is asked for does not go together.
-        WeightsError: if the weights do not fit, or cannot be fetched.
-        MissingExtraError: if a package is not installed.
-    """
+    """Build the network that a request describes; its random numbers are a function of its seed."""
     source = source_of(request.name)
     if source.of_network and request.weights is not None:
         raise ConfigError(
@@ -125,29 +106,22 @@ def _key(name: str) -> str:
 # Networks that are made of another one ------------------------------------------------------
 
 
-def _base(request: Request) -> Segmenter:
+def _copy(request: Request) -> Segmenter:
     if request.base is None:
         raise ConfigError(
             f"extractor.of: {request.name} needs the name of another network, got nothing."
         )
-    return request.base
-
-
-def _copied(request: Request) -> Extractor:
-    extractor = copy.deepcopy(_base(request).extractor)
+    if request.num_classes is not None:
+        return copy.deepcopy(request.base)
+    extractor = copy.deepcopy(request.base.extractor)
     if isinstance(extractor, WholeExtractor):
         extractor.drop_rest()
-    return extractor
-
-
-def _copy(request: Request) -> Segmenter:
-    if request.num_classes is not None:
-        return copy.deepcopy(_base(request))
-    return Segmenter(_copied(request), None)
+    return Segmenter(extractor, None)
 
 
 def _compact(request: Request) -> Segmenter:
-    return Segmenter(compact(_copied(request), request.policy, request.seed), None)
+    trunk = _copy(dataclasses.replace(request, num_classes=None))
+    return Segmenter(compact(trunk.extractor, request.policy, request.seed), None)
 
 
 def _separable(request: Request) -> Segmenter:

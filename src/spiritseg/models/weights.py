@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spiritseg.errors import WeightsError, listed, unknown
+from spiritseg.errors import WeightsError, listed
 
-__all__ = ["State", "fetch_torchvision", "fit_weights", "is_file", "read_weights"]
+__all__ = ["State", "fit_weights", "is_file", "read_weights"]
 
 State = dict[str, Tensor]
 
@@ -33,9 +33,6 @@ def read_weights(path: str | Path) -> State:
 
     Returns:
         The tensors by key, on the CPU.
-
-    Raises:
-        WeightsError: if the file is missing, or holds anything but tensors.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -83,11 +80,7 @@ def fit_weights(
         module: Module that takes the weights.
         state: Tensors by key.
         source: Where they are from, for the error message.
-        surplus: Whether a key that the module does not have may be there; it is ignored.
-
-    Raises:
-        WeightsError: if keys are missing or unexpected, or shapes differ; up to ten of each
-            are listed.
+        surplus: Whether a key that the module does not have is ignored, rather than refused.
     """
     wanted = module.state_dict()
     problems = {
@@ -107,29 +100,3 @@ def fit_weights(
             + "\nUse weights of this very network; num_classes and the like go into args."
         )
     module.load_state_dict({k: state[k] for k in wanted})
-
-
-def fetch_torchvision(choices: Mapping[str, Any], name: str) -> State:
-    """Get weights that torchvision knows by name, downloaded once and checked by their hash.
-
-    Args:
-        choices: Members of torchvision's weights enum by name.
-        name: One of them.
-
-    Raises:
-        WeightsError: if the name is unknown, or the download fails.
-    """
-    if name not in choices:
-        raise WeightsError(
-            unknown(
-                "weights", name, [*choices, "pretrained"], "Or pass a .pth or .safetensors file."
-            )
-        )
-    try:
-        state = choices[name].get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:
-        raise WeightsError(
-            f"cannot download the weights {name}: {error}. Get {choices[name].url} in another way "
-            "and pass its path as weights."
-        ) from error
-    return cast(State, state)

@@ -16,10 +16,10 @@ from spiritseg.models.tracing import (
     DRY_SIZE,
     drop_unused,
     dry_run,
-    dry_strides,
     join_maps,
     layer,
     recorded,
+    strides,
 )
 
 __all__ = ["WholeExtractor", "WholeNetwork"]
@@ -57,22 +57,19 @@ class WholeExtractor(Extractor):
         self._mean, self._std = self._mean.to(like), self._std.to(like)
         self.split = split
         layer(module, split)
-        self.channels = self.channels_of("features")
-        self.stride, self.multiple_of = dry_strides(self, join_maps)
+        self.channels, dry = self.measured("features")
+        self.stride, self.multiple_of = strides(self, join_maps, dry)
 
     def forward(self, images: Tensor) -> Tensor:
         """Extract features; see `Extractor.forward`."""
         return self.outputs(images, ("features",))["features"]
 
     def outputs(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
-        """Compute several outputs in one pass of the network, or in a part of one.
+        """Compute several outputs, in one pass, on the grids of their layers.
 
         Args:
             images: (B, 3, H, W), RGB in [0, 1]; sides that are multiples of `multiple_of`.
             wanted: ``features``, ``logits``, or paths of layers inside the module.
-
-        Returns:
-            The outputs by name, all of them on the grids of their layers.
         """
         normalised = self.normalised(images)
         paths = {n: self.split if n == "features" else n for n in wanted if n != "logits"}
@@ -99,13 +96,8 @@ class WholeExtractor(Extractor):
         images = torch.rand(1, 3, *DRY_SIZE, generator=torch.Generator().manual_seed(0))
         drop_unused(self, (images.to(self._mean),))
 
-    def channels_of(self, wanted: str) -> int:
-        """Return the channels of an output; the module's state does not change.
-
-        Raises:
-            ConfigError: if the module does not turn images into logits, or the layer not into
-                maps.
-        """
+    def measured(self, wanted: str) -> tuple[int, int]:
+        """Return the channels and the stride of an output in a dry run, or refuse the module."""
         name = type(self.module).__name__
         try:
             found = dry_run(self, lambda images: self.outputs(images, (wanted,))[wanted])
@@ -121,7 +113,7 @@ class WholeExtractor(Extractor):
                 f"layer {self.split!r} of {name}: expected a map (B, C, h, w), got shape "
                 f"{tuple(found.shape)}. Name another layer."
             )
-        return int(found.shape[1])
+        return int(found.shape[1]), max(1, round(DRY_SIZE[0] / found.shape[-2]))
 
     def extra_repr(self) -> str:
         """Describe the feature map."""
@@ -158,8 +150,8 @@ class WholeNetwork(Segmenter):
     ) -> None:
         extractor = WholeExtractor(module, split or _usual_split(module), mean, std)
         super().__init__(extractor, None)
-        self.num_classes = extractor.channels_of("logits")
-        _, deepest = dry_strides(module, lambda output: _logits(output, module))
+        self.num_classes, dry = extractor.measured("logits")
+        _, deepest = strides(module, lambda output: _logits(output, module), dry)
         extractor.multiple_of = math.lcm(extractor.multiple_of, deepest)
 
     def forward(self, images: Tensor, size: Sequence[int] | None = None) -> Tensor:
@@ -169,11 +161,7 @@ class WholeNetwork(Segmenter):
         return resize(logits, size or images.shape[-2:])
 
     def classify(self, features: Tensor, size: Sequence[int]) -> Tensor:
-        """Refuse: the layers after the features cannot be run alone.
-
-        Raises:
-            ConfigError: always.
-        """
+        """Refuse: the layers after the features cannot be run alone."""
         raise ConfigError(
             f"{type(self.extractor.module).__name__} trains as a whole network: it has no head "
             "that could turn features into logits alone. Call it on images, use "
@@ -182,18 +170,9 @@ class WholeNetwork(Segmenter):
         )
 
     def outputs(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
-        """Compute several outputs in one pass of the network, or in a part of one.
+        """Compute several outputs in one pass, or a part of one; see `Segmenter.outputs`.
 
-        Args:
-            images: (B, 3, H, W), RGB in [0, 1].
-            wanted: ``features`` (the output of the layer `split`), ``logits``, or the path of
-                any layer, such as ``extractor.module.classifier.cbr``.
-
-        Returns:
-            The outputs by name. Several maps of one layer are joined (`join_maps`).
-
-        Raises:
-            ConfigError: if there is no such layer, or a pass does not reach it.
+        Layers have paths such as ``extractor.module.classifier.cbr``.
         """
         paths = {name: self._inside(name) for name in wanted}
         fitted = fit(images, self.extractor.multiple_of)
