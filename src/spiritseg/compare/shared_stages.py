@@ -26,14 +26,8 @@ def stage_keys(experiment: Experiment) -> dict[str, str]:
     images and the input; the proximity images, where it trains on them or is measured on them
     (mimicry); the networks that it trains and distils from, with those that they are made of,
     by name, since a name enters a network's random initialisation; the stages before it that
-    trained any of these; and the trainer's fields that affect the result.
-
-    Args:
-        experiment: Networks, images and stages.
-
-    Returns:
-        Sixteen hexadecimal digits by stage, in their order; stages with equal keys end in equal
-        weights.
+    trained any of these; and the trainer's fields that affect the result. Stages with equal keys
+    end in equal weights.
     """
     keys: dict[str, str] = {}
     for name, stage in experiment.stages.items():
@@ -75,7 +69,7 @@ def _closure(experiment: Experiment, names: set[str]) -> set[str]:
 
 
 def stage_folders(experiment: Experiment, run_dir: Path) -> dict[str, Path]:
-    """Return the folder of each stage in a run's folder, by the stage's name."""
+    """Return the folder of each stage of a run."""
     run = RunDir(run_dir)
     return {name: run.stage(number, name) for number, name in enumerate(experiment.stages, 1)}
 
