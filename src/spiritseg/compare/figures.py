@@ -56,7 +56,7 @@ class Figure:
 
 
 def draw_all(
-    main: Setting, settings: Sequence[Setting], images: Domains | None, folder: Path
+    main: Setting, settings: Sequence[Setting], images: Domains | None, trust: bool, folder: Path
 ) -> list[tuple[Figure, str]]:
     """Draw the figures that the runs allow, as PNG files in `folder`.
 
@@ -67,7 +67,7 @@ def draw_all(
     """
     make_folder(folder)
     found = []
-    for figure in _plan(main, settings, images):
+    for figure in _plan(main, settings, images, trust):
         picture = drawn(figure.draw)
         write_atomically(folder / f"{figure.name}.png", picture)
         found.append((figure, f"data:image/png;base64,{base64.b64encode(picture).decode()}"))
@@ -84,7 +84,9 @@ def drawn(draw: Callable[[], Any]) -> bytes:
     return picture.getvalue()
 
 
-def _plan(main: Setting, settings: Sequence[Setting], images: Domains | None) -> Iterator[Figure]:
+def _plan(
+    main: Setting, settings: Sequence[Setting], images: Domains | None, trust: bool
+) -> Iterator[Figure]:
     """Yield what is drawn, in the page's order."""
     shown, reference = _headline(main.rows), main.reference
     caption = "The radius of a circle grows with HP-Acc. Means over seeds."
@@ -98,7 +100,7 @@ def _plan(main: Setting, settings: Sequence[Setting], images: Domains | None) ->
             f"The images with the largest gains and losses against {reference}, and the worst "
             "ones, of the network on the right."
         )
-        draw = partial(_predictions_figure, *chosen, images)
+        draw = partial(_predictions_figure, *chosen, images, trust)
         yield Figure("predictions", "Predictions", "Figure 6", caption, draw)
     bars = "Bars: one standard deviation over seeds."
     if len(swept := _sweep(main.rows)) > 1:
@@ -294,14 +296,14 @@ def _side_by_side(rows: _Rows, reference: str) -> dict[str, Row]:
 
 
 def _predictions_figure(
-    rows: _Rows, groups: Mapping[str, Sequence[int]], scores: _Scores, images: Domains
+    rows: _Rows, groups: Mapping[str, Sequence[int]], scores: _Scores, images: Domains, trust: bool
 ) -> Any:
     """Input, truth and predictions of chosen images, under each row's first seed."""
     from matplotlib.patches import Patch
 
     from spiritseg.student import load
 
-    students = {title: load(row.first.folder, trust=True) for title, row in rows.items()}
+    students = {title: load(row.first.folder, trust=trust) for title, row in rows.items()}
     chosen = [(why, index) for why, indices in groups.items() for index in indices]
     names, classes = images.names("test"), images.classes
     height, width = images.test[chosen[0][1]][0].shape[-2:]
