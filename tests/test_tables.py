@@ -15,7 +15,7 @@ from spiritseg.data.class_map import named
 from spiritseg.evaluation.evaluate import EvaluationModule
 from spiritseg.files import json_bytes
 from spiritseg.models import Segmenter
-from spiritseg.tables import class_iou_table, class_table, markdown, metrics_table, print_table
+from spiritseg.tables import class_table, markdown, metrics_table, print_table
 
 CAMVID = list(named("camvid").names)
 
@@ -57,42 +57,13 @@ def test_every_class_has_an_iou_and_an_absent_one_is_no_zero() -> None:
     assert val["dataset mIoU"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
 
 
-def test_classes_are_rows_and_networks_columns() -> None:
-    sd = run(scored([0, 0, 1, 3], [0, 0, 1, 3]), scored([0, 8, 8, 3], [0, 8, 3, 3]))
-    ct = run(scored([0, 0, 1, 3], [0, 7, 1, 3]), scored([0, 8, 8, 3], [0, 3, 3, 3]))
-    test = class_iou_table({"SD": sd, "CT": ct})
-    assert test[0] == ["IoU %", "SD", "CT"]
-    assert [row[0] for row in test[1:]] == CAMVID
-    rows = {row[0]: row[1:] for row in test[1:]}
-    assert rows["Sky"] == ["100.0", "100.0"]
-    assert rows["Car"] == ["50.0", "0.0"]  # labelled, never found: 0, not absent
-    assert rows["Road"] == ["50.0", "33.3"]
-    assert rows["Building"] == ["-", "-"]
-    val = {row[0]: row[1:] for row in class_iou_table({"SD": sd, "CT": ct}, "val")[1:]}
-    assert val["Building"] == ["100.0", "100.0"]
-    assert val["Car"] == ["-", "-"]
-    assert val["Fence"] == ["-", "0.0"]  # only CT sees one, where there is none
-
-
 def test_metrics_read_from_disk_make_the_same_tables() -> None:
     result = run(scored([0, 0, 3, 3], [0, 3, 3, 3]), scored([0, 1, 3, 3], [0, 1, 3, 3]))
     stored = json.loads(json_bytes(result))  # NaN has become null
     assert stored["val"]["IoU"]["Car"] is None
     for split in ("val", "test"):
-        assert class_iou_table({"a": stored}, split) == class_iou_table({"a": result}, split)
         assert class_table(stored[split]) == class_table(result[split])
     assert metrics_table({"a": stored}) == metrics_table({"a": result})
-
-
-def test_networks_of_other_classes_share_a_table() -> None:
-    road = {"test": {"IoU": {"background": 0.9, "road": 0.8}}}
-    wide = {"test": {"IoU": {"road": 0.7, "car": math.nan}}}
-    assert class_iou_table({"a": road, "b": wide}) == [
-        ["IoU %", "a", "b"],
-        ["background", "90.0", "-"],
-        ["road", "80.0", "70.0"],
-        ["car", "-", "-"],
-    ]
 
 
 def test_a_network_s_own_table_and_markdown(capsys: pytest.CaptureFixture[str]) -> None:

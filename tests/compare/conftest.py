@@ -15,11 +15,39 @@ from spiritseg.compare.matrix import Cell
 from spiritseg.config import Experiment
 from spiritseg.recipes import load_experiment, to_yaml
 
+# Experiments that take a second: scenes of a few pixels, a step or two.
+TINY: dict[str, Any] = {
+    "target.dataset": "scenes",
+    "target.scenes": {"train": 4, "val": 1, "test": 2, "size": [64, 72]},
+    "proximity.dataset": "scenes",
+    "proximity.scenes": {"train": 4, "val": 1, "test": 2, "size": [64, 72]},
+    "input.crop": 64,
+    "evaluation.latency": False,
+    "evaluation.pictures": 0,
+    "trainer.progress": False,
+    "trainer.accelerator": "cpu",
+}
+# The same on the command line.
+WORDS = [
+    *("compare", "baseline", "--target.dataset", "scenes", "--target.scenes.size", "64", "72"),
+    *("--target.scenes.train", "4", "--target.scenes.val", "1", "--target.scenes.test", "2"),
+    *("--input.crop", "64", "--stages.supervised.batch_size", "2", "--evaluation.latency", "false"),
+    *("--evaluation.pictures", "0", "--trainer.accelerator", "cpu"),
+]
 COSTS = {"ct": (3_400_000, 1.9), "finetune-pretrained": (3_400_000, 1.9)}
 SIZES = [14, 9, 20, 11, 17, 8, 12, 15, 10, 13, 19, 16]  # frames of each sequence
 NAMES = [f"test/drive{q:02d}_{i:05d}.png" for q, n in enumerate(SIZES) for i in range(n)]
 
 Planted = Callable[..., Path]
+
+
+def steps(count: int, *stages: str) -> dict[str, int]:
+    """Return fields that let stages take some steps of two images."""
+    return {
+        f"stages.{stage}.{field}": value
+        for stage in stages
+        for field, value in (("max_steps", count), ("batch_size", 2))
+    }
 
 
 def per_image(gain: float, seed: int, recipe: int) -> np.ndarray:

@@ -23,7 +23,7 @@ from spiritseg.compare.statistics import (
 )
 from spiritseg.errors import DataError
 
-UNITS = [f"unit {i // 2}" for i in range(20)]
+UNITS = [f"unit {i // 4}" for i in range(40)]
 CITYSCAPES = "leftImg8bit/val/munster/munster_000001_000019_leftImg8bit.png"
 
 
@@ -63,12 +63,7 @@ def test_few_sequences_are_cut_into_blocks_of_consecutive_frames() -> None:
     assert 62 in starts  # and none spans two sequences
     shuffled = np.random.default_rng(0).permutation(len(names))
     assert units_of([names[i] for i in shuffled]) == [units[i] for i in shuffled]
-
-
-def test_frames_are_in_the_order_of_their_numbers() -> None:
-    names = [f"t/a_frame{i}.png" for i in range(1, 61)]
-    units = units_of(names)
-    assert len(set(units)) == 10
+    units = units_of([f"t/a_frame{i}.png" for i in range(1, 61)])  # 9 comes before 10
     assert sum(a != b for a, b in itertools.pairwise(units)) == 9
 
 
@@ -122,6 +117,10 @@ def test_constant_differences_need_no_long_blocks() -> None:
     assert block_length(names, np.zeros(100)) == 1
 
 
+def _by_seed(names: list[str], values: np.ndarray) -> dict[int, dict[str, float]]:
+    return {seed: dict(zip(names, line, strict=True)) for seed, line in enumerate(values)}
+
+
 def _naive(images: list[float], metric: str) -> float:
     mean = sum(images) / len(images)
     if metric == "HP-Acc":
@@ -145,51 +144,30 @@ def test_resampled_metrics_against_a_loop() -> None:
                 assert found[resample, seed] == pytest.approx(expected, abs=1e-12)
 
 
-def _check_against_t(found: Difference, sample: np.ndarray) -> None:
-    test = stats.ttest_1samp(sample, 0)
-    low, high = test.confidence_interval(0.95)
-    assert found.value == pytest.approx(sample.mean())
-    assert found.high - found.low == pytest.approx(high - low, rel=0.03)
-    assert found.p == pytest.approx(test.pvalue, rel=0.08)
-    assert found.df == pytest.approx(len(sample) - 1, rel=0.02)
-
-
-def test_seeds_alone_give_the_t_test_over_seeds() -> None:
-    effects = np.array([0.01, 0.03, 0.02, 0.05, -0.01])
-    reference = np.random.default_rng(2).uniform(0.6, 0.9, (5, 40))
-    units = [f"unit {i // 4}" for i in range(40)]
-    found = paired_difference(reference + effects[:, None], reference, units, "mIOU")
-    _check_against_t(found, effects)
-
-
-def test_sequences_alone_give_the_t_test_over_sequences() -> None:
-    effects = np.random.default_rng(3).normal(0.02, 0.02, 10)
-    reference = np.random.default_rng(4).uniform(0.6, 0.9, (5, 40))
-    units = [f"unit {i // 4}" for i in range(40)]
-    found = paired_difference(reference + np.repeat(effects, 4), reference, units, "mIOU")
-    _check_against_t(found, effects)
-
-
-def test_both_variances_add() -> None:
+@pytest.mark.parametrize(("seeds", "sequences"), [(0.02, 0.0), (0.0, 0.02), (0.02, 0.03)])
+def test_variances_over_seeds_and_sequences_add(seeds: float, sequences: float) -> None:
     generator = np.random.default_rng(5)
-    seeds, sequences = generator.normal(0, 0.02, 5), generator.normal(0, 0.03, 10)
+    of_seeds = generator.normal(0.02, seeds, 5)
+    of_sequences = generator.normal(0, sequences, 10)
     reference = generator.uniform(0.6, 0.8, (5, 40))
-    units = [f"unit {i // 4}" for i in range(40)]
-    recipe = reference + seeds[:, None] + np.repeat(sequences, 4)
-    found = paired_difference(recipe, reference, units, "mIOU")
-    parts = np.array([seeds.var(ddof=1) / 5, sequences.var(ddof=1) / 10])
-    df = parts.sum() ** 2 / (parts**2 / [4, 9]).sum()
-    half = stats.t.ppf(0.975, df) * math.sqrt(parts.sum())
-    assert found.high - found.value == pytest.approx(half, rel=0.03)
+    recipe = reference + of_seeds[:, None] + np.repeat(of_sequences, 4)
+    found = paired_difference(recipe, reference, UNITS, "mIOU")
+    parts = np.array([of_seeds.var(ddof=1) / 5, of_sequences.var(ddof=1) / 10])
+    df = parts.sum() ** 2 / (parts**2 / [4, 9]).sum()  # Student's t over one alone
+    error = math.sqrt(parts.sum())
+    assert found.value == pytest.approx(of_seeds.mean() + of_sequences.mean())
+    assert found.high - found.value == pytest.approx(stats.t.ppf(0.975, df) * error, rel=0.03)
+    assert found.value - found.low == pytest.approx(found.high - found.value)
+    assert found.p == pytest.approx(2 * stats.t.sf(abs(found.value) / error, df), rel=0.1)
+    assert found.df == pytest.approx(df, rel=0.03)
 
 
 def test_other_numbers_of_seeds_give_welchs_test() -> None:
     generator = np.random.default_rng(7)
     few, many = generator.normal(0.03, 0.01, 5), generator.normal(0.0, 0.03, 20)
     images = generator.uniform(0.6, 0.9, 40)
-    units = [f"unit {i // 4}" for i in range(40)]
     found = paired_difference(
-        images + few[:, None], images + many[:, None], units, "mIOU", seeds_paired=False
+        images + few[:, None], images + many[:, None], UNITS, "mIOU", seeds_paired=False
     )
     test = stats.ttest_ind(few, many, equal_var=False)
     low, high = test.confidence_interval(0.95)
@@ -204,10 +182,12 @@ def test_unpaired_the_images_still_are_paired() -> None:
     generator = np.random.default_rng(8)
     effects = generator.normal(0.02, 0.02, 10)
     images = generator.uniform(0.2, 0.9, 40)  # far more than the effects
-    units = [f"unit {i // 4}" for i in range(40)]
     recipe = np.tile(images + np.repeat(effects, 4), (5, 1))
-    found = paired_difference(recipe, np.tile(images, (7, 1)), units, "mIOU", seeds_paired=False)
-    _check_against_t(found, effects)
+    found = paired_difference(recipe, np.tile(images, (7, 1)), UNITS, "mIOU", seeds_paired=False)
+    test = stats.ttest_1samp(effects, 0)
+    low, high = test.confidence_interval(0.95)
+    assert found.high - found.low == pytest.approx(high - low, rel=0.03)
+    assert found.p == pytest.approx(test.pvalue, rel=0.08)
 
 
 def test_identical_predictions_are_no_difference() -> None:
@@ -228,10 +208,8 @@ def test_equal_results_leave_the_others_their_verdicts() -> None:
     base = generator.uniform(0.6, 0.9, (5, 60))
     better = base + generator.normal(0.05, 0.01, (5, 60))
     names = [f"d{i % 10}_{i}.png" for i in range(60)]
-    rows = {
-        name: {seed: dict(zip(names, line, strict=True)) for seed, line in enumerate(values)}
-        for name, values in {"S": base, "same": base.copy(), "better": better}.items()
-    }
+    given = {"S": base, "same": base.copy(), "better": better}
+    rows = {name: _by_seed(names, values) for name, values in given.items()}
     found = {one.name: one for one in compare_all(rows, "S", resamples=500)[:2]}
     assert found["same"].verdict == "no difference"
     assert found["same"].p_holm == 1
@@ -239,19 +217,10 @@ def test_equal_results_leave_the_others_their_verdicts() -> None:
     assert found["better"].p_holm == pytest.approx(2 * found["better"].p)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_value_that_is_not_finite_is_one_clear_error(value: float) -> None:
-    images = {f"d_{i}.png": 0.5 for i in range(20)}
-    rows = {"S": {0: images}, "SD": {0: images, 4: {**images, "d_7.png": value}}}
-    with pytest.raises(DataError, match=rf"SD, seed 4: .* got {value} for image d_7.png; measure"):
-        compare_all(rows, "S")
-
-
-def test_no_images_are_one_clear_error() -> None:
-    with pytest.raises(DataError, match=r"SD, seed 2: .* at least one image, got none; measure"):
-        compare_all({"S": {2: {"a.png": 1.0}}, "SD": {2: {}}}, "S")
-    with pytest.raises(DataError, match="different images"):
-        compare_all({"S": {0: {"a.png": 1.0}}, "SD": {0: {"b.png": 1.0}}}, "S")
+def test_no_common_images_are_one_clear_error() -> None:
+    for images in ({}, {"b.png": 1.0}):
+        with pytest.raises(DataError, match=r"SD and its reference .* different images"):
+            compare_all({"S": {0: {"a.png": 1.0}}, "SD": {0: images}}, "S")
 
 
 def test_one_seed_has_no_interval() -> None:
@@ -324,7 +293,7 @@ def _null(
 @pytest.mark.parametrize(("seeds", "sequences"), [(0.02, 0.0), (0.0, 0.02), (0.015, 0.015)])
 def test_false_positives_are_near_their_level(seeds: float, sequences: float) -> None:
     generator = np.random.default_rng(11)
-    trials, rejected = 500, 0
+    trials, rejected = 300, 0
     for trial in range(trials):
         recipe, reference, units = _null(generator, seeds, sequences)
         found = paired_difference(recipe, reference, units, "mIOU", resamples=300, seed=trial)
@@ -345,22 +314,16 @@ def _two_drives(
     differences = [gain + 0.02 * _frames(generator, correlation, size) for size in sizes]
     reference = generator.uniform(0.5, 0.9, len(names)) + generator.normal(0, 0.01, (5, 1))
     recipe = reference + np.concatenate(differences) + generator.normal(0, 0.003, (5, len(names)))
-    first, second = (
-        {seed: dict(zip(names, line, strict=True)) for seed, line in enumerate(values)}
-        for values in (recipe, reference)
-    )
-    return first, second
+    return _by_seed(names, recipe), _by_seed(names, reference)
 
 
-@pytest.mark.parametrize(
-    ("correlation", "told"), [(0.0, (0.99, 1)), (0.5, (0.85, 1)), (0.9, (0, 0.1)), (0.97, (0, 0.1))]
-)
+@pytest.mark.parametrize(("correlation", "told"), [(0.0, (0.99, 1)), (0.9, (0, 0.1))])
 def test_false_positives_in_two_drives_whose_frames_are_alike(
     correlation: float, told: tuple[float, float]
 ) -> None:
     generator = np.random.default_rng(31)
     verdicts: list[str] = []
-    for _ in range(150):
+    for _ in range(80):
         recipe, reference = _two_drives(generator, correlation)
         verdicts.append(_compare_one(recipe, reference, "SD", "mIOU", 0.75, 200).verdict)
     rejected = sum(one.startswith("significant") for one in verdicts) / len(verdicts)
@@ -372,37 +335,21 @@ def test_false_positives_in_two_drives_whose_frames_are_alike(
 def test_power_in_two_drives_of_independent_frames() -> None:
     generator = np.random.default_rng(32)
     found = 0
-    for _ in range(100):
+    for _ in range(50):
         # Five standard errors: Student's t of ten blocks finds 98 %.
         sides = _two_drives(generator, 0.0, gain=5 * 0.02 / math.sqrt(230))
         one = _compare_one(*sides, "SD", "mIOU", 0.75, 200)
         found += one.verdict == "significant gain"
-    assert found >= 90
+    assert found >= 45
 
 
 def test_hp_acc_has_no_verdict_where_miou_shows_that_frames_are_alike() -> None:
     generator = np.random.default_rng(33)
-    for _ in range(20):
+    for _ in range(5):
         recipe, reference = _two_drives(generator, 0.97)
         found = compare_all({"S": reference, "SD": recipe}, "S", resamples=100)
         assert [one.metric for one in found] == list(METRICS)
         assert {one.verdict for one in found} == {"too few independent images"}
-
-
-def test_three_recipes_without_a_gain_rarely_raise_an_alarm() -> None:
-    generator = np.random.default_rng(12)
-    alarms = 0
-    for _ in range(100):
-        rows = {}
-        for name in ("S", "a", "b", "c"):
-            recipe, _, units = _null(np.random.default_rng(generator.integers(2**31)), 0.015, 0.01)
-            names = [f"{unit}/{i}.png" for i, unit in enumerate(units)]
-            rows[name] = {
-                seed: dict(zip(names, line, strict=True)) for seed, line in enumerate(recipe)
-            }
-        found = compare_all(rows, "S", resamples=200)
-        alarms += any(one.p_holm < 0.05 for one in found if one.metric == "mIOU")
-    assert alarms / 100 < 0.12
 
 
 def test_compare_all_pairs_images_and_the_same_seeds() -> None:
@@ -425,21 +372,3 @@ def test_compare_all_pairs_images_and_the_same_seeds() -> None:
     assert (same.seeds, same.reference_seeds, same.images) == (2, 2, 2)
     assert (other.value, other.seeds, other.reference_seeds, other.images) == (-0.5, 1, 2, 1)
     assert math.isnan(other.p)
-
-
-def test_extra_seeds_of_the_reference_make_the_interval_shorter() -> None:
-    generator = np.random.default_rng(13)
-    recipe, _, units = _null(generator, 0.005, 0.0)
-    reference = recipe.mean(0) + generator.normal(0, 0.03, (20, 1))
-    names = [f"{unit}/{i}.png" for i, unit in enumerate(units)]
-    widths = []
-    for seeds in (5, 20):
-        rows = {
-            name: {seed: dict(zip(names, line, strict=True)) for seed, line in enumerate(lines)}
-            for name, lines in {"S": reference[:seeds], "SD": recipe}.items()
-        }
-        found = compare_all(rows, "S", resamples=500)[0]
-        assert (found.seeds, found.reference_seeds) == (5, seeds)
-        assert found.value == pytest.approx(recipe.mean() - reference[:seeds].mean())
-        widths.append(found.high - found.low)
-    assert widths[1] < widths[0] / 2

@@ -20,18 +20,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from spiritseg.cores import usable_cores
-from spiritseg.errors import ConfigError, MissingExtraError, RunError, SpiritsegError
+from spiritseg.errors import MissingExtraError, RunError, SpiritsegError
 from spiritseg.stopping import terminable
 
-__all__ = [
-    "InProcess",
-    "Outcome",
-    "RayCluster",
-    "Subprocesses",
-    "Task",
-    "make_executor",
-    "run_tasks",
-]
+__all__ = ["Executor", "InProcess", "Outcome", "RayCluster", "Subprocesses", "Task", "run_tasks"]
 
 _RETRIES = 5  # of a Ray task whose machine died
 _LOCK_S = 120.0  # how long a retried task waits for the folder of the one that died
@@ -70,15 +62,6 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Stop what still runs."""
-
-
-def make_executor(jobs: int, address: str | None, cpus: float, gpus: float) -> Executor:
-    """Choose where to run; the arguments are those of `matrix.run`."""
-    if jobs < 1:
-        raise ConfigError(f"--jobs: expected 1 or more, got {jobs}.")
-    if address is not None:
-        return RayCluster(address, cpus, gpus)
-    return InProcess() if jobs == 1 else Subprocesses(jobs)
 
 
 def run_tasks(tasks: Sequence[Task], executor: Executor) -> list[Outcome]:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spiritseg.compare.executors import Executor, Outcome, Task, make_executor, run_tasks
+from spiritseg.compare.executors import (
+    Executor,
+    InProcess,
+    Outcome,
+    RayCluster,
+    Subprocesses,
+    Task,
+    run_tasks,
+)
 from spiritseg.compare.shared_stages import is_finished, stage_folders, stage_keys
 from spiritseg.config import Experiment
 from spiritseg.errors import ConfigError, DataError, RunError, SpiritsegError, listed
@@ -93,14 +101,12 @@ def compare(
 
     Args:
         recipes, overrides, seeds, ratios, labels: See `plan`.
-        out: Folder of the runs. Its ``matrix.json`` lists what belongs to the matrix; several
-            calls may add to it.
+        out: Folder of the runs; several calls may add to it.
         jobs: Runs at once on this machine, each a process with its share of the threads; 1
             runs in this process.
         address: Address of a Ray cluster: auto, local, or HOST:PORT; `out` must be storage that
             all its machines share. Each run is a task, tried again when its machine dies.
-        cpus_per_run: CPUs that a Ray task declares.
-        gpus_per_run: GPUs that a Ray task declares.
+        cpus_per_run, gpus_per_run: CPUs and GPUs that a Ray task declares.
         skip_bad: Whether unreadable images are left out.
 
     Returns:
@@ -267,8 +273,7 @@ def run(
         The outcome of each cell, in their order.
 
     Raises:
-        RunError: The folder belongs to another matrix, its runs were begun with other images, or
-            the cluster does not answer.
+        RunError: The folder is of another matrix or other images, or no cluster answers.
         MissingExtraError: An address is given and Ray is not installed.
     """
     folder = Path(out).resolve()
@@ -278,12 +283,23 @@ def run(
     outcomes = {name: Outcome(name, "kept") for name in kept}
     if tasks:
         _check_images(cells, folder)
-        executor = executor or make_executor(jobs, address, cpus_per_run, gpus_per_run)
-    _write_manifest(cells, folder)
+        executor = executor or _executor(jobs, address, cpus_per_run, gpus_per_run)
+    make_folder(folder)
+    runs = read_fields(folder / MANIFEST).get("runs", {})
+    runs |= {cell.folder: {"recipe": cell.recipe} for cell in cells}
+    write_atomically(folder / MANIFEST, json_bytes({"version": 1, "runs": runs}))
     print("".join(f"{name}: kept\n" for name in kept), end="", flush=True)
     if tasks and executor is not None:
         outcomes |= {one.name: one for one in run_tasks(tasks, executor)}
     return [outcomes[cell.folder] for cell in cells]
+
+
+def _executor(jobs: int, address: str | None, cpus: float, gpus: float) -> Executor:
+    if jobs < 1:
+        raise ConfigError(f"--jobs: expected 1 or more, got {jobs}.")
+    if address is not None:
+        return RayCluster(address, cpus, gpus)
+    return InProcess() if jobs == 1 else Subprocesses(jobs)
 
 
 def _tasks(cells: Iterable[Cell], out: Path) -> list[Task]:
@@ -302,8 +318,7 @@ def _tasks(cells: Iterable[Cell], out: Path) -> list[Task]:
             for stage, key in own.items()
         }
         wanted = (k for k in own.values() if not any(map(is_finished, owners[k].values())))
-        fields = dataclasses.asdict(cell.experiment)
-        path = str(out / cell.folder)
+        fields, path = dataclasses.asdict(cell.experiment), str(out / cell.folder)
         tasks.append(Task(cell.folder, fields, path, shared, frozenset(wanted)))
     return tasks
 
@@ -338,33 +353,14 @@ def _check_images(cells: Iterable[Cell], out: Path) -> None:
 
     now: dict[str, dict[str, Any]] = {}
     for cell in cells:
-        path = out / cell.folder / "run.json"
-        before = read_fields(path).get("files", {})
+        folder, of = out / cell.folder, cell.experiment
+        before = read_fields(folder / "run.json").get("files", {})
         if "images" not in before:
             continue
-        of = cell.experiment
-        key = json.dumps([dataclasses.asdict(part) for part in (of.target, of.proximity, of.input)])
+        key = repr((of.target, of.proximity, of.input))
         if key not in now:
-            try:
+            # They may be where the runs are, not here; each run opens its own.
+            with suppress(DataError):
                 now[key] = open_domains(of).record()
-            except DataError:  # they may be where the runs are, not here; each run opens its own
-                now[key] = {}
-        if now[key]:
-            refuse_other_files(path.parent, {"images": before["images"]}, {"images": now[key]})
-
-
-def _write_manifest(cells: Sequence[Cell], out: Path) -> None:
-    make_folder(out)
-    path = out / MANIFEST
-    before = read_fields(path).get("runs", {})
-    runs = {
-        cell.folder: {
-            "recipe": cell.recipe,
-            "ratio": ratio_of(cell.experiment),
-            "labels": labels_of(cell.experiment),
-            "seed": cell.experiment.seed,
-            "fingerprint": fingerprint(cell.experiment),
-        }
-        for cell in cells
-    }
-    write_atomically(path, json_bytes({"version": 1, "runs": {**before, **runs}}))
+        if key in now:
+            refuse_other_files(folder, {"images": before["images"]}, {"images": now[key]})

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spiritseg.compare.conclusions import (
     Setting,
@@ -14,23 +15,19 @@ from spiritseg.compare.conclusions import (
     cautions,
     labelled,
     make_setting,
+    tables,
     verdict,
 )
 from spiritseg.compare.figures import draw_all
-from spiritseg.compare.measured import (
-    MeasuredImages,
-    head_only,
-    latencies,
-    refuse_untrusted,
-    reproduction,
-)
-from spiritseg.compare.paper import is_paper, method_of
-from spiritseg.compare.results import Row, Run, read_runs, settings_of, write_results
-from spiritseg.compare.statistics import ALPHA, LEAST_SEEDS, RESAMPLES, Difference
-from spiritseg.compare.tables import tables
-from spiritseg.errors import ConfigError, MissingExtraError, unknown
+from spiritseg.compare.results import Row, Run, is_paper, read_runs, settings_of, write_results
+from spiritseg.compare.statistics import ALPHA, LEAST_SEEDS, RESAMPLES
+from spiritseg.errors import ConfigError, MissingExtraError, SpiritsegError, unknown
 from spiritseg.files import json_bytes, make_folder, write_atomically
+from spiritseg.recipes import experiment_from_dict, to_yaml
 from spiritseg.tables import html, table_text
+
+if TYPE_CHECKING:
+    from spiritseg.data.domains import Domains
 
 __all__ = ["Report", "report"]
 
@@ -47,11 +44,11 @@ class Report:
         return [self.verdict.head, *self.verdict.sentences, f"report: {self.page}"]
 
     def __repr__(self) -> str:
-        return "\n".join([*self._lines(), table_text(self.settings[0].tables["cost"])])
+        return "\n".join([*self._lines(), table_text(tables(self.settings[0])["results"])])
 
     def _repr_html_(self) -> str:
         lines = html([[line] for line in self._lines()])
-        return lines + html(self.settings[0].tables["cost"])
+        return lines + html(tables(self.settings[0])["results"])
 
 
 def report(
@@ -77,12 +74,11 @@ def report(
         resamples: Number of bootstrap resamples.
 
     Returns:
-        The page, the verdict and the tables.
+        The page, the verdict and the results.
 
     Raises:
-        RunError: There is no finished run, the mIOU of an image is missing or not finite, or the
-            folder of the report cannot be written.
-        BundleError: A student is of classes of its own, and trust was not given.
+        RunError: No finished run, an unreadable mIOU, or an unwritable folder.
+        BundleError: A student of classes of its own is loaded without trust.
         ConfigError: No run is of the baseline's recipe, though another was named.
         MissingExtraError: Jinja2 or scipy is not installed.
     """
@@ -90,34 +86,29 @@ def report(
     folders = [runs] if isinstance(runs, str | Path) else list(runs)
     target = Path(out if out is not None else folders[0])
     found = read_runs(folders)
-    if not trust:
-        refuse_untrusted(found)
     recipes = {run.recipe for run in found}
     if baseline not in recipes and baseline != "baseline":
         raise ConfigError(f"--baseline: {unknown('recipe', baseline, recipes)}")
     settings = [make_setting(found, one, baseline, resamples) for one in settings_of(found)]
     main = settings[0]
-    images = MeasuredImages(_richest(main).first, dict(overrides or {}))
     make_folder(target)
     if latency:
-        main.latency = latencies(main.rows)
-    missing = cautions(main.rows)
-    for setting in settings:
-        missing += _measure_heads(setting, images)
-        setting.tables = tables(setting)
+        main.latency = _latencies(main.rows, trust)
+    images, problem = _open_images(main, overrides or {})
+    about = _reproduction(found)
     content = {
         "verdict": verdict(main),
-        "settings": settings,
-        "figures": draw_all(main, settings, images, missing, target / "figures"),
+        "settings": [(setting, tables(setting)) for setting in settings],
+        "figures": draw_all(main, settings, images, trust, target / "figures"),
         "has_paper": any(is_paper(run.recipe) for run in found),
-        "missing": missing,
-        "about": reproduction(found, images),
+        "missing": cautions(main.rows) + problem,
+        "about": about,
         "alpha": ALPHA,
         "resamples": resamples,
         "least_seeds": LEAST_SEEDS,
     }
     write_results(found, target)
-    plain = _plain(found, settings, content["about"])
+    plain = {"settings": [_plain(setting) for setting in settings], "reproduce": about}
     write_atomically(target / "results.json", json_bytes(plain))
     write_atomically(target / "report.html", template.render(content).encode())
     return Report(target / "report.html", verdict(main), tuple(settings))
@@ -141,56 +132,74 @@ def _template() -> Any:
     return environment.get_template("report.html")
 
 
-def _richest(setting: Setting) -> Row:
-    """Return a row that uses proximity images, if there is one: its config names all images."""
-    rows = list(setting.rows.values())
-    return next((row for row in rows if row.first.ratio is not None), rows[0])
+def _latencies(rows: Mapping[str, Row], trust: bool) -> dict[str, float]:
+    """Return the median latency in ms of one student per row, by title, all measured in turn.
+
+    The size is that of a test image after the max-pool, with batch 1.
+    """
+    import torch
+
+    from spiritseg.evaluation import latencies_ms
+    from spiritseg.student import load
+
+    networks = {
+        title: load(row.first.folder, trust=trust).network.to(memory_format=torch.channels_last)
+        for title, row in rows.items()
+    }
+    height, width = next(iter(rows.values())).first.metrics["cost"]["size"]
+    times = latencies_ms(networks, (height, width), rounds=25)
+    return {title: statistics.median(found) for title, found in times.items()}
 
 
-def _measure_heads(setting: Setting, images: MeasuredImages) -> list[str]:
-    """Measure CT before its fine-tuning; return what could not be measured."""
-    missing = []
-    for title, row in setting.rows.items():
-        if method_of(row.recipe) != "ct":
-            continue
-        setting.head_only[title] = head_only(row, images)
-        if lacking := sorted(row.runs.keys() - setting.head_only[title].keys()):
-            seeds = ", ".join(map(str, lacking))
-            missing.append(
-                f"{title} without fine-tuning, {labelled(setting.labels)}, seed {seeds}: its "
-                f"head stage could not be measured on the test images. {images.reason}"
-            )
-    return missing
+def _open_images(main: Setting, overrides: Mapping[str, Any]) -> tuple[Domains | None, list[str]]:
+    """Open the images that predictions are shown of; return also why that failed."""
+    from spiritseg.data.domains import open_domains
+
+    if not main.reference:
+        return None, []
+    fields = dataclasses.asdict(main.rows[main.reference].first.experiment)
+    try:
+        return open_domains(experiment_from_dict(fields, overrides), target_only=True), []
+    except SpiritsegError as error:
+        reason = str(error).splitlines()[0]
+        return None, [f"Predictions: the images cannot be opened here. {reason}"]
 
 
-def _plain(runs: Sequence[Run], settings: Sequence[Setting], about: Any) -> dict[str, Any]:
-    """Return everything that the page shows as plain values."""
+def _reproduction(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return versions, machines, seeds and configs of runs, as plain values."""
+    import platform
+
+    import torch
+
+    from spiritseg.cores import usable_cores
+
+    seeds: dict[str, list[int]] = {}
+    configs: dict[str, str] = {}
+    for run in runs:
+        name = f"{run.title}, {labelled(run.labels)}"
+        seeds.setdefault(name, []).append(run.seed)
+        configs.setdefault(name, to_yaml(run.experiment))
+    versions = (", ".join(f"{k} {v}" for k, v in r.about.get("versions", {}).items()) for r in runs)
     return {
-        "runs": [run.as_dict() for run in runs],
-        "settings": [
-            {
-                "labels": setting.labels,
-                "baseline": setting.reference,
-                "rows": {title: _row(setting, row) for title, row in setting.rows.items()},
-                **{f"{title}, head only": head for title, head in setting.head_only.items()},
-                "differences": [_difference(one) for one in setting.differences],
-                "differences to fine-tuned pretrained": [_difference(d) for d in setting.picked],
-                "note": setting.note,
-            }
-            for setting in settings
+        "versions": list(dict.fromkeys(filter(None, versions))),
+        "machines": list(dict.fromkeys(run.about.get("machine", "unknown") for run in runs)),
+        "report": f"{platform.platform()}, {usable_cores()} cores, {torch.get_num_threads()} "
+        f"threads, torch {torch.__version__}",
+        "seeds": {name: ", ".join(map(str, sorted(found))) for name, found in seeds.items()},
+        "configs": configs,
+        "skipped": sorted({path for run in runs for path in run.metrics.get("skipped", [])}),
+    }
+
+
+def _plain(setting: Setting) -> dict[str, Any]:
+    """Return the differences and what was measured here as plain values."""
+    return {
+        "labels": setting.labels,
+        "baseline": setting.reference,
+        "note": setting.note,
+        "latency_ms": setting.latency,
+        "differences": [
+            {**dataclasses.asdict(one), "verdict": one.verdict, "sentence": one.sentence}
+            for one in setting.differences
         ],
-        "reproduce": about,
     }
-
-
-def _row(setting: Setting, row: Row) -> dict[str, Any]:
-    metrics = ("mIOU", "HP-Acc", "Var", "dataset mIoU")
-    return {
-        "seeds": sorted(row.runs),
-        **{key: {"mean": row.mean(key), "std": row.std(key)} for key in metrics},
-        "latency_ms": setting.latency.get(row.title),
-    }
-
-
-def _difference(one: Difference) -> dict[str, Any]:
-    return {**dataclasses.asdict(one), "verdict": one.verdict, "sentence": one.sentence}

@@ -21,7 +21,15 @@ from spiritseg.errors import RunError
 from spiritseg.files import read_fields, write_atomically
 from spiritseg.recipes import fingerprint, load_experiment
 
-__all__ = ["Row", "Run", "read_runs", "rows_of", "settings_of", "write_results"]
+__all__ = [
+    "Row",
+    "Run",
+    "is_paper",
+    "read_runs",
+    "rows_of",
+    "settings_of",
+    "write_results",
+]
 
 # What the papers call a recipe.
 _TITLES = {
@@ -35,16 +43,11 @@ _TITLES = {
     "paper-esd": "ESD (paper's network)",
     "finetune-pretrained": "fine-tuned pretrained",
     "logits": "logit distillation only",
-    "skd-pixel": "pixel-wise distillation only",
-    "skd-pixel-pair": "SKD without holistic",
     "skd": "SKD",
-    "skd-alone": "SKD's student alone",
     "skd-paper": "SKD (paper's networks)",
     "skd-released": "SKD (released code)",
     "sd-skd": "SD then SKD",
 }
-
-
 _AGAIN = "Delete the run's folder and run it again, or leave it out."
 
 
@@ -86,11 +89,7 @@ class Run:
 
     @cached_property
     def per_image(self) -> dict[str, float]:
-        """The mIOU of each test image, by name.
-
-        Raises:
-            RunError: There is none, or one is not a finite number.
-        """
+        """The mIOU of each test image, by name."""
         path = self.folder / "per_image.csv"
         try:
             with path.open(newline="") as file:
@@ -104,18 +103,16 @@ class Run:
 
     def explained(self) -> dict[str, float]:
         """R^2 of the mimicked features by domain, of the first mimicry stage."""
-        stages = self.metrics.get("stages", {}).values()
-        found = (s["explained variance"] for s in stages if s.get("explained variance"))
-        return dict(next(found, {}))
+        stages = self.metrics["stages"].values()
+        return dict(next(filter(None, (s.get("explained variance") for s in stages)), {}))
 
     def seconds(self) -> dict[str, float]:
         """Training seconds by stage."""
-        return {n: s["seconds"] for n, s in self.metrics.get("stages", {}).items()}
+        return {name: stage["seconds"] for name, stage in self.metrics["stages"].items()}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the run as one flat row of plain values."""
         test, cost, stages = (self.metrics[key] for key in ("test", "cost", "stages"))
-        shared = {name: s["shared with"] for name, s in stages.items() if "shared with" in s}
         return {
             "run": self.folder.name,
             "recipe": self.recipe,
@@ -131,7 +128,7 @@ class Run:
             "latency_ms": cost.get("latency_ms"),
             **{f"R2 {domain}": value for domain, value in self.explained().items()},
             **{f"seconds {stage}": value for stage, value in self.seconds().items()},
-            **{f"shared {stage}": run for stage, run in shared.items()},
+            **{f"shared {n}": s["shared with"] for n, s in stages.items() if "shared with" in s},
         }
 
 
@@ -186,9 +183,6 @@ def _miou(path: Path, image: str, value: str) -> float:
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:
     """Read the finished runs in folders, at any depth.
 
-    A run's recipe is read from a ``matrix.json`` above it, else from its folder's name, without
-    the seed and the hash at the end.
-
     Args:
         folders: Runs, or folders of them.
 
@@ -228,6 +222,7 @@ def _read(folder: Path) -> Run:
 
 
 def _recipe_of(folder: Path, experiment: Experiment) -> str:
+    """Return the recipe in a ``matrix.json`` above, else the folder's name without seed, hash."""
     runs = read_fields(folder.parent / MANIFEST).get("runs", {})
     if folder.name in runs:
         return str(runs[folder.name]["recipe"])
@@ -240,14 +235,18 @@ def _apart(runs: list[Run]) -> list[Run]:
     """Rename runs of the same name that differ in more than their seed."""
     configs: dict[tuple[str, float | None, str], set[str]] = {}
     hashes = [fingerprint(replace(run.experiment, seed=0)) for run in runs]
-    for run, found in zip(runs, hashes, strict=True):
-        configs.setdefault((run.recipe, run.ratio, run.labels), set()).add(found)
+    keys = [(run.recipe, run.ratio, run.labels) for run in runs]
+    for key, found in zip(keys, hashes, strict=True):
+        configs.setdefault(key, set()).add(found)
     return [
-        replace(run, recipe=f"{run.recipe}~{found[:4]}")
-        if len(configs[run.recipe, run.ratio, run.labels]) > 1
-        else run
-        for run, found in zip(runs, hashes, strict=True)
+        replace(run, recipe=f"{run.recipe}~{found[:4]}") if len(configs[key]) > 1 else run
+        for run, key, found in zip(runs, keys, hashes, strict=True)
     ]
+
+
+def is_paper(recipe: str) -> bool:
+    """Return whether a recipe has the paper's own networks."""
+    return recipe.startswith("paper-")
 
 
 def rows_of(runs: Iterable[Run], labels: str) -> dict[str, Row]:

@@ -50,8 +50,6 @@ def sequence_of(name: str) -> str:
     ``holiday/0001.jpg``, ``holiday/2024-05-17.jpg``    ``holiday``
     ==================================================  ==============================
 
-    Args:
-        name: Path of the image below its data set's root.
     """
     path = PurePosixPath(name)
     folder = "" if str(path.parent) == "." else str(path.parent)
@@ -75,9 +73,6 @@ def units_of(names: Sequence[str], length: float = 1, least: int = LEAST_UNITS) 
         names: Paths of the images.
         length: Minimum length of a block in frames, from `block_length`.
         least: Number of units to reach.
-
-    Returns:
-        A unit's name for each image, in the order of `names`.
     """
     drives = _drives(names)
     if len(drives) >= least:
@@ -126,9 +121,6 @@ def block_length(names: Sequence[str], differences: Floats) -> float:
     Args:
         names: Paths of the n images.
         differences: (n,) contribution of each image to the difference.
-
-    Returns:
-        Number of frames, at least 1.
     """
     series = [differences[rows] for rows in _drives(names).values()]
     return 1 + _TIMES * (autocorrelation_time(series, len(names) // LEAST_UNITS) - 1)

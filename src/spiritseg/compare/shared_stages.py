@@ -26,14 +26,8 @@ def stage_keys(experiment: Experiment) -> dict[str, str]:
     images and the input; the proximity images, where it trains on them or is measured on them
     (mimicry); the networks that it trains and distils from, with those that they are made of,
     by name, since a name enters a network's random initialisation; the stages before it that
-    trained any of these; and the trainer's fields that affect the result.
-
-    Args:
-        experiment: Networks, images and stages.
-
-    Returns:
-        Sixteen hexadecimal digits by stage, in their order; stages with equal keys end in equal
-        weights.
+    trained any of these; and the trainer's fields that affect the result. Stages with equal keys
+    end in equal weights.
     """
     keys: dict[str, str] = {}
     for name, stage in experiment.stages.items():
