@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from spiritseg.config import Experiment
-from spiritseg.evaluation.evaluate import EvaluationModule, Scores
-from spiritseg.evaluation.explained_variance import ExplainedVariance
+from spiritseg.evaluation.evaluate import EvaluationModule, ExplainedVariance, Scores
 from spiritseg.losses.channel_statistics import ChannelStatistics
 from spiritseg.losses.loss import Outputs, Statistics
 from spiritseg.models import Segmenter
