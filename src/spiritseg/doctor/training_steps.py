@@ -76,6 +76,8 @@ class StageCost:
     @property
     def kept_share(self) -> float:
         """The share of the different views whose frozen outputs fit the cache."""
+        if not self.repeats:
+            return 0.0
         wanted = self.different * self.kept
         return min(1.0, self.cache / wanted) if wanted else 1.0
 
@@ -83,9 +85,8 @@ class StageCost:
     def computed(self) -> float:
         """How many images have their frozen outputs computed in the whole stage."""
         # What is kept is computed once; what does not fit, each time that it comes.
-        share = self.kept_share if self.repeats else 0.0
-        kept = self.different * share
-        return kept + (self.steps * self.batch_size - kept) * (1 - share)
+        kept = self.different * self.kept_share
+        return kept + (self.steps * self.batch_size - kept) * (1 - self.kept_share)
 
     @property
     def seconds(self) -> float:
