@@ -21,7 +21,7 @@ from torch.nn import functional as F
 import spiritseg
 from spiritseg.data.datasets import EvalData
 from spiritseg.data.domains import open_target
-from spiritseg.evaluation.image_iou import ImageIoU
+from spiritseg.evaluation.iou import ImageIoU
 from spiritseg.models import Segmenter
 from spiritseg.tables import Table, markdown
 

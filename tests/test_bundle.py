@@ -21,7 +21,7 @@ from PIL import Image
 import spiritseg
 from spiritseg.config import Extractor, Head, Network
 from spiritseg.errors import BundleError, ConfigError, DataError, SpiritsegError
-from spiritseg.evaluation.image_iou import ImageIoU
+from spiritseg.evaluation.iou import ImageIoU
 from spiritseg.files import without_folders
 from spiritseg.models import Segmenter
 from spiritseg.models.bundle import BundleInfo, load_bundle, save_bundle

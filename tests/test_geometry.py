@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from spiritseg.config import Input
 from spiritseg.data.augment import draw_view, finish
 from spiritseg.errors import ConfigError
-from spiritseg.evaluation.explained_variance import ExplainedVariance
-from spiritseg.evaluation.image_iou import ImageIoU
+from spiritseg.evaluation.evaluate import ExplainedVariance
+from spiritseg.evaluation.iou import ImageIoU
 from spiritseg.geometry import covered, cut, fit, fitted, max_pool, nearest, resize
 from spiritseg.models import (
     Segmenter,

@@ -19,8 +19,8 @@ from spiritseg.config import Experiment
 from spiritseg.data import items
 from spiritseg.doctor import Examination, Finding, Report, doctor
 from spiritseg.doctor import images as images_module
+from spiritseg.doctor.findings import Known
 from spiritseg.doctor.images import examine_images
-from spiritseg.doctor.known import Known
 from spiritseg.doctor.weights import examine_weights
 from spiritseg.errors import ConfigError
 from spiritseg.recipes import load_experiment
@@ -151,11 +151,20 @@ def test_an_examination_that_fails_is_a_finding_with_its_name(
     ]
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the examinations of the recipe and its images."""
+    module = sys.modules[doctor.__module__]
+    parts = {key: module._EXAMINATIONS[key] for key in ("Recipe", "Images and labels")}
+    monkeypatch.setattr(module, "_EXAMINATIONS", parts)
+
+
 def test_overrides_are_for_recipes(images: Path) -> None:
     with pytest.raises(ConfigError, match="load_experiment"):
         doctor(Experiment(), {"seed": 1})
 
 
+@pytest.mark.usefixtures("quick")
 def test_missing_root_and_missing_folder(images: Path) -> None:
     report = _doctor(images, target__root=None, proximity__root=None)
     where = {finding.where for finding in report.problems}
@@ -173,11 +182,8 @@ def test_each_image_is_opened_once(images: Path, monkeypatch: pytest.MonkeyPatch
 
         return read
 
-    for module, name in (
-        (items, "read_image"),
-        (items, "image_size"),
-    ):
-        monkeypatch.setattr(module, name, spy(getattr(module, name)))
+    for name in ("read_image", "image_size"):
+        monkeypatch.setattr(items, name, spy(getattr(items, name)))
     monkeypatch.setattr(images_module, "_DECODED", 4)
     report, known = _known(images, target__subset="all")
     assert not report.problems
@@ -227,10 +233,16 @@ def test_the_crop_and_the_scales_of_stages_are_examined(images: Path) -> None:
     assert f"input.scale: 0.5 {padded}" in _text(of_all, "warning")
     of_one = _images(images, stages__head__scale=[0.5, 2.0], stages__all__scale=[0.75, 2.0])
     assert f"stages.head.scale: 0.5 {padded}" in _text(of_one, "warning")
-    own = {f"stages__{name}__scale": [1.0, 1.0] for name in ("mimicry", "head", "all")}
-    assert "padding" not in _text(_images(images, input__scale=[0.5, 1.0], **own), "warning")
     unlabelled = {"stages__mimicry__images": "proximity", "stages__mimicry__scale": [0.5, 1.0]}
     assert "padding" not in _text(_images(images, **unlabelled), "warning")
+
+
+def test_the_drives_of_the_test_images_are_named(images: Path) -> None:
+    for name in ("a_0001", "a_0002", "b_0007"):
+        _save(images / f"own/images/{name}.png", np.full((40, 48, 3), 90, np.uint8))
+        _save(images / f"own/masks/{name}.png", np.ones((40, 48), np.uint8))
+    text = _text(_images(images, target__test=f"folder:{images / 'own'}"), "ok")
+    assert "test: 3 of 3 images of 2 drives (" in text
 
 
 def test_labels_that_show_too_little(images: Path) -> None:
@@ -256,6 +268,7 @@ def test_an_untrained_teacher_is_a_warning(images: Path) -> None:
     assert "features of an untrained network" in _text(Report([found]), "warning")
 
 
+@pytest.mark.usefixtures("quick")
 def test_command_exits_with_2_for_a_problem(
     images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

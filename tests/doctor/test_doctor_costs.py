@@ -13,12 +13,10 @@ import torch
 from spiritseg import scenes
 from spiritseg.config import Stage
 from spiritseg.data.cache import Budget
-from spiritseg.doctor import Examination, stage_cost
+from spiritseg.doctor import Examination, training_steps
+from spiritseg.doctor.findings import Known
 from spiritseg.doctor.images import examine_images
-from spiritseg.doctor.known import Known
-from spiritseg.doctor.stage_cost import StageCost, extrapolated, measure_stage
-from spiritseg.doctor.system_memory import free_bytes, peak_bytes, reset_peak
-from spiritseg.doctor.training_steps import examine_training
+from spiritseg.doctor.training_steps import StageCost, examine_training, measure_stage
 from spiritseg.doctor.weights import examine_weights
 from spiritseg.errors import DivergedError
 from spiritseg.recipes import load_experiment
@@ -37,14 +35,13 @@ CPU = torch.device("cpu")
     ],
 )
 def test_steps_of_a_stage(stage: Stage, steps: int) -> None:
-    assert stage_cost._steps(stage, 64) == steps
+    assert training_steps._steps(stage, 64) == steps
 
 
 def _cost(**fields: Any) -> StageCost:
     """300 steps of 4 of 12 images in 4 views."""
     given = {"steps": 300, "batch_size": 4, "different": 48, "repeats": True, "cache": 2**20}
-    times = {"draw_s": 0.0, "load_s": 0.0, "fresh_s": 0.0, "again_s": 0.0}
-    return StageCost(**{**given, "kept": 0, **times, **fields})
+    return StageCost(**{**given, "kept": 0, "new_s": 0.0, "again_s": 0.0, **fields})
 
 
 @pytest.mark.parametrize("cache_images", [0, 10, 32, 1000])
@@ -62,12 +59,11 @@ def test_computed_images_are_those_of_the_cache(cache_images: int) -> None:
 
 
 def test_time_of_a_stage_by_hand() -> None:
-    times = {"draw_s": 3.0, "load_s": 1.0, "fresh_s": 0.5, "again_s": 0.25}
-    # 48 views make 12 batches that are drawn, and 12 new steps
-    assert _cost(kept=1, **times).training_s() == 12 * 3 + 288 * 1 + 12 * 0.5 + 288 * 0.25
-    assert _cost(repeats=False, **times).training_s() == 300 * (3 + 0.5)
-    # of four workers, only what takes longer than the step is waited for
-    assert _cost(kept=1, **times).training_s(4) == 12 * (0.75 - 0.25) + 12 * 0.5 + 288 * 0.25
+    times = {"new_s": 3.0, "again_s": 0.25, "around_s": 7.0}
+    around = 7 + training_steps._STAGE_S
+    for kept in (0, 1):  # 48 views make 12 new steps, whether or not anything is frozen
+        assert _cost(kept=kept, **times).seconds == 12 * 3 + 288 * 0.25 + around
+    assert _cost(repeats=False, **times).seconds == 300 * 3 + around
 
 
 def test_extrapolation_is_linear(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +74,7 @@ def test_extrapolation_is_linear(monkeypatch: pytest.MonkeyPatch) -> None:
         now[0] += 0.1 + 0.02 * count
         return "done"
 
-    result, seconds = extrapolated(action, lambda result: 100 if result == "done" else 0)
+    result, seconds = training_steps._extrapolated(action, lambda _: 100)
     assert result == "done"
     assert seconds == pytest.approx(0.1 + 0.02 * 100)
 
@@ -115,18 +111,19 @@ def test_decoding_is_counted_once_an_image_not_each_step(
         return scene
 
     monkeypatch.setattr(scenes, "render", slow)
+    monkeypatch.setattr(training_steps, "_train", lambda *given: (0.0, 0.0))
     again = Known(known.experiment, networks=known.networks)
     examine_images(Examination(""), again)
     assert again.read_s == pytest.approx(36 * SLOW_S, rel=0.3)  # 6 labelled ones, 30 others
     for name in ("mimicry", "all"):
         cost = measure_stage(name, again, CPU)
-        assert cost.draw_s < 2 * SLOW_S  # a batch of 2
+        assert cost.new_s < 2 * SLOW_S  # a batch of 2
     assert again.domains is not None
     small = dataclasses.replace(known.experiment.input, cache_mib=0)
     experiment = dataclasses.replace(known.experiment, input=small)
     unkept = Known(experiment, networks=known.networks)
     examine_images(Examination(""), unkept)
-    assert measure_stage("mimicry", unkept, CPU).draw_s > 2 * SLOW_S
+    assert measure_stage("mimicry", unkept, CPU).new_s > 2 * SLOW_S
 
 
 def test_a_stage_that_fails_or_diverges_is_a_problem_with_advice(
@@ -157,11 +154,9 @@ def test_a_stage_that_fails_or_diverges_is_a_problem_with_advice(
 def test_too_little_memory_and_a_small_cache_are_warnings(
     known: Known, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from spiritseg.doctor import training_steps
-
     cost = _cost(kept=2**16, host=2**30)
     monkeypatch.setattr(training_steps, "measure_stage", lambda *given: cost)
-    monkeypatch.setattr(training_steps, "free_bytes", lambda device: 2**30)
+    monkeypatch.setattr(training_steps, "_free_bytes", lambda device: 2**30)
     found = Examination("Training steps")
     examine_training(found, known)
     warnings = {one.where: one for one in found.findings if one.level == "warning"}
@@ -172,11 +167,14 @@ def test_too_little_memory_and_a_small_cache_are_warnings(
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux only")
 def test_peak_memory_starts_anew() -> None:
-    reset_peak(CPU)
-    before = peak_bytes(CPU)
+    def peak() -> int:
+        return training_steps._proc("self/status", "VmHWM")
+
+    training_steps._reset_peak(CPU)
+    before = peak()
     block = torch.ones(2**26)  # 256 MiB
-    assert peak_bytes(CPU) > before + 200 * 2**20
-    assert free_bytes(CPU) > block.nbytes
+    assert peak() > before + 200 * 2**20
+    assert training_steps._free_bytes(CPU) > block.nbytes
     del block
-    reset_peak(CPU)
-    assert peak_bytes(CPU) < before + 100 * 2**20
+    training_steps._reset_peak(CPU)
+    assert peak() < before + 100 * 2**20

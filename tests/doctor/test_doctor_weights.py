@@ -14,10 +14,13 @@ from spiritseg.config import Experiment, Head, Input, Network, Stage
 from spiritseg.config import Extractor as ExtractorConfig
 from spiritseg.doctor import Examination, Finding
 from spiritseg.doctor.cut_points import cut_points
-from spiritseg.doctor.known import Known
-from spiritseg.doctor.normalisation import examine_normalisation, seen_by_first_convolution
-from spiritseg.doctor.weights import examine_weights, traces
-from spiritseg.evaluation.cost import cost
+from spiritseg.doctor.findings import Known
+from spiritseg.doctor.weights import (
+    _first_convolution_input,
+    examine_normalisation,
+    examine_weights,
+    traces,
+)
 from spiritseg.losses import CrossEntropy, Pixelwise
 from spiritseg.models import (
     Extractor,
@@ -64,9 +67,7 @@ def lite() -> Segmenter:
         lambda: teacher("efficientnet_lite0"),
         lambda: teacher("vgg16", split="conv3_3"),
         lambda: separable(32, 8),
-        lambda: student_head(32, 2, 64, "dense"),
         lambda: student_head(64, 2, 64, "grouped"),
-        lambda: timm.create_model("convnext_atto"),
         lambda: timm.create_model("resnet18"),
     ],
 )
@@ -179,7 +180,7 @@ def test_a_bundle_of_other_classes_or_another_pool_is_reported(tmp_path: Path) -
 def test_first_convolution_sees_normalised_images(
     lite: Segmenter, photographs: list[Tensor]
 ) -> None:
-    found = seen_by_first_convolution(lite, photographs)
+    found = _first_convolution_input(lite, photographs)
     assert found is not None
     raw = torch.cat([x.flatten(2)[0] for x in photographs], dim=1)
     # TensorFlow's "same" padding adds a row and a column of zeros, which are the mean
@@ -215,31 +216,17 @@ def test_own_modules_are_measured(
     assert said in f"{found.what} {found.do}"
 
 
-@pytest.mark.parametrize(
-    "name", ["efficientnet_lite0", "timm:resnet18", "timm:mobilenetv3_small_100", "vgg16"]
-)
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "timm:mobilenetv3_small_100", "vgg16"])
 def test_cut_points_are_those_of_networks_cut_there(name: str) -> None:
     size = (64, 96)
     found = cut_points(name, size)
     assert {one.name for one in found} == set(splits(name))  # all that can be asked for
-    for one in (found[1], found[-2], found[-1]):
+    for one in (found[1], found[-1]):
         cut = teacher(name, split=one.name).extractor
-        measured = cost(cut, size)
         shape = cut(torch.zeros(1, 3, *size)).shape
-        assert (one.params, one.channels, one.stride) == (
-            measured.params,
-            cut.channels,
-            cut.stride,
-        )
-        assert one.gflops == pytest.approx(measured.gflops, rel=1e-6)
+        assert (one.channels, one.stride) == (cut.channels, cut.stride)
+        assert one.cost.params == sum(p.numel() for p in cut.parameters())
         assert (1, one.channels, *one.size) == tuple(shape)
-
-
-def test_layers_of_an_own_network_are_listed() -> None:
-    network = Segmenter(Extractor(TimesBytes(), 8, 4), None)
-    found = cut_points(f"{OWN}.TimesBytes", (64, 64), network)
-    assert [(s.name, s.channels, s.stride, s.params) for s in found] == [("conv", 8, 4, 224)]
-    assert found[0].gflops == pytest.approx(2 * 27 * 8 * 16 * 16 / 1e9)
 
 
 def test_strides_of_blocks_are_those_of_the_network_at_any_size() -> None:

@@ -22,7 +22,7 @@ from spiritseg.evaluation import cost, latencies_ms
 def test_counts_agree_with_formulas(
     module: nn.Module, size: tuple[int, int], params: int, multiply_adds: int
 ) -> None:
-    found = cost(module, size, batch_size=3)  # operations are an image's
+    found = cost(module, size)
     assert found.params == params
     assert found.gflops * 1e9 == pytest.approx(2 * multiply_adds)
 
@@ -110,17 +110,14 @@ def test_latency_is_measured_once_and_only_when_asked() -> None:
                 )
             return images
 
-    found = cost(Counted(), (4, 6), batch_size=2)
+    found = cost(Counted(), (4, 6))
     assert passes == []
     first = found.latency_ms
     count = len(passes)
-    assert set(passes) == {((2, 3, 4, 6), False, True)}
-    assert count > len(found.times_ms) >= 3  # warm-up is off the clock
+    assert set(passes) == {((1, 3, 4, 6), False, True)}
+    assert count > 3
     assert found.latency_ms == first
-    assert found.latency_p95_ms >= first
     assert len(passes) == count
-    assert found.device == "cpu"
-    assert found.threads == torch.get_num_threads()
 
 
 def test_several_networks_are_timed_in_turn() -> None:

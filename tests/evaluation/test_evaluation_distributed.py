@@ -12,7 +12,8 @@ from torch import distributed
 from torch.utils.data import DistributedSampler, TensorDataset
 from torchmetrics import Metric
 
-from spiritseg.evaluation import DatasetIoU, ExplainedVariance, ImageIoU
+from spiritseg.evaluation import DatasetIoU, ImageIoU
+from spiritseg.evaluation.evaluate import ExplainedVariance
 
 IMAGES, CLASSES = 7, 3  # an odd number: two processes repeat one image
 

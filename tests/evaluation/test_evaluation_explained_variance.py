@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from spiritseg.errors import ConfigError, DataError
-from spiritseg.evaluation import ExplainedVariance
+from spiritseg.evaluation.evaluate import ExplainedVariance
 
 
 def drawn() -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,8 +12,7 @@ from spiritseg.cli import main
 from spiritseg.config import Target
 from spiritseg.errors import ConfigError, DataError
 from spiritseg.models import Segmenter, teacher
-from spiritseg.proximity import Ranking, draw, proximity
-from spiritseg.proximity.measure import _files
+from spiritseg.proximity import Ranking, _files, proximity
 from spiritseg.scenes import SceneStyle, render
 
 SIZE = (64, 96)
@@ -79,9 +78,7 @@ def test_advice(ranking: Ranking) -> None:
     assert advice["same"].startswith("more of the same")
     assert advice["dusk"].startswith("similar")
     assert advice["noise"].startswith("another kind of picture")
-    said = ranking.summary()
-    assert "noise is farther than" in said
-    assert "--toward" in said
+    assert "--toward" in ranking.summary()
     table = ranking.table()
     assert table[0] == ["folder", "images", "distance %", "diversity"]
     assert len(table) == 6
@@ -119,13 +116,6 @@ def test_own_images_are_left_out(folders: Path, network: Segmenter, tmp_path: Pa
     assert "3 images left out" in found.summary()
 
 
-def test_the_picture_is_drawn(ranking: Ranking, tmp_path: Path) -> None:
-    draw(ranking, tmp_path / "p.png")
-    pixels = np.asarray(Image.open(tmp_path / "p.png").convert("RGB"), dtype=int)
-    for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)):  # the corrected and the plain figures
-        assert (np.abs(pixels - colour).sum(-1) < 30).sum() > 50
-
-
 def test_command(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["proximity", "--target", str(folders / "target"), "--side", str(SIDE), "--limit", "6"]
     words += ["--candidates", str(folders / "same"), str(folders / "noise")]
@@ -135,7 +125,8 @@ def test_command(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     out = capsys.readouterr().out
     assert "distance %" in out
     assert "noise" in out
-    assert (tmp_path / "p.png").is_file()
+    pixels = np.asarray(Image.open(tmp_path / "p.png").convert("RGB"), dtype=int)
+    assert (np.abs(pixels - (0x00, 0x72, 0xB2)).sum(-1) < 30).sum() > 50  # points and intervals
 
 
 def test_bad_input_is_one_clear_error(folders: Path, network: Segmenter, tmp_path: Path) -> None:

@@ -1,15 +1,23 @@
-"""What the doctor found: findings by examination, and how they are printed."""
+"""Findings by examination, how they are printed, and what the examinations share."""
 
 from __future__ import annotations
 
 import re
 import textwrap
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeVar
 
+from torch import Tensor
+
+from spiritseg.config import Experiment
+from spiritseg.data.domains import Domains
+from spiritseg.models import Segmenter
 from spiritseg.tables import Table, table_text
 
-__all__ = ["Examination", "Finding", "Report", "reason"]
+__all__ = ["Examination", "Finding", "Known", "Report", "reason"]
+
+T = TypeVar("T")
 
 Level = Literal["ok", "warning", "problem"]
 
@@ -25,9 +33,9 @@ class Finding:
 
     Args:
         level: ok; warning: the run works, but look at it; problem: the run fails or is pointless.
-        where: the field, network, stage or split that it is about.
-        what: what was found.
-        do: what to do about it; empty where there is nothing to do.
+        where: Field, network, stage or split that it is about.
+        what: What was found.
+        do: What to do about it, if anything.
     """
 
     level: Level
@@ -41,13 +49,7 @@ class Finding:
 
 @dataclass(repr=False)
 class Examination:
-    """The findings on one subject.
-
-    Args:
-        title: the subject.
-        findings: in the order in which they were made.
-        tables: tables by their titles.
-    """
+    """The findings on one subject, and tables by their titles."""
 
     title: str
     findings: list[Finding] = field(default_factory=list)
@@ -89,11 +91,7 @@ def reason(error: Exception) -> str:
 
 @dataclass(repr=False)
 class Report:
-    """What the doctor found in an experiment.
-
-    Args:
-        examinations: in the order in which they were made.
-    """
+    """What the doctor found in an experiment; it prints as text."""
 
     examinations: list[Examination] = field(default_factory=list)
 
@@ -122,3 +120,60 @@ class Report:
         return "\n\n".join([*map(str, self.examinations), self.summary])
 
     __repr__ = __str__
+
+
+@dataclass
+class Known:
+    """An experiment, its images and its networks as far as they could be opened.
+
+    Args:
+        experiment: The experiment.
+        num_classes: K, the background included; 2 while unknown.
+        classes: Names of the classes; empty while unknown.
+        samples: Prepared training images (1, 3, h, w) in [0, 1]; empty where none is readable.
+        size: (H, W) of a test image as a network sees it.
+        domains: The opened images; None where something is wrong with them.
+        nbytes: Bytes of all images, decoded.
+        read_s: Seconds to decode, or to render, once each image that is then kept in memory.
+        networks: The networks that could be built, by name.
+    """
+
+    experiment: Experiment
+    num_classes: int = 2
+    classes: tuple[str, ...] = ()
+    samples: list[Tensor] = field(default_factory=list)
+    size: tuple[int, int] = (128, 128)
+    domains: Domains | None = None
+    nbytes: int = 0
+    read_s: float = 0.0
+    networks: dict[str, Segmenter] = field(default_factory=dict)
+
+    @property
+    def dry(self) -> Experiment:
+        """The experiment in this process alone: one device, uncompiled, without progress bars."""
+        trainer = replace(
+            self.experiment.trainer,
+            devices=1,
+            num_nodes=1,
+            strategy="auto",
+            sync_batchnorm=False,
+            compile=False,
+            progress=False,
+            workers=0,
+        )
+        return replace(self.experiment, trainer=trainer)
+
+    @property
+    def images_fit(self) -> bool:
+        """Whether all decoded images fit input.cache_mib."""
+        return self.nbytes <= self.experiment.input.cache_mib * 2**20
+
+    def tracked(self, items: Iterable[T], title: str, count: int) -> Iterable[T]:
+        """Yield items under a progress bar on stderr; only on a terminal or in a notebook."""
+        from rich.console import Console
+        from rich.progress import track
+
+        console = Console(stderr=True)
+        seen = console.is_terminal or console.is_jupyter
+        hidden = not (seen and self.experiment.trainer.progress)
+        return track(items, title, count, console=console, transient=True, disable=hidden)

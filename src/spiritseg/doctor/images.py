@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -26,8 +26,7 @@ from spiritseg.data.domains import (
 from spiritseg.data.items import ScenePair
 from spiritseg.data.sampling import stage_input
 from spiritseg.data.subsets import SPLITS, check_disjoint
-from spiritseg.doctor.findings import Examination
-from spiritseg.doctor.known import Known
+from spiritseg.doctor.findings import Examination, Known
 from spiritseg.doctor.labels import examine_labels
 from spiritseg.errors import BadImageError, SpiritsegError, listed
 
@@ -115,35 +114,20 @@ def _look_at_labelled(
     found: Examination, known: Known, name: str, images: LabelledImages
 ) -> list[_Seen]:
     """Decode a split; images and masks that fail leave it. Return what was seen of the others."""
-    given, total = known.experiment.input, len(images)
-    scenes = any(isinstance(item, ScenePair) for item in images.items)
-    sampled = set(_spaced(total, _SAMPLES)) if name == "train" else set()
-    side = 32 * given.pool  # networks cannot take less
-
-    def look(index: int) -> _Seen:
-        item = images.items[index]
-        if scenes and index >= _SCENES and isinstance(item, ScenePair):
-            return _Seen(item.size)
-        started = time.perf_counter()
-        image, labels = images[index]
-        seconds = time.perf_counter() - started
-        sample = prepare(fit(image, side), given)[None] if index in sampled else None
-        pixels = torch.bincount(labels.flatten(), minlength=256)
-        nbytes = image.nbytes + labels.nbytes
-        return _Seen((image.shape[1], image.shape[2]), nbytes, seconds, pixels, sample)
-
-    seen, failed = _each(known, f"{name} images", total, look)
-    wrong = [str(e) for e in failed.values() if not isinstance(e, BadImageError)]
+    total = len(images)
+    seen, failed = _look(known, name, images, total, _SAMPLES if name == "train" else 0)
+    wrong = [str(e) for e in failed if not isinstance(e, BadImageError)]
     if wrong:
         found.problem(name, f"{len(wrong)} masks do not fit\n{listed(wrong)}", "mend these masks")
-    _report_bad(found, name, failed, given)
-    found.ok(name, f"{len(seen)} of {total} images, {len(images.classes)} classes")
-    images.items = [item for i, item in enumerate(images.items) if i in seen]
+    _report_bad(found, name, failed, known.experiment.input)
+    of = _drives(images.names) if name == "test" and images.items else ""
+    found.ok(name, f"{len(seen)} of {total} images{of}, {len(images.classes)} classes")
     if total and not seen:
         found.problem(name, "no image is left", "replace the files")
-    seconds = _add_bytes(known, list(seen.values()))
+    seconds = _add_bytes(known, seen)
+    scenes = any(isinstance(item, ScenePair) for item in images.items)
     known.read_s += seconds if scenes else seconds / min(8, usable_cores())  # files: in threads
-    return list(seen.values())
+    return seen
 
 
 def _look_at_proximity(
@@ -159,51 +143,57 @@ def _look_at_proximity(
         found.refused("proximity", str(error))
         return None, []
     unkept = UnlabelledImages(images.items)  # decoded as they are, and not kept in memory
-    decoded = set(_spaced(len(images), _DECODED))
-
-    def look(index: int) -> _Seen:
-        item = images.items[index]
-        if index not in decoded or (isinstance(item, ScenePair) and index >= _SCENES):
-            return _Seen(item.size)
-        started = time.perf_counter()
-        image = unkept[index]
-        seconds = time.perf_counter() - started
-        return _Seen((image.shape[1], image.shape[2]), image.nbytes, seconds)
-
-    seen, failed = _each(known, "proximity images", len(images), look)
+    seen, failed = _look(known, "proximity", unkept, _DECODED)
+    images.items = unkept.items
     _report_bad(found, "proximity", failed, input)
-    images.items = [item for i, item in enumerate(images.items) if i in seen]
     parts = hold_out(images, given.held_out)
     found.ok(
         "proximity",
         f"{len(parts[0])} images for training, {len(parts[1])} held out; "
-        f"{sum(one.nbytes > 0 for one in seen.values())} were decoded, of the others the headers "
-        "were read",
+        f"{sum(one.nbytes > 0 for one in seen)} were decoded, of the others the headers were read",
     )
-    seconds = _add_bytes(known, list(seen.values()))
+    seconds = _add_bytes(known, seen)
     stages = known.experiment.stages.values()
     if known.images_fit and any(stage.images != "target" or stage.fourier for stage in stages):
         known.read_s += seconds
-    return parts, [one.size for one in seen.values()]
+    return parts, [one.size for one in seen]
 
 
-def _each(
-    known: Known, title: str, count: int, look: Callable[[int], _Seen]
-) -> tuple[dict[int, _Seen], dict[int, SpiritsegError]]:
-    """Look at images in threads; return what was seen, and what failed, in order."""
-    seen: dict[int, _Seen] = {}
-    failed: dict[int, SpiritsegError] = {}
+def _look(
+    known: Known,
+    name: str,
+    images: LabelledImages | UnlabelledImages,
+    decoded: int,
+    samples: int = 0,
+) -> tuple[list[_Seen], list[SpiritsegError]]:
+    """Open images in threads, and take those that fail out; return what was seen, and errors."""
+    given, items = known.experiment.input, images.items
+    some = set(_spaced(len(items), decoded))
+    sampled = set(_spaced(len(items), samples))
 
-    def one(index: int) -> None:
+    def look(index: int) -> _Seen | SpiritsegError:
+        item = items[index]
         try:
-            seen[index] = look(index)
+            if index not in some or (isinstance(item, ScenePair) and index >= _SCENES):
+                return _Seen(item.size)
+            started = time.perf_counter()
+            got = images[index]
+            seconds = time.perf_counter() - started
         except SpiritsegError as error:
-            failed[index] = error
+            return error
+        image, labels = got if isinstance(got, tuple) else (got, None)
+        nbytes = image.nbytes + (0 if labels is None else labels.nbytes)
+        pixels = None if labels is None else torch.bincount(labels.flatten(), minlength=256)
+        side = 32 * given.pool  # networks cannot take less
+        sample = prepare(fit(image, side), given)[None] if index in sampled else None
+        return _Seen((image.shape[1], image.shape[2]), nbytes, seconds, pixels, sample)
 
     with ThreadPoolExecutor(min(8, usable_cores())) as pool:
-        for _ in known.tracked(pool.map(one, range(count)), title, count):
-            pass
-    return dict(sorted(seen.items())), dict(sorted(failed.items()))
+        work = pool.map(look, range(len(items)))
+        results = list(known.tracked(work, f"{name} images", len(items)))
+    images.items = [i for i, one in zip(items, results, strict=True) if isinstance(one, _Seen)]
+    seen = [one for one in results if isinstance(one, _Seen)]
+    return seen, [one for one in results if isinstance(one, SpiritsegError)]
 
 
 def _spaced(count: int, most: int) -> list[int]:
@@ -212,10 +202,19 @@ def _spaced(count: int, most: int) -> list[int]:
     return [i * count // some for i in range(some)]
 
 
+def _drives(names: Sequence[str]) -> str:
+    """Name the sequences that images belong to; there is no word where they are all of one."""
+    from spiritseg.compare.sequences import sequence_of
+
+    drives = list(dict.fromkeys(map(sequence_of, names)))
+    some = f" ({', '.join(drives)})" if len(drives) < 4 else ""
+    return f" of {len(drives)} drives{some}" if len(drives) > 1 else " of one drive or folder"
+
+
 def _report_bad(
-    found: Examination, where: str, failed: Mapping[int, SpiritsegError], input: Input
+    found: Examination, where: str, failed: Sequence[SpiritsegError], input: Input
 ) -> None:
-    bad = [f"{e.path}: {e.reason}" for e in failed.values() if isinstance(e, BadImageError)]
+    bad = [f"{e.path}: {e.reason}" for e in failed if isinstance(e, BadImageError)]
     what = f"{len(bad)} unreadable images\n{listed(bad)}"
     if bad and input.skip_bad:
         found.warn(where, f"{what}\nThey are left out (input.skip_bad).")
@@ -281,11 +280,13 @@ def _check_crop(found: Examination, known: Known, sizes: Mapping[str, Size]) -> 
 
 def _check_enlarged(found: Examination, crop: int, sizes: Sequence[Size]) -> None:
     factors = [crop / min(size) for size in sizes if min(size) < crop]
+    if not factors:
+        return
     what = (
         f"{len(factors)} of {len(sizes)} images are enlarged so that the crop fits, by up to "
-        f"{max(factors, default=1):.2f}"
+        f"{max(factors):.2f}"
     )
-    if max(factors, default=0) > _ENLARGED:
+    if max(factors) > _ENLARGED:
         found.warn("proximity", what, "larger images, or a smaller crop")
-    elif sizes:
-        found.ok("proximity", what if factors else "the crop fits all images")
+    else:
+        found.ok("proximity", what)

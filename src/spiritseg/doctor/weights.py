@@ -1,4 +1,4 @@
-"""Weights: did the trained ones load, and who trains the others?"""
+"""Weights: did the trained ones load, who trains the others, and are images normalised for them?"""
 
 from __future__ import annotations
 
@@ -6,23 +6,28 @@ import math
 import statistics
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spiritseg.config import Experiment, Network
-from spiritseg.doctor.findings import Examination
-from spiritseg.doctor.known import Known
+from spiritseg.doctor.findings import Examination, Known
 from spiritseg.errors import SpiritsegError
 from spiritseg.losses.loss import LOGITS
-from spiritseg.models import build_networks
+from spiritseg.models import Segmenter, build_networks
 from spiritseg.models.bundle import check_bundles
+from spiritseg.models.external import is_class_path
 from spiritseg.training.stage import stage_module
 
-__all__ = ["Traces", "examine_weights", "source", "traces", "trained_weights"]
+__all__ = ["Traces", "examine_normalisation", "examine_weights", "traces"]
 
 _UNEVEN = 1.4  # random weights of any usual initialiser have 0.6 to 1.1, trained ones 2 and more
 _SMALLEST = 8  # filters, and weights of a filter: fewer tell nothing
+_FAR_MEAN = 2.0  # images of a drive at dusk have -1.5
+_RAW_STD = 0.35  # photographs in [0, 1] have 0.2 to 0.3, normalised ones 0.7 to 1.2
+_BYTES = 10.0  # beyond it values are 0..255
+_DARK = 0.02  # mean of images that are all but black
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def examine_weights(found: Examination, known: Known) -> None:
     readers = _read_logits(known)
     for name, network in known.networks.items():
         head = network.head
-        if asked := trained_weights(known.experiment, name):
+        if asked := _trained_weights(known.experiment, name):
             _examine_asked(found, known, name, asked)
         else:
             _examine_random(found, known.experiment, name, traces(network.extractor))
@@ -181,18 +186,18 @@ def _examine_head(
         found.ok(where, "randomly initialised and not used")
 
 
-def source(experiment: Experiment, name: str) -> Network:
+def _source(experiment: Experiment, name: str) -> Network:
     """Return the network that a network is, or is a copy of."""
     given = experiment.networks[name]
     of = given.extractor.of
     if given.bundle is None and given.extractor.name == "copy" and of in experiment.networks:
-        return source(experiment, of)
+        return _source(experiment, of)
     return given
 
 
-def trained_weights(experiment: Experiment, name: str) -> str:
+def _trained_weights(experiment: Experiment, name: str) -> str:
     """Name the trained weights that a network was asked for; nothing for random ones."""
-    given = source(experiment, name)
+    given = _source(experiment, name)
     if given.bundle:
         return f"bundle {given.bundle}"
     extractor = given.extractor
@@ -240,3 +245,87 @@ def _before(experiment: Experiment, trained_by: Sequence[str], used_in: Sequence
     order = list(experiment.stages)
     first = min((order.index(k) for k in trained_by), default=len(order))
     return first < min(order.index(k) for k in used_in)
+
+
+def examine_normalisation(found: Examination, known: Known) -> None:
+    """Measure what each network's first convolution gets of the user's images."""
+    if not known.samples:
+        found.warn("images", "not measured: there are no readable images")
+        return
+    raw = torch.cat([x.flatten(2) for x in known.samples], dim=2)
+    what = f"in [0, 1], mean {_rgb(raw.mean((0, 2)))}, std {_rgb(raw.std((0, 2)))}"
+    if float(raw.mean()) < _DARK:
+        found.warn("images", f"{what}: all but black", "are they masks, or 16-bit data in 8 bits?")
+    else:
+        found.ok("images", what)
+    for name, network in known.networks.items():
+        given = _source(known.experiment, name)
+        # The project's own networks carry the normalisation of their weights.
+        own = given.bundle is None and not is_class_path(given.extractor.name)
+        sure = own and bool(_trained_weights(known.experiment, name))
+        _examine_seen(found, name, _first_convolution_input(network, known.samples), sure)
+
+
+def _examine_seen(
+    found: Examination, name: str, seen: tuple[Tensor, Tensor] | None, sure: bool
+) -> None:
+    where = f"networks.{name}"
+    if seen is None:
+        found.warn(where, "not measured: no convolution over three channels")
+        return
+    mean, std = seen
+    what = f"the first convolution gets mean {_rgb(mean)} and std {_rgb(std)}"
+    if float(mean.abs().max()) > _BYTES or float(std.max()) > _BYTES:
+        found.problem(
+            where,
+            f"{what}: values of 0..255",
+            "spiritseg gives images in [0, 1]: do not multiply by 255 in your module, or divide "
+            "its mean and std by 255",
+        )
+    elif sure:
+        found.ok(where, f"{what}, as its weights expect")
+    elif float(std.max()) < _RAW_STD and float(mean.min()) > 0:
+        found.warn(
+            where,
+            f"{what}: images in [0, 1], not normalised",
+            "right only if its weights were trained so; otherwise use Extractor(module, channels, "
+            "stride, mean, std), which normalises",
+        )
+    elif float(mean.abs().max()) > _FAR_MEAN or float(std.max()) < _RAW_STD:
+        found.warn(
+            where,
+            f"{what}: far from 0 and 1",
+            "is the image normalised twice, by the module and by its Extractor?",
+        )
+    else:
+        found.ok(where, f"{what}: close to 0 and 1")
+
+
+@torch.inference_mode()
+def _first_convolution_input(
+    network: Segmenter, samples: Sequence[Tensor]
+) -> tuple[Tensor, Tensor] | None:
+    """Return the (3,) mean and deviation of the first 3-channel convolution's input, if any."""
+    seen: list[Tensor] = []
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.append(inputs[0].flatten(2)[0].float().clone())
+
+    convs = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.in_channels == 3]
+    hooks = [conv.register_forward_pre_hook(note) for conv in convs]
+    first: list[Tensor] = []
+    try:
+        network.eval()
+        for image in samples:
+            seen.clear()
+            network.features(image)
+            first += seen[:1]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    values = torch.cat(first, dim=1) if first else None
+    return (values.mean(1), values.std(1)) if values is not None else None
+
+
+def _rgb(values: Any) -> str:
+    return "(" + ", ".join(f"{float(v):.2f}" for v in values) + ")"

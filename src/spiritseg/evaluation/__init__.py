@@ -1,10 +1,8 @@
-"""Metrics over images and over a data set, explained variance of features, and costs."""
+"""Metrics over images and over a data set, and costs."""
 
 from __future__ import annotations
 
 from spiritseg.evaluation.cost import Cost, cost, latencies_ms
-from spiritseg.evaluation.dataset_iou import DatasetIoU
-from spiritseg.evaluation.explained_variance import ExplainedVariance
-from spiritseg.evaluation.image_iou import ImageIoU
+from spiritseg.evaluation.iou import DatasetIoU, ImageIoU
 
-__all__ = ["Cost", "DatasetIoU", "ExplainedVariance", "ImageIoU", "cost", "latencies_ms"]
+__all__ = ["Cost", "DatasetIoU", "ImageIoU", "cost", "latencies_ms"]

@@ -28,41 +28,24 @@ class Cost:
     """Costs of a network at one input size.
 
     Args:
-        params: number of parameters; shared ones count once, buffers do not.
+        params: Number of parameters; shared ones count once, buffers do not.
         gflops: 10^9 floating-point operations an image, 2 for each multiply-add, over
             convolutions and matrix products.
         size: (H, W) of the input, after any preprocessing.
-        batch_size: images in a forward pass whose latency is measured.
-        device: where the network lies.
-        threads: threads of a forward pass on the CPU.
     """
 
     params: int
     gflops: float
     size: tuple[int, int]
-    batch_size: int
-    device: str
-    threads: int
     _module: nn.Module = field(repr=False, compare=False)
 
-    @property
-    def latency_ms(self) -> float:
-        """Median time of a forward pass of the batch, measured on first access, in ms."""
-        return statistics.median(self.times_ms)
-
-    @property
-    def latency_p95_ms(self) -> float:
-        """95th percentile of the same passes, in ms."""
-        ordered = sorted(self.times_ms)
-        return ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
-
     @cached_property
-    def times_ms(self) -> list[float]:
-        """Times of the measured forward passes, in ms, in their order."""
-        return latencies_ms({"": self._module}, self.size, batch_size=self.batch_size)[""]
+    def latency_ms(self) -> float:
+        """Median time of a forward pass of one image, measured on first access, in ms."""
+        return statistics.median(latencies_ms({"": self._module}, self.size)[""])
 
 
-def cost(module: nn.Module, size: tuple[int, int], batch_size: int = 1) -> Cost:
+def cost(module: nn.Module, size: tuple[int, int]) -> Cost:
     """Count parameters and operations of a network; measure its latency when asked.
 
     Operations are counted on the meta device, where nothing is computed, and by a real pass
@@ -71,27 +54,17 @@ def cost(module: nn.Module, size: tuple[int, int], batch_size: int = 1) -> Cost:
     Args:
         module: (B, 3, H, W) -> anything.
         size: (H, W) of the input, after any preprocessing (the papers' 2x2 max-pool).
-        batch_size: images in a forward pass, for the latency only.
-
-    Returns:
-        The costs.
 
     Raises:
-        ConfigError: a size or a batch below 1.
+        ConfigError: if a side is below 1.
     """
-    _check_size(size, batch_size)
-    device = _place(module)[0]
+    _check_size(size)
     params = sum(p.numel() for p in module.parameters())
-    flops = _flops(module, size)
-    threads = torch.get_num_threads()
-    return Cost(params, flops / 1e9, size, batch_size, str(device), threads, module)
+    return Cost(params, _flops(module, size) / 1e9, size, module)
 
 
 def latencies_ms(
-    modules: Mapping[str, nn.Module],
-    size: tuple[int, int],
-    rounds: int = ROUNDS,
-    batch_size: int = 1,
+    modules: Mapping[str, nn.Module], size: tuple[int, int], rounds: int = ROUNDS
 ) -> dict[str, list[float]]:
     """Time the forward passes of several networks in turn, so that their ratios are fair.
 
@@ -99,19 +72,18 @@ def latencies_ms(
     or is shared slows all of them alike. Compare medians.
 
     Args:
-        modules: networks by name, (B, 3, H, W) -> anything.
+        modules: Networks by name, (B, 3, H, W) -> anything.
         size: (H, W) of the input.
-        rounds: passes of each network on the clock; fewer where they would take longer than
-            10 s in all, but 3 at least.
-        batch_size: images in a pass.
+        rounds: Measured passes of each network; fewer where they would take longer than 10 s in
+            all, but at least 3.
 
     Returns:
         The times of each network in ms, in their order.
 
     Raises:
-        ConfigError: a size, a batch or rounds below 1.
+        ConfigError: if a side or the number of rounds is below 1.
     """
-    _check_size(size, batch_size)
+    _check_size(size)
     if rounds < 1:
         raise ConfigError(f"latency: rounds must be 1 or more, got {rounds}.")
     with ExitStack() as stack:
@@ -119,7 +91,7 @@ def latencies_ms(
         works = {}
         for name, module in modules.items():
             stack.enter_context(evaluating(module))
-            works[name] = partial(_pass, module, _image(module, size, batch_size))
+            works[name] = partial(_pass, module, _image(module, size))
         return in_turn(works, rounds, BUDGET_S)
 
 
@@ -157,11 +129,9 @@ def in_turn(
     return times
 
 
-def _check_size(size: tuple[int, int], batch_size: int) -> None:
-    if len(size) != 2 or min(size) < 1 or batch_size < 1:
-        raise ConfigError(
-            f"cost: expected a size (H, W) and a batch of 1 or more, got {size} and {batch_size}."
-        )
+def _check_size(size: tuple[int, int]) -> None:
+    if len(size) != 2 or min(size) < 1:
+        raise ConfigError(f"cost: expected a size (H, W) of 1 or more, got {size}.")
 
 
 def _place(module: nn.Module) -> tuple[torch.device, torch.dtype]:
@@ -171,10 +141,10 @@ def _place(module: nn.Module) -> tuple[torch.device, torch.dtype]:
     return torch.device("cpu"), torch.float32
 
 
-def _image(module: nn.Module, size: tuple[int, int], batch_size: int) -> Tensor:
+def _image(module: nn.Module, size: tuple[int, int]) -> Tensor:
     device, dtype = _place(module)
     generator = torch.Generator().manual_seed(0)
-    return torch.rand(batch_size, 3, *size, generator=generator).to(device, dtype)
+    return torch.rand(1, 3, *size, generator=generator).to(device, dtype)
 
 
 def _pass(module: nn.Module, images: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""A network measured on labelled images: per image and over the data set."""
+"""Measuring a network: on labelled images, and against a teacher's features."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
-from spiritseg.evaluation.dataset_iou import DatasetIoU
-from spiritseg.evaluation.image_iou import ImageIoU
-from spiritseg.evaluation.predictions import most_likely
+from spiritseg.errors import DataError
+from spiritseg.evaluation.iou import DatasetIoU, ImageIoU, most_likely
+from spiritseg.geometry import resize, size_of
+from spiritseg.losses.grid import check_pair
 from spiritseg.models.segmenter import Segmenter
 
-__all__ = ["EvaluationModule", "Scores"]
+__all__ = ["EvaluationModule", "ExplainedVariance", "Scores"]
 
 _LOGITS = 1 << 26  # logits of a batch that are held at once: 256 MiB
 
@@ -100,19 +103,10 @@ class EvaluationModule(L.LightningModule):
         return torch.cat(found)
 
     def on_test_epoch_end(self) -> None:
-        """Bring the processes' images together, while the processes are still there."""
-        self._scores = self._collect()
-
-    @property
-    def scores(self) -> Scores:
-        """What was measured, over all processes."""
-        assert self._scores is not None, "run Trainer.test first"
-        return self._scores
-
-    def _collect(self) -> Scores:
+        """Gather the processes' images, while the processes are still there."""
         image, dataset = self.image_iou.compute(), self.dataset_iou.compute()
         indices, per_image = self.image_iou.per_image()
-        return Scores(
+        self._scores = Scores(
             miou=float(image["mIOU"]),
             hp_acc=float(image["HP-Acc"]),
             var=float(image["Var"]),
@@ -121,3 +115,90 @@ class EvaluationModule(L.LightningModule):
             images=indices.tolist(),
             per_image=per_image.tolist(),
         )
+
+    @property
+    def scores(self) -> Scores:
+        """What was measured, over all processes."""
+        assert self._scores is not None, "run Trainer.test first"
+        return self._scores
+
+
+class ExplainedVariance(Metric):
+    r"""Share of the teacher's variance that the student's features explain.
+
+    .. math:: R^2 = 1 - \frac{\sum_c \sum_p (t_{c,p} - s_{c,p})^2}
+        {\sum_c \sum_p (t_{c,p} - \bar t_c)^2}
+
+    over the positions p of all held-out images, with the mean of each teacher channel over
+    those same images. 1 is perfect; 0 is no better than the mean; it can be negative. The
+    papers report no such figure. Not to be confused with `torchmetrics.ExplainedVariance`,
+    which forgives a constant error.
+
+    Processes add plain float64 sums, which loses about 1e-16 (mean / std)^2.
+
+    Args:
+        kwargs: Of `torchmetrics.Metric`.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    _error: Tensor
+    _count: Tensor
+    _channels: Tensor
+    _sum: list[Tensor]
+    _squares: list[Tensor]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        zero = torch.zeros(())
+        self.add_state("_error", default=zero, dist_reduce_fx="sum")
+        self.add_state("_count", default=zero.clone(), dist_reduce_fx="sum")
+        self.add_state("_channels", default=zero.clone(), dist_reduce_fx="max")
+        # at most one tensor (C,) each; lists, since C is unknown before the first batch and
+        # to a process without images
+        self.add_state("_sum", default=[], dist_reduce_fx="cat")
+        self.add_state("_squares", default=[], dist_reduce_fx="cat")
+        self.set_dtype(torch.float64)
+
+    def update(self, student_features: Tensor, teacher_features: Tensor) -> None:
+        """Add a batch of features, as they enter the mimicry loss.
+
+        Args:
+            student_features: (B, C, h, w), resized bilinearly to the teacher's grid.
+            teacher_features: (B, C, h', w'), standardised if the loss sees them so.
+
+        Raises:
+            ConfigError: if images or channels differ in number.
+            DataError: if the number of channels changes.
+        """
+        check_pair(student_features, teacher_features, "explained variance", channels=True)
+        channels = teacher_features.shape[1]
+        if self._sum and len(self._sum[0]) != channels:
+            raise DataError(
+                f"explained variance: expected {len(self._sum[0])} channels as before, got "
+                f"{channels}. Make one metric for each teacher."
+            )
+        teacher = teacher_features.detach().double()
+        grid = size_of(teacher)
+        student = resize(student_features.detach().double(), grid)
+        self._error = self._error + (teacher - student).square().sum()
+        self._count = self._count + teacher.numel() // channels
+        self._channels = torch.full_like(self._channels, channels)
+        sums, squares = teacher.sum((0, 2, 3)), teacher.square().sum((0, 2, 3))
+        self._sum = [sums + self._sum[0] if self._sum else sums]
+        self._squares = [squares + self._squares[0] if self._squares else squares]
+
+    def compute(self) -> Tensor:
+        """Return R^2 over all processes, float64 <= 1; NaN where the teacher does not vary.
+
+        Raises:
+            DataError: if there are no features.
+        """
+        if int(self._count) == 0:
+            raise DataError("explained variance: no features came; give it held-out images.")
+        channels = int(self._channels)
+        sums = dim_zero_cat(self._sum).view(-1, channels).sum(0)
+        squares = dim_zero_cat(self._squares).view(-1, channels).sum(0)
+        total = (squares - sums.square() / self._count).clamp(min=0).sum()
+        return torch.where(total > 0, 1 - self._error / total, torch.nan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,24 +46,16 @@ def draw_predictions(
     titles = ["input", "truth", *students]
     rows = [_row(images[int(i)], students, classes) for i in chosen]
     height, width = rows[0][0].shape[:2]
-    figure = Figure(
-        figsize=(3 * len(titles), (3 * height / width + 0.05) * len(rows) + 0.7),
-        layout="constrained",
-    )
+    figsize = (3 * len(titles), (3 * height / width + 0.05) * len(rows) + 0.7)
+    figure = Figure(figsize=figsize, layout="constrained")
     axes = figure.subplots(len(rows), len(titles), squeeze=False)
-    for number, row in enumerate(rows):
-        for column, picture in enumerate(row):
-            axis = axes[number][column]
-            axis.imshow(picture)
-            axis.set_axis_off()
-            if number == 0:
-                axis.set_title(titles[column])
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title)
+    for axis, picture in zip(axes.flat, itertools.chain(*rows), strict=True):
+        axis.imshow(picture)
+        axis.set_axis_off()
     handles = [
-        Patch(
-            facecolor=(colour[0] / 255, colour[1] / 255, colour[2] / 255),
-            edgecolor="black",
-            label=name,
-        )
+        Patch(facecolor="#" + bytes(colour).hex(), edgecolor="black", label=name)
         for name, colour in zip(classes.names, classes.colours, strict=True)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))

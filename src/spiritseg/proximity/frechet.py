@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spiritseg.errors import DataError
 
-__all__ = ["Basis", "Estimate", "Moments", "basis", "closer", "distance", "frechet", "gain"]
+__all__ = ["Basis", "Estimate", "Moments", "basis", "distance", "frechet", "gain"]
 
 BLOCKS = 32  # runs of consecutive images, left out in turn
 DIRECTIONS = 64
@@ -56,28 +56,21 @@ class Moments:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure of sets of images, corrected by the jackknife.
-
-    Args:
-        value: the corrected figure.
-        raw: the uncorrected one.
-        error: standard error of `value`.
-    """
+    """A figure corrected by the jackknife, the uncorrected one, and its standard error."""
 
     value: float
     raw: float
     error: float
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % interval, normal approximation."""
-        return self.value - 1.96 * self.error, self.value + 1.96 * self.error
+    def beyond_noise(self) -> bool:
+        """Whether the 95 % interval (normal approximation) excludes 0."""
+        return abs(self.value) > 1.96 * self.error
 
     @property
-    def beyond_noise(self) -> bool:
-        """Whether the interval excludes 0."""
-        low, high = self.interval
-        return low > 0 or high < 0
+    def positive(self) -> bool:
+        """Whether it is above 0 beyond the noise."""
+        return self.value > 1.96 * self.error
 
     def __str__(self) -> str:
         return f"{100 * self.value:.2f} ± {196 * self.error:.2f}"
@@ -133,32 +126,21 @@ def distance(reference: Moments, other: Moments, scale: float = 1.0) -> Estimate
     Returns:
         The corrected distance (see `jackknife`): about 0 for two samples of one distribution,
         whatever their sizes, and so below 0 by chance.
-
-    Raises:
-        DataError: fewer than two images in a set.
     """
     return jackknife(lambda r, o: frechet(r, o) / scale, reference, other)
-
-
-def closer(reference: Moments, near: Moments, far: Moments, scale: float = 1.0) -> Estimate:
-    """Distance of `far` less that of `near`; the noise of the reference cancels."""
-    return jackknife(lambda r, n, f: (frechet(r, f) - frechet(r, n)) / scale, reference, near, far)
 
 
 def gain(
     toward: Moments, target: Moments, other: Moments, ratio: float, scale: float = 1.0
 ) -> Estimate:
-    """Estimate how much closer the target gets to other images when a set is mixed in.
+    """Return how much closer to `toward` the target gets when a set is mixed in.
 
     Args:
-        toward: images of where the student will run.
-        target: the labelled images.
-        other: the set that is mixed in.
+        toward: Images of where the student will run.
+        target: The labelled images.
+        other: The set that is mixed in.
         ratio: r = |Dt| : |Dp|, as in training.
-        scale: divisor of distances.
-
-    Returns:
-        The distance of the target alone less that of the mixture; above 0 where it helps.
+        scale: Divisor of distances.
     """
     share = ratio / (1 + ratio)
 
@@ -208,8 +190,9 @@ def frechet(one: Means, other: Means) -> Tensor:
 
     The trace of (S1 S2)^(1/2) is the sum of the roots of the eigenvalues of S1 S2.
     """
-    covariances = [second - first[..., :, None] * first[..., None, :] for first, second in
-                   (one, other)]  # fmt: skip
+    covariances = [
+        second - first[..., :, None] * first[..., None, :] for first, second in (one, other)
+    ]
     roots = torch.linalg.eigvals(covariances[0] @ covariances[1]).real.clamp_min(0).sqrt()
     traces = [matrix.diagonal(0, -2, -1).sum(-1) for matrix in covariances]
     total: Tensor = (one[0] - other[0]).square().sum(-1) + sum(traces) - 2 * roots.sum(-1)

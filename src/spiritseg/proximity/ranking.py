@@ -1,14 +1,17 @@
-"""A ranking of folders of unlabelled images: figures, advice, and how it is printed."""
+"""A ranking of folders of unlabelled images: figures, advice, and how it is shown."""
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from spiritseg.errors import listed
+from spiritseg.files import write_atomically
 from spiritseg.proximity.frechet import Estimate
 from spiritseg.tables import Table, table_text
 
-__all__ = ["Candidate", "Ranking"]
+__all__ = ["Candidate", "Ranking", "draw"]
 
 _FAR = 0.25  # of the reference's variance: another kind of picture
 
@@ -18,14 +21,13 @@ class Candidate:
     """One folder of unlabelled images, measured.
 
     Args:
-        name: name of the folder.
-        images: how many of its images were measured.
-        distance: squared Frechet distance of its features to the reference's, corrected, as a
+        name: Name of the folder.
+        images: Number of its images that were measured.
+        distance: Squared Frechet distance of its features to the reference's, corrected, as a
             share of the reference's variance over positions.
-        diversity: variance between its images over that between the target's; above 1 it is
-            more varied.
-        gain: with `toward`: by how much mixing it in brings the target closer, in the same unit.
-        shared: images that were left out since they are the target's own.
+        diversity: Variance between its images over that between the target's.
+        gain: With `toward`: by how much mixing it in brings the target closer, in the same unit.
+        shared: Number of images left out because they are the target's own.
     """
 
     name: str
@@ -35,57 +37,45 @@ class Candidate:
     gain: Estimate | None = None
     shared: int = 0
 
-    @property
-    def helps(self) -> bool:
-        """Whether its gain, if there is one, is positive beyond the noise."""
-        return self.gain is not None and self.gain.value > 0 and self.gain.beyond_noise
-
-    @property
-    def is_new(self) -> bool:
-        """Whether its distance to the reference is positive beyond the noise."""
-        return self.distance.value > 0 and self.distance.beyond_noise
-
 
 @dataclass(frozen=True, repr=False)
 class Ranking:
     """Folders by their distance to the reference, the closest first; it prints as text.
 
     Args:
-        reference: the folder that distances are measured from.
-        images: how many of its images were measured.
-        candidates: the measured folders.
-        apart: how much farther each is than the one before it; one fewer.
-        target: with `toward`: the distance of the target itself.
-        skipped: unreadable files that were left out.
+        reference: Folder that distances are measured from.
+        images: Number of its images that were measured.
+        candidates: The measured folders.
+        target: With `toward`: distance of the target itself.
+        skipped: Unreadable files that were left out.
     """
 
     reference: str
     images: int
     candidates: list[Candidate]
-    apart: list[Estimate]
     target: Estimate | None = None
     skipped: list[str] = field(default_factory=list)
 
     @property
     def best(self) -> Candidate | None:
         """The folder that is most likely to help; None where none is."""
-        if self.target is not None:
-            helping = [one for one in self.candidates if one.helps]
-            return max(helping, key=lambda c: c.gain.value if c.gain else 0.0, default=None)
-        close = [c for c in self.candidates if c.distance.value < _FAR and c.is_new]
-        return close[0] if close else None
+        if self.target is None:
+            close = [c for c in self.candidates if c.distance.value < _FAR and c.distance.positive]
+            return close[0] if close else None
+        helping = [(c.gain.value, c) for c in self.candidates if c.gain and c.gain.positive]
+        return max(helping, key=lambda pair: pair[0])[1] if helping else None
 
     def advice(self, one: Candidate) -> str:
         """Return a candidate's meaning in words."""
         best = one is self.best
         if one.gain is not None:
-            if one.helps:
+            if one.gain.positive:
                 return "likely to help" if best else "may help"
             worse = one.gain.beyond_noise
             return "leads away: not likely to help" if worse else "no gain beyond the noise"
         if one.distance.value >= _FAR:
             return "another kind of picture: not likely to help"
-        if not one.is_new:
+        if not one.distance.positive:
             return "more of the same: cannot be told from the target"
         if one.diversity > 1:
             return f"similar, and more varied{': likely to help' if best else ''}"
@@ -103,15 +93,11 @@ class Ranking:
         return table
 
     def summary(self) -> str:
-        """Return what the ranking means, and which differences are beyond the noise."""
+        """Return what the ranking means."""
         lines = []
         for one in self.candidates:
             own = f"; {one.shared} images left out, they are the target's own" if one.shared else ""
             lines.append(f"{one.name}: {self.advice(one)}{own}")
-        pairs = zip(self.candidates, self.candidates[1:], self.apart, strict=False)
-        for near, far, apart in pairs:
-            relation = "farther than" if apart.beyond_noise else "not distinguishable from"
-            lines.append(f"{far.name} is {relation} {near.name} ({apart} %)")
         if self.best is not None:
             lines.append(f"most likely to help: {self.best.name}")
         elif self.target is not None:
@@ -132,3 +118,29 @@ class Ranking:
         return f"{table_text(self.table())}\n{self.summary()}"
 
     __repr__ = __str__
+
+
+def draw(ranking: Ranking, path: str | Path) -> None:
+    """Draw the candidates' distances with 95 % intervals.
+
+    Args:
+        ranking: From `proximity`.
+        path: Image file, such as proximity.png; it is written atomically.
+    """
+    from matplotlib.figure import Figure
+
+    found = ranking.candidates
+    figure = Figure(figsize=(8, 1.7 + 0.42 * len(found)), layout="constrained")
+    axis = figure.subplots()
+    centres = [100 * one.distance.value for one in found]
+    errors = [196 * one.distance.error for one in found]
+    axis.errorbar(centres, range(len(found)), xerr=errors, fmt="o", color="#0072B2", capsize=3)
+    if ranking.target is not None:
+        axis.axvline(100 * ranking.target.value, color="#666666", ls="--", label="the target alone")
+        axis.legend(frameon=False)
+    axis.set_yticks(range(len(found)), [f"{one.name[-34:]} ({one.images})" for one in found])
+    axis.set_ylim(len(found) - 0.4, -0.6)  # the closest on top
+    axis.set_xlabel(f"distance to {ranking.reference[-34:]} (% of its variance), 95 %")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=Path(path).suffix.lstrip(".") or "png", dpi=140)
+    write_atomically(Path(path), buffer.getvalue())

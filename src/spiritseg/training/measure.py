@@ -12,8 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from spiritseg.config import Experiment, Stage
 from spiritseg.data.domains import Domains
 from spiritseg.data.sampling import StageData
-from spiritseg.evaluation.evaluate import EvaluationModule, Scores
-from spiritseg.evaluation.explained_variance import ExplainedVariance
+from spiritseg.evaluation.evaluate import EvaluationModule, ExplainedVariance, Scores
 from spiritseg.losses import used_losses
 from spiritseg.losses.channel_statistics import ChannelStatistics
 from spiritseg.losses.loss import LOGITS, Outputs, Statistics
