@@ -144,7 +144,7 @@ def loading_table(recipe: str, data: str, rounds: int, clock: Callable[[], float
     table: Table = [["stage", "epoch", "loading ms", "step ms", "share of loading"]]
     for name, stage in experiment.stages.items():
         load_s, step_s = stage_times(experiment, domains, name, rounds, clock)
-        kept = stage.views and (stage.trains == "head" or stage.teacher)
+        kept = stage.num_views and (stage.trains == "head" or stage.teacher)
         for which in ("first", "kept features") if kept else ("first",):
             load, step = load_s[which], step_s[which]
             table.append(

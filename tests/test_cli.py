@@ -231,7 +231,10 @@ def test_no_disk_space_is_said_before_anything_is_written(
         (["evaluate", "a" * 300], "names of at most 255 bytes"),
         (["evaluate", "nowhere"], "nowhere"),
         (["demo", "--sed", "1"], "--sed"),
-        (["distill", "sd-skd", "--print_config", "--stages.ct_head.views", "1"], "mean ct-head"),
+        (
+            ["distill", "sd-skd", "--print_config", "--stages.ct_head.num_views", "1"],
+            "mean ct-head",
+        ),
         (["distill", "esd", "--print_config", "--networks.techer.trust", "1"], "mean teacher?"),
     ],
 )
@@ -270,7 +273,12 @@ def test_names_stay_as_they_are_written_and_fields_may_have_dashes() -> None:
 
 
 def test_a_stage_with_a_dash_is_set_from_the_shell(capsys: pytest.CaptureFixture[str]) -> None:
-    fields = ["--stages.ct-head.losses.cross_entropy.weight", "0.5", "--stages.ct-head.views", "3"]
+    fields = [
+        "--stages.ct-head.losses.cross_entropy.weight",
+        "0.5",
+        "--stages.ct-head.num_views",
+        "3",
+    ]
     code, out, _ = _call(["distill", "sd-skd", "--print_config", *fields], capsys)
     assert code == 0
     stages = yaml.safe_load(out)["stages"]

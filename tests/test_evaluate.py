@@ -108,7 +108,7 @@ def test_only_the_split_that_is_asked_for_is_opened(road: Path, tmp_path: Path) 
     trained = {"target.subset": "first:64", "input.crop": 256}  # more and larger than there are
     run = _save(
         tmp_path / "run",
-        Extractor("efficientnet_lite0", split="blocks.1"),
+        Extractor("efficientnet_lite0", cut_at="blocks.1"),
         load_experiment("baseline", {**FIELDS, **trained, "target.dataset": "auto",
                                      "target.root": str(road)}),
     )  # fmt: skip
@@ -126,7 +126,7 @@ def test_only_the_split_that_is_asked_for_is_opened(road: Path, tmp_path: Path) 
 
 def test_other_classes_are_refused(road: Path, tmp_path: Path) -> None:
     experiment = load_experiment("baseline", {**FIELDS, "target.root": str(road)})
-    extractor = Extractor("efficientnet_lite0", split="blocks.1")
+    extractor = Extractor("efficientnet_lite0", cut_at="blocks.1")
     run = _save(tmp_path / "run", extractor, experiment, ("road", "background"))
     with pytest.raises(DataError, match="knows the classes road, background"):
         evaluate(run)
@@ -142,7 +142,7 @@ def test_other_classes_are_refused(road: Path, tmp_path: Path) -> None:
 def test_a_run_refuses_a_teacher_of_other_classes_or_another_pool(
     tmp_path: Path, classes: tuple[str, ...], pool: int, said: str
 ) -> None:
-    extractor = Extractor("efficientnet_lite0", split="blocks.1")
+    extractor = Extractor("efficientnet_lite0", cut_at="blocks.1")
     bundle = _save(tmp_path / "teacher", extractor, Experiment(), classes) / "student"
     fields = {**FIELDS, "networks.teacher.bundle": str(bundle), "input.pool": pool}
     fields["target.classes"] = "road"

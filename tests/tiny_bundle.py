@@ -19,7 +19,7 @@ TINY = Extractor("separable", args={"widths": [8] * 4, "depths": [0] * 3, "out_c
 NETWORKS = {
     "teacher": Network(TINY, Head("none")),
     "student": Network(
-        Extractor("separable", of="teacher", args=TINY.args), Head("student", channels=16)
+        Extractor("separable", base="teacher", args=TINY.args), Head("student", channels=16)
     ),
 }
 INFO = BundleInfo(

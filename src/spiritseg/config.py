@@ -25,6 +25,7 @@ from spiritseg.options import (
     Share,
     ShareBelowOne,
     Words,
+    renamed,
     without_nulls,
 )
 
@@ -184,11 +185,11 @@ class Extractor:
             the experiment), or class path of your own module or of any network
             of torchvision, timm or segmentation-models-pytorch (with head own, its own
             logits are used; arguments go into args).
-        of: For copy, compact and separable: the network whose extractor is copied or made
+        base: For copy, compact and separable: the network whose extractor is copied or made
             compact, or whose feature map is matched.
         weights: pretrained, random, a name that the library knows (such as
             COCO_WITH_VOC_LABELS_V1), or the path of a .pth or .safetensors file.
-        split: Layer at which the network is cut; empty for the usual one. For a class path with
+        cut_at: Layer at which the network is cut; empty for the usual one. For a class path with
             head own: the layer whose output counts as the features.
         strides: Strides of the feature maps that are joined; empty for the usual ones.
         policy: For compact: spatial, all or separable.
@@ -198,13 +199,15 @@ class Extractor:
     """
 
     name: str = "efficientnet_lite0"
-    of: Text = None
+    base: Text = None
     weights: str = "random"
-    split: str = ""
+    cut_at: str = ""
     strides: Annotated[tuple[int, ...], Words] = ()
     policy: Policy = "spatial"
     project: Annotated[int, Interval(ge=0, le=MAX_CHANNELS)] = 0
     args: Annotated[dict[str, Any], Mapping_] = field(default_factory=dict)
+
+    _old = renamed(of="base", split="cut_at")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -252,12 +255,12 @@ class Stage:
         co_teachers: Further networks whose class distributions are averaged with the
             teacher's. Features and inner layers are the teacher's.
         teacher_view: Input of the teacher: same (the student's view), or plain: the same
-            crop before fourier and without colour jitter (weak-to-strong consistency).
+            crop before FDA and without colour jitter (weak-to-strong consistency).
         images: target, target+proximity (mixed at the ratio), or proximity.
         ratio: Target images to proximity images, r = |Dt| : |Dp|; 0 for proximity only.
         jitter: Strength of the random colours in this stage; null for input.jitter.
         scale: Range of the random resize in this stage; null for input.scale.
-        fourier: Probability that a view of a target image takes the low-frequency amplitudes of a
+        fda_prob: Probability that a view of a target image takes the low-frequency amplitudes of a
             random proximity image (FDA); 0 for none. The band is 0.01 of the crop's side:
             below 100 pixels only the means are exchanged.
         losses: Losses by name, with their options.
@@ -268,12 +271,12 @@ class Stage:
         patience: Epochs without an improvement of the training loss after which the
             stage has converged; 0 to run to the bound.
         min_delta: Smallest decrease of the loss that counts as an improvement.
-        views: Number of augmented views per image: epoch e uses view e modulo views, so that
-            the outputs of frozen parts can be kept. 0 for a new view every epoch.
+        num_views: Number of augmented views per image: epoch e uses view e modulo num_views, so
+            that the outputs of frozen parts can be kept. 0 for a new view every epoch.
         cache_mib: Memory for the kept outputs of frozen parts, in MiB; 0 keeps none.
-        average: Decay of the EMA of the weights, which becomes the
+        ema_decay: Decay of the EMA of the weights, which becomes the
             stage's result; 0 for the last step's weights. After n steps the decay is
-            min(average, (1 + n) / (10 + n)).
+            min(ema_decay, (1 + n) / (10 + n)).
     """
 
     network: str = "student"
@@ -285,7 +288,7 @@ class Stage:
     ratio: Annotated[float, Ge(0)] = 0.5
     jitter: Annotated[Share | None, Nullable] = None
     scale: Annotated[Scale | None, Nullable] = None
-    fourier: Share = 0.0
+    fda_prob: Share = 0.0
     losses: Annotated[dict[str, Any], BeforeValidator(_losses)] = field(default_factory=dict)
     optimizer: Optimizer = field(default_factory=Optimizer)
     batch_size: Positive = 8
@@ -293,14 +296,16 @@ class Stage:
     max_epochs: Count = 0
     patience: Count = 0
     min_delta: float = 1e-4
-    views: Count = 0
+    num_views: Count = 0
     cache_mib: Count = 1024
-    average: ShareBelowOne = 0.0
+    ema_decay: ShareBelowOne = 0.0
+
+    _old = renamed(views="num_views", average="ema_decay", fourier="fda_prob")
 
     @property
     def needs_proximity(self) -> bool:
         """Whether the stage uses proximity images."""
-        return self.images != "target" or self.fourier > 0
+        return self.images != "target" or self.fda_prob > 0
 
 
 @dataclass(frozen=True, config=STRICT)

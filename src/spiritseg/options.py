@@ -10,15 +10,16 @@ import dataclasses
 import reprlib
 import types
 import typing
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 import yaml
 from annotated_types import Ge, Gt, Interval, Lt
-from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
-from pydantic_core import PydanticCustomError
+from pydantic_core import ArgsKwargs, PydanticCustomError
 
 from spiritseg.errors import ConfigError, unknown
 
@@ -34,6 +35,7 @@ __all__ = [
     "Words",
     "build",
     "check_options",
+    "renamed",
     "shown",
     "without_nulls",
 ]
@@ -45,6 +47,28 @@ T = TypeVar("T")
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 200
 shown = _REPR.repr
+
+
+def renamed(**names: str) -> Any:
+    """Read fields of a dataclass by their old names as well, with a warning.
+
+    Args:
+        **names: New name by old name.
+    """
+
+    def read(value: Any) -> Any:
+        given = value.kwargs if isinstance(value, ArgsKwargs) else value
+        if not isinstance(given, Mapping):
+            return value
+        fields = dict(given)
+        for old, new in names.items():
+            if old in fields:
+                message = f"the field {old} is now called {new}; the old name goes with 0.3."
+                warnings.warn(message, FutureWarning, stacklevel=2)
+                fields[new] = fields.pop(old)
+        return ArgsKwargs(value.args, fields) if isinstance(value, ArgsKwargs) else fields
+
+    return model_validator(mode="before")(read)
 
 
 def _words(value: Any) -> Any:

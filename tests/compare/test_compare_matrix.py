@@ -85,11 +85,15 @@ def test_fields_that_a_recipe_does_not_have_are_listed() -> None:
 
 
 def test_fields_of_a_recipe_go_to_it_alone() -> None:
-    words = ["--paper-baseline.input.flip", "0.75", "--paper-baseline.stages.supervised.views=2"]
+    words = [
+        "--paper-baseline.input.flip",
+        "0.75",
+        "--paper-baseline.stages.supervised.num_views=2",
+    ]
     fields = {**TINY, "input.flip": 0.25, **read_fields(words)}
     baseline, paper = (c.experiment for c in plan(["baseline", "paper-baseline"], fields, seeds=1))
     assert (baseline.input.flip, paper.input.flip) == (0.25, 0.75)
-    assert (baseline.stages["supervised"].views, paper.stages["supervised"].views) == (0, 2)
+    assert (baseline.stages["supervised"].num_views, paper.stages["supervised"].num_views) == (0, 2)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from spiritseg.data.domains import open_domains
 from spiritseg.data.sampling import StageData
 from spiritseg.geometry import max_pool
 
-STAGE = Stage(images="target+proximity", ratio=1, views=2)
+STAGE = Stage(images="target+proximity", ratio=1, num_views=2)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_what_is_kept_changes_no_number(experiment: Experiment) -> None:
 
 
 def test_views_that_never_come_again_are_not_kept(experiment: Experiment) -> None:
-    data = data_of(experiment, replace(STAGE, views=0))
+    data = data_of(experiment, replace(STAGE, num_views=0))
     samples(data)
     assert len(data.cache) == 0
 

@@ -132,7 +132,7 @@ def test_a_sample_is_the_augmented_image_after_the_pool(experiment: Experiment) 
 
 @pytest.mark.parametrize("views", [0, 2])
 def test_the_plain_view_is_the_same_crop_without_jitter(experiment: Experiment, views: int) -> None:
-    stage = dataclasses.replace(MIXED, teacher_view="plain", views=views)
+    stage = dataclasses.replace(MIXED, teacher_view="plain", num_views=views)
     still = dataclasses.replace(experiment, input=dataclasses.replace(experiment.input, jitter=0))
     jittered, unjittered = make(experiment, stage), make(still, MIXED)
     for key in [(TARGET, 2, 0), (PROXIMITY, 5, 1), (TARGET, 2, 0)]:  # the last one is kept
@@ -150,7 +150,7 @@ def test_fourier_gives_a_share_of_the_target_views_the_light_of_proximity_images
 ) -> None:
     still = dataclasses.replace(experiment, input=dataclasses.replace(experiment.input, jitter=0))
     domains = open_domains(still)
-    stage = dataclasses.replace(MIXED, fourier=0.5, teacher_view="plain")
+    stage = dataclasses.replace(MIXED, fda_prob=0.5, teacher_view="plain")
     data = StageData(domains.train(stage), stage, still, "mimicry", domains.styles(stage))
     own = make(still, MIXED)
     keys = [(TARGET, index, view) for index in range(6) for view in range(8)]
@@ -177,12 +177,12 @@ def test_a_stage_may_have_its_own_jitter_and_scale(experiment: Experiment) -> No
 
 
 def test_views_come_round(experiment: Experiment) -> None:
-    data = make(experiment, Stage(views=3))
+    data = make(experiment, Stage(num_views=3))
     for epoch in range(7):
         keys = data.keys(epoch)
         assert sorted(index for _, index, _ in keys) == list(range(6))
         assert {view for _, _, view in keys} == {epoch % 3}
-    free = make(experiment, Stage(views=0))
+    free = make(experiment, Stage(num_views=0))
     assert {view for _, _, view in free.keys(41)} == {41}
     mixed = make(experiment, Stage(images="target+proximity", ratio=0.2))
     keys = [key for epoch in range(5) for key in mixed.keys(epoch)]

@@ -303,7 +303,10 @@ class Whole(nn.Module):
 
 
 def test_a_network_of_ones_own_is_measured_whole(images: Path) -> None:
-    own = {"extractor": {"name": f"{__name__}.Whole", "split": "backbone"}, "head": {"name": "own"}}
+    own = {
+        "extractor": {"name": f"{__name__}.Whole", "cut_at": "backbone"},
+        "head": {"name": "own"},
+    }
     stage = {"losses": {"cross_entropy": {}}, "max_steps": 2, "batch_size": 2}
     recipe = {
         "networks": {"student": own},

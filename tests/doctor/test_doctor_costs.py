@@ -92,9 +92,9 @@ def known() -> Known:
         overrides[f"stages.{name}.images"] = images
         overrides[f"stages.{name}.batch_size"] = 2
         overrides[f"stages.{name}.max_steps"] = 20
-    overrides |= {"stages.mimicry.views": 2, "trainer.accelerator": "cpu"}
+    overrides |= {"stages.mimicry.num_views": 2, "trainer.accelerator": "cpu"}
     overrides |= {"trainer.progress": False, "evaluation.latency": False}
-    overrides["networks.teacher.extractor.split"] = "blocks.2"
+    overrides["networks.teacher.extractor.cut_at"] = "blocks.2"
     known = Known(load_experiment("esd", overrides))
     for look in (examine_images, examine_weights):
         look(Examination(""), known)

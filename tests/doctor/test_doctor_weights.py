@@ -65,7 +65,7 @@ def lite() -> Segmenter:
     "module",
     [
         lambda: teacher("efficientnet_lite0"),
-        lambda: teacher("vgg16", split="conv3_3"),
+        lambda: teacher("vgg16", cut_at="conv3_3"),
         lambda: separable(32, 8),
         lambda: student_head(64, 2, 64, "grouped"),
         lambda: timm.create_model("resnet18"),
@@ -128,7 +128,7 @@ def test_every_network_that_cannot_be_built_is_reported() -> None:
         networks={
             "one": Network(ExtractorConfig("vg16"), Head("none")),
             "two": Network(ExtractorConfig("vgg16", weights="no.pth"), Head("none")),
-            "three": Network(ExtractorConfig("vgg16", split="conv1_2"), Head("none")),
+            "three": Network(ExtractorConfig("vgg16", cut_at="conv1_2"), Head("none")),
         }
     )
     networks, found = _weights(experiment)
@@ -222,7 +222,7 @@ def test_cut_points_are_those_of_networks_cut_there(name: str) -> None:
     found = cut_points(name, size)
     assert {one.name for one in found} == set(splits(name))  # all that can be asked for
     for one in (found[1], found[-1]):
-        cut = teacher(name, split=one.name).extractor
+        cut = teacher(name, cut_at=one.name).extractor
         shape = cut(torch.zeros(1, 3, *size)).shape
         assert (one.channels, one.stride) == (cut.channels, cut.stride)
         assert one.cost.params == sum(p.numel() for p in cut.parameters())

@@ -19,9 +19,9 @@ from spiritseg.models.factory import build_networks
 from tiny_bundle import INFO, TINY, sealed
 
 SOURCES = {
-    "compact": (Extractor("compact", of="teacher", policy="all"), Head("student", channels=8)),
-    "copy": (Extractor("copy", of="teacher", project=4), Head("pyramid", channels=8)),
-    "separable": (Extractor("separable", of="teacher", args=TINY.args), Head("student", 8)),
+    "compact": (Extractor("compact", base="teacher", policy="all"), Head("student", channels=8)),
+    "copy": (Extractor("copy", base="teacher", project=4), Head("pyramid", channels=8)),
+    "separable": (Extractor("separable", base="teacher", args=TINY.args), Head("student", 8)),
 }
 NAMES = (
     *("vgg16", "copy", "compact", "separable", "teacher", "student", "own", "none", "pyramid"),

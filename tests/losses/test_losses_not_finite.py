@@ -33,7 +33,7 @@ LOSSES: dict[str, Loss] = {
     "pixelwise": lambda s, t: pixelwise(s, t),
     "pixelwise, student_teacher": lambda s, t: pixelwise(s, t, direction="student_teacher"),
     "pixelwise, valid": lambda s, t: pixelwise(s, t, valid=VALID),
-    "pixelwise, confidence": lambda s, t: pixelwise(s, t, confidence=0.9),
+    "pixelwise, confidence": lambda s, t: pixelwise(s, t, min_confidence=0.9),
     "pairwise, direct": lambda s, t: pairwise(s, t, form="direct"),
     "pairwise, linear": lambda s, t: pairwise(s, t, form="linear"),
     "pairwise, max": lambda s, t: pairwise(s, t, node_size=2, pooling="max"),

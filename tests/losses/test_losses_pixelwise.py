@@ -52,11 +52,11 @@ def test_only_pixels_of_which_the_teacher_is_sure_count() -> None:
     student, teacher = drawn()
     sure = teacher.softmax(dim=1).amax(dim=1) >= 0.8
     assert 0 < int(sure.sum()) < sure.numel()
-    found = pixelwise(student, teacher, valid=mask(), confidence=0.8)
+    found = pixelwise(student, teacher, valid=mask(), min_confidence=0.8)
     assert float(found) == pytest.approx(float(pixelwise(student, teacher, valid=mask() & sure)))
-    assert float(pixelwise(student, teacher, confidence=1.0)) == 0
+    assert float(pixelwise(student, teacher, min_confidence=1.0)) == 0
     with pytest.raises(ConfigError, match=r"confidence: expected 1 or less, got 2"):
-        pixelwise(student, teacher, confidence=2)
+        pixelwise(student, teacher, min_confidence=2)
 
 
 @both

@@ -40,9 +40,9 @@ def _same(a: nn.Module, b: nn.Module) -> bool:
 
 def test_networks_are_made_of_each_other_in_any_order() -> None:
     networks = {
-        "student": Network(Extractor("separable", of="teacher"), SMALL),
-        "small": Network(Extractor("compact", of="ct", policy="all"), SMALL),
-        "ct": Network(Extractor("copy", of="teacher"), SMALL),
+        "student": Network(Extractor("separable", base="teacher"), SMALL),
+        "small": Network(Extractor("compact", base="ct", policy="all"), SMALL),
+        "ct": Network(Extractor("copy", base="teacher"), SMALL),
         "teacher": Network(own(width=12), NONE),
     }
     built = build_networks(networks, 3, seed=0)
@@ -88,21 +88,21 @@ def test_projection_and_own_head() -> None:
     ("networks", "message"),
     [
         (
-            {"a": Extractor("copy", of="b"), "b": Extractor("compact", of="a")},
+            {"a": Extractor("copy", base="b"), "b": Extractor("compact", base="a")},
             "circle: a -> b -> a",
         ),
-        ({"a": Extractor("copy", of="a")}, "circle: a -> a"),
-        ({"a": Extractor("copy", of="teecher"), "teacher": own()}, "Did you mean teacher"),
+        ({"a": Extractor("copy", base="a")}, "circle: a -> a"),
+        ({"a": Extractor("copy", base="teecher"), "teacher": own()}, "Did you mean teacher"),
         ({"a": Extractor("copy")}, "networks.a: .*needs the name of another network"),
         ({"a": Extractor("seperable")}, "Did you mean separable"),
-        ({"a": Extractor("vgg16", of="b"), "b": own()}, "made of no other network"),
-        ({"a": Extractor("copy", of="b", weights="pretrained"), "b": own()}, "no weights of its"),
-        ({"a": Extractor("separable", of="b", args={"depth": 3}), "b": own()}, "'depth'"),
+        ({"a": Extractor("vgg16", base="b"), "b": own()}, "made of no other network"),
+        ({"a": Extractor("copy", base="b", weights="pretrained"), "b": own()}, "no weights of its"),
+        ({"a": Extractor("separable", base="b", args={"depth": 3}), "b": own()}, "'depth'"),
         ({"a": own(breadth=3)}, "breadth"),
         ({"a": Extractor("os:path.join")}, "unknown network 'os:path.join'"),
         ({"a": Extractor("deeplabv3_resnet50", args={"num_classes": "x"})}, "TypeError"),
         (
-            {"a": Extractor("separable", of="b", args={"widths": 3}), "b": own()},
+            {"a": Extractor("separable", base="b", args={"widths": 3}), "b": own()},
             "widths: expected",
         ),
         ({"a": Extractor("no_such_package.Net")}, "cannot import"),

@@ -100,7 +100,7 @@ def test_a_missing_wheel_names_the_pip_install(monkeypatch: pytest.MonkeyPatch) 
     [("", 512, 8, 7_635_264), ("conv3_3", 256, 4, 1_735_488), ("pool4", 512, 16, 7_635_264)],
 )
 def test_vgg16_splits(split: str, channels: int, stride: int, params: int) -> None:
-    network = teacher("vgg16", split=split)
+    network = teacher("vgg16", cut_at=split)
     extractor = network.extractor
     assert (extractor.channels, extractor.stride, _params(extractor)) == (channels, stride, params)
     features = network.features(torch.rand(1, 3, 64, 32))
@@ -137,7 +137,7 @@ def test_deeplab_is_torchvisions_wherever_it_is_split(
 ) -> None:
     state = {f"module.{k}": v for k, v in deeplab.state_dict().items()}  # aux_classifier too
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "w.pth")
-    network = teacher("deeplabv3_resnet50", str(tmp_path / "w.pth"), split=split, num_classes=4)
+    network = teacher("deeplabv3_resnet50", str(tmp_path / "w.pth"), cut_at=split, num_classes=4)
     images = torch.rand(1, 3, 64, 48)
     extractor = network.extractor
     with torch.no_grad():
@@ -219,7 +219,7 @@ def test_timm_backbone_by_strides_and_split(tmp_path: Path) -> None:
             (images - extractor._mean) / extractor._std, intermediates_only=True
         )
         torch.testing.assert_close(extractor(images)[:, :128], maps[2], rtol=1e-4, atol=1e-4)
-    one = teacher("timm:resnet18", split="layer1").extractor
+    one = teacher("timm:resnet18", cut_at="layer1").extractor
     assert (one.channels, one.stride) == (64, 4)
     state = whole.state_dict()
     del state["layer2.0.conv1.weight"]
@@ -251,7 +251,7 @@ def test_a_vision_transformer_is_timms_up_to_its_block(
     whole: Any = timm.create_model(model, dynamic_img_size=True, **args).eval()
     torch.save(whole.state_dict(), tmp_path / "w.pth")
     last = teacher(f"timm:{model}", str(tmp_path / "w.pth"), args=args)
-    joined = teacher(f"timm:{model}", split="blocks.0+blocks.1", args=args)
+    joined = teacher(f"timm:{model}", cut_at="blocks.0+blocks.1", args=args)
     fit_weights(joined.extractor.module, _prefixed(whole), "", lambda key: True)
     images = torch.rand(2, 3, 3 * patch, 5 * patch)
     maps = whole.forward_intermediates(last.extractor.normalised(images), intermediates_only=True)
@@ -298,16 +298,16 @@ def test_class_path(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_an_efficientnet_is_cut_at_any_block() -> None:
     images = torch.rand(1, 3, 64, 96)
-    joined = teacher("efficientnet_lite0", split="blocks.2+blocks.4", seed=3).eval()
+    joined = teacher("efficientnet_lite0", cut_at="blocks.2+blocks.4", seed=3).eval()
     usual = teacher("efficientnet_lite0", strides=(8, 16)).eval()
     usual.load_state_dict(joined.state_dict())
     assert torch.equal(joined.features(images), usual.features(images))
-    inner = teacher("efficientnet_lite0", split="blocks.3").extractor
+    inner = teacher("efficientnet_lite0", cut_at="blocks.3").extractor
     assert (inner.channels, inner.stride) == (80, 16)
     assert not any("blocks.4" in key for key in inner.state_dict())
     for wrong in ("blocks.9", "blocks.2+blocks.2", "blocks.2+"):
         with pytest.raises(ConfigError, match=r"cannot be split at .* or several joined"):
-            teacher("efficientnet_lite0", split=wrong)
+            teacher("efficientnet_lite0", cut_at=wrong)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_an_efficientnet_is_cut_at_any_block() -> None:
 )
 def test_what_is_no_efficientnet_is_not_joined(model: str, split: str) -> None:
     with pytest.raises(ConfigError, match=f"{model} cannot be split at"):
-        teacher(f"timm:{model}", split=split)
+        teacher(f"timm:{model}", cut_at=split)
 
 
 def test_splits() -> None:
@@ -328,22 +328,22 @@ def test_splits() -> None:
     assert splits("timm:resnet18")[-1] == "layer4"
     assert splits("efficientnet_lite0")[2] == "blocks.2"
     for name in splits("efficientnet_lite0")[:2]:
-        assert teacher("efficientnet_lite0", split=name).extractor.stride in (2, 4)
+        assert teacher("efficientnet_lite0", cut_at=name).extractor.stride in (2, 4)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: teacher("vgg17"), "Did you mean vgg16"),
-        (lambda: teacher("vgg16", split="conv9"), r"Legal splits: conv1_1, .*pool5"),
+        (lambda: teacher("vgg16", cut_at="conv9"), r"Legal splits: conv1_1, .*pool5"),
         (lambda: teacher("vgg16", strides=(8,)), "cut by split, not by strides"),
         (lambda: teacher("vgg16", width=3), "takes no argument 'width'"),
         (lambda: teacher("vgg16", "IMAGENET1K_V9"), "unknown weights.*IMAGENET1K_V1, pretrained"),
         (lambda: teacher("vgg16", "nowhere.pth"), "found none"),
-        (lambda: teacher("deeplabv3_resnet50", split="layer5"), "layer1, layer2, layer3, layer4"),
+        (lambda: teacher("deeplabv3_resnet50", cut_at="layer5"), "layer1, layer2, layer3, layer4"),
         (lambda: teacher("timm:resnt18"), "Nearest: resnet18"),
         (lambda: teacher("timm:resnet18", strides=(8, 64)), "Legal strides: 2, 4, 8, 16, 32"),
-        (lambda: teacher("timm:resnet18", split="x"), "Legal splits: act1, layer1"),
+        (lambda: teacher("timm:resnet18", cut_at="x"), "Legal splits: act1, layer1"),
         (lambda: teacher("timm:resnet18", "a1_in1k"), "tag in the model's name"),
         (lambda: teacher("torch.nn.Conv3d5"), "cannot import"),
         (

@@ -188,7 +188,7 @@ def test_compiled_or_not_the_outputs_are_the_same() -> None:
         (lambda: _built(strides=(8,)), r"extractor\.strides"),
         (lambda: _built(project=8), r"extractor\.project"),
         (
-            lambda: _built(split="middle", args={"num_classes": 21}),
+            lambda: _built(cut_at="middle", args={"num_classes": 21}),
             "21 classes, the data",
         ),
     ],
@@ -202,7 +202,7 @@ def test_errors_say_what_to_do(call: Any, message: str) -> None:
 
 
 def test_a_class_path_with_its_own_head_is_taken_whole_and_k_is_filled() -> None:
-    one, two = _built(split="middle"), _built(split="middle")
+    one, two = _built(cut_at="middle"), _built(cut_at="middle")
     again = two.state_dict()
     assert all(torch.equal(v, again[k]) for k, v in one.state_dict().items())
     assert isinstance(one, WholeNetwork)
@@ -212,10 +212,10 @@ def test_a_class_path_with_its_own_head_is_taken_whole_and_k_is_filled() -> None
 
 def test_a_whole_network_is_copied_whole_or_cut_at_its_layer() -> None:
     networks = {
-        "teacher": Network(Extractor(PATH, split="backbone"), OWN),
-        "copied": Network(Extractor("copy", of="teacher"), OWN),
-        "ct": Network(Extractor("copy", of="teacher"), Head(channels=4)),
-        "small": Network(Extractor("compact", of="teacher", policy="all"), Head(channels=4)),
+        "teacher": Network(Extractor(PATH, cut_at="backbone"), OWN),
+        "copied": Network(Extractor("copy", base="teacher"), OWN),
+        "ct": Network(Extractor("copy", base="teacher"), Head(channels=4)),
+        "small": Network(Extractor("compact", base="teacher", policy="all"), Head(channels=4)),
     }
     built = build_networks(networks, 2, 0)
     images = torch.rand(1, 3, 16, 16)
@@ -230,7 +230,7 @@ def test_a_whole_network_is_copied_whole_or_cut_at_its_layer() -> None:
 
 
 def test_a_split_makes_a_trunk_of_any_network() -> None:
-    network = teacher(PATH, split="middle.0", num_classes=7)
+    network = teacher(PATH, cut_at="middle.0", num_classes=7)
     assert network.head is None
     whole: Any = network.extractor.module
     images = torch.rand(1, 3, 16, 16)
@@ -238,14 +238,14 @@ def test_a_split_makes_a_trunk_of_any_network() -> None:
     assert torch.equal(network.features(images), expected)
     assert "classifier.weight" not in whole.state_dict()
     with pytest.raises(ConfigError, match="Did you mean middle"):
-        teacher(PATH, split="midle")
+        teacher(PATH, cut_at="midle")
 
 
 def test_weights_come_from_a_file_or_not_at_all(tmp_path: Path) -> None:
     module = Net(num_classes=2)
     state = {**module.state_dict(), "aux_classifier.0.weight": torch.zeros(1)}
     torch.save({"state_dict": state}, tmp_path / "w.pth")
-    given = Extractor(PATH, weights=str(tmp_path / "w.pth"), split="middle")
+    given = Extractor(PATH, weights=str(tmp_path / "w.pth"), cut_at="middle")
     built = build_network(Network(given, OWN), 2, {}, 0)
     inner: Any = built.extractor.module
     assert torch.equal(inner.backbone[0].weight, state["backbone.0.weight"])
@@ -269,7 +269,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("offline")
 def test_torchvision_needs_no_download_and_is_equal_to_itself() -> None:
-    built = build_network(Network(Extractor(LRASPP, split="backbone"), OWN), 4, {}, 0).eval()
+    built = build_network(Network(Extractor(LRASPP, cut_at="backbone"), OWN), 4, {}, 0).eval()
     images = torch.rand(1, 3, 32, 48)
     module: Any = built.extractor.module
     with torch.no_grad():
@@ -294,7 +294,7 @@ def test_smp_needs_no_download_and_takes_any_size() -> None:
     images = torch.rand(1, 3, 50, 70)
     module: Any = built.extractor.module
     assert built.extractor.multiple_of == 32
-    assert built.extractor.split == "decoder"
+    assert built.extractor.cut_at == "decoder"
     with torch.no_grad():
         found = built.outputs(images, ("features", "logits"))
         seen = _normalised(built, F.interpolate(images, (64, 64), mode="bilinear"))

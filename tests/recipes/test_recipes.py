@@ -84,7 +84,7 @@ def test_best_scratch_pretrains_its_teachers_only() -> None:
     weights = {name: one.extractor.weights for name, one in experiment.networks.items()}
     assert weights.pop("student") == "random"
     assert set(weights.values()) == {"pretrained"}
-    assert experiment.networks["student"].extractor.of is None
+    assert experiment.networks["student"].extractor.base is None
 
 
 def test_the_skd_presets_hold_the_papers_and_the_released_constants() -> None:
@@ -225,7 +225,7 @@ def test_all_problems_are_reported_at_once() -> None:
         ({"stages.mimicry.co_teachers": ["student"]}, "is the student, the teacher or named twice"),
         ({"stages.mimicry.co_teachers": ["teacher"]}, "no loss reads their class distributions"),
         ({"stages.all.co_teachers": ["teacher"]}, "expected a teacher as well, got none"),
-        ({"stages.all.average": 1}, "average: expected less than 1, got 1"),
+        ({"stages.all.ema_decay": 1}, "average: expected less than 1, got 1"),
         ({"stages.head.images": "proximity"}, "needs labels"),
         ({"stages.head.max_steps": 0}, "expected a bound"),
         ({"stages.head.optimizer.lr": 0}, "expected more than 0"),
@@ -237,7 +237,7 @@ def test_all_problems_are_reported_at_once() -> None:
         ({"stages.mimicy.max_steps": 3}, "unknown stage 'mimicy'. Did you mean mimicry?"),
         ({"stages.mimicy": None}, "unknown stage 'mimicy'. Did you mean mimicry?"),
         ({"networks.techer.extractor.weights": "x"}, "Did you mean teacher?"),
-        ({"stages.mimicry": None, "stages.mimicry.views": 1}, "unknown stage 'mimicry'"),
+        ({"stages.mimicry": None, "stages.mimicry.num_views": 1}, "unknown stage 'mimicry'"),
         ({"stages.all.losses.cross_entropy.weight": -1}, "cross_entropy.weight: expected 0 or"),
         (
             {"stages.all.losses.cross_entropy.class_weights": {"road": -1}},
@@ -246,7 +246,7 @@ def test_all_problems_are_reported_at_once() -> None:
         ({"stages.all.losses.cross_entropy.boundary": -1}, "boundary: expected 0 or more, got -1"),
         ({"stages.all.losses.cross_entropy.boundary_width": 0}, "expected 1 or more, got 0"),
         ({"stages.mimicry.losses.mimicry.weight": -1}, "mimicry.weight: expected 0 or more"),
-        ({"stages.mimicry.images": "proximity", "stages.mimicry.fourier": 0.5}, "changes target"),
+        ({"stages.mimicry.images": "proximity", "stages.mimicry.fda_prob": 0.5}, "changes target"),
         ({"stages.mimicry.teacher_view": "plain", "input.jitter": 0}, "both are 0"),
         ({"stages.mimicry.teacher_view": "plain", "stages.mimicry.jitter": 0}, "both are 0"),
         ({"stages.all.teacher_view": "plain"}, "plain is for a teacher"),
@@ -296,12 +296,12 @@ def test_views_that_have_an_effect_are_taken() -> None:
     plain = {**ROOTS, "stages.mimicry.teacher_view": "plain"}
     load_experiment("esd", plain)
     load_experiment("esd", {**plain, "input.jitter": 0, "stages.mimicry.jitter": 0.5})
-    load_experiment("esd", {**plain, "input.jitter": 0, "stages.mimicry.fourier": 0.5})
+    load_experiment("esd", {**plain, "input.jitter": 0, "stages.mimicry.fda_prob": 0.5})
 
 
 def _from_its_own_head(extractor: dict[str, object]) -> Experiment:
     """Distil from the logits of a network's own head, which no stage trains."""
-    teacher = {"bundle": None, "head": {"name": "own"}, "extractor": {"of": None, **extractor}}
+    teacher = {"bundle": None, "head": {"name": "own"}, "extractor": {"base": None, **extractor}}
     losses = {"pairwise": None, "holistic": None}
     fields = {"networks.teacher": teacher, "stages.distil.losses": losses}
     return load_experiment("skd", {**ROOTS, **fields})
@@ -336,6 +336,31 @@ def test_weights_of_a_trunk_train_no_head(extractor: dict[str, object]) -> None:
 )
 def test_a_network_with_trained_weights_teaches_its_logits(extractor: dict[str, object]) -> None:
     assert _from_its_own_head(extractor).networks["teacher"].head.name == "own"
+
+
+OLD_NAMES = {
+    "networks.student.extractor.split": "cut_at",
+    "networks.student.extractor.of": "base",
+    "stages.mimicry.views": "num_views",
+    "stages.mimicry.average": "ema_decay",
+    "stages.mimicry.fourier": "fda_prob",
+    "stages.all.losses.pixelwise.confidence": "min_confidence",
+    "stages.all.losses.holistic.limit": "divergence_limit",
+}
+
+
+@pytest.mark.parametrize("old", OLD_NAMES)
+def test_old_names_are_read_with_a_warning(old: str, tmp_path: Path) -> None:
+    *_, word = old.split(".")
+    new = old.removesuffix(word) + OLD_NAMES[old]
+    value = {"base": "teacher", "cut_at": "blocks.2", "num_views": 3}.get(OLD_NAMES[old], 0.5)
+    further = {"stages.all.teacher": "teacher", "networks.teacher.head.name": "student"}
+    fields = {**ROOTS, **further} if "losses" in old else ROOTS
+    if "losses" in old:
+        fields = {**fields, "networks.teacher.bundle": "runs/teacher/student"}
+    with pytest.warns(FutureWarning, match=f"the field {word} is now called {OLD_NAMES[old]}"):
+        found = load_experiment("esd", {**fields, old: value})
+    assert found == load_experiment("esd", {**fields, new: value})
 
 
 def test_an_unknown_recipe_suggests_the_nearest() -> None:

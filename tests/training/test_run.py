@@ -12,7 +12,7 @@ SCENES = {"train": 4, "val": 3, "test": 2, "size": [96, 128]}
 
 def test_the_validation_figures_are_those_after_the_results_last_stage(tmp_path: Path) -> None:
     stage = {"losses": {"cross_entropy": {}}, "max_steps": 8, "optimizer": {"lr": 1e-2}}
-    extractor = {"name": "efficientnet_lite0", "split": "blocks.1"}
+    extractor = {"name": "efficientnet_lite0", "cut_at": "blocks.1"}
     small = {"extractor": extractor, "head": {"channels": 8}}
     fields: dict[str, Any] = {
         "target.dataset": "scenes",

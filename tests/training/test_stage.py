@@ -81,7 +81,7 @@ def _digest(module: nn.Module) -> str:
 
 SUPERVISED = Stage(losses={"cross_entropy": CrossEntropy()})
 MIMICRY = Stage(trains="extractor", teacher="teacher", losses={"mimicry": Mimicry()})
-HEAD = Stage(trains="head", losses={"cross_entropy": CrossEntropy()}, views=1)
+HEAD = Stage(trains="head", losses={"cross_entropy": CrossEntropy()}, num_views=1)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_cached_stage_ends_with_the_same_weights(tmp_path: Path) -> None:
     for cache_mib in (0, 16):
         torch.manual_seed(3)
         network = Segmenter(Trunk(), Classifier())
-        stage = Stage(trains="head", losses=HEAD.losses, views=1, cache_mib=cache_mib)
+        stage = Stage(trains="head", losses=HEAD.losses, num_views=1, cache_mib=cache_mib)
         module = StageModule("s", stage, network)
         _fit(module, tmp_path, steps=8)
         digests.add(_digest(network))
@@ -187,7 +187,7 @@ def test_the_average_of_the_weights_becomes_the_result(tmp_path: Path) -> None:
     network = Segmenter(Trunk(), Classifier())
     teacher = Segmenter(nn.Conv2d(3, 6, 3, stride=2, padding=1), None)  # 6 channels, not 4
     losses = {"cross_entropy": CrossEntropy(), "mimicry": Mimicry()}
-    module = Noted("s", Stage(teacher="t", losses=losses, average=0.5), network, teacher)
+    module = Noted("s", Stage(teacher="t", losses=losses, ema_decay=0.5), network, teacher)
     _fit(module, tmp_path, steps=11)
     module.settle()
     expected = steps[0]

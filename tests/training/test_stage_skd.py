@@ -174,7 +174,9 @@ def test_kept_teacher_outputs_change_nothing(tmp_path: Path) -> None:
     weights = []
     for cache_mib in (0, 16):
         network, teacher = _network(5, 0), _network(5, 1)
-        module = StageModule("s", _stage(ALL_THREE, views=1, cache_mib=cache_mib), network, teacher)
+        module = StageModule(
+            "s", _stage(ALL_THREE, num_views=1, cache_mib=cache_mib), network, teacher
+        )
         _fit(module, tmp_path, steps=8)
         assert module._kept_teacher.computed == (32 if cache_mib == 0 else 16)
         weights.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
@@ -288,7 +290,7 @@ def test_a_resumed_critic_ends_where_one_that_was_not_interrupted_does(tmp_path:
 
 
 def test_a_diverging_critic_stops_the_run_and_says_what_to_do(tmp_path: Path) -> None:
-    losses = {"holistic": Holistic(width=4, limit=1e-6)}
+    losses = {"holistic": Holistic(width=4, divergence_limit=1e-6)}
     module = StageModule("s", _stage(losses), _network(5, 0), _network(5, 1))
     with pytest.raises(DivergedError, match=r"critic .* has diverged.*limit 1e-06.*optimizer\.lr"):
         _fit(module, tmp_path)

@@ -50,7 +50,7 @@ def _key(experiment: Experiment, name: str, stage: Stage, before: dict[str, str]
         stages={name: stage},
         result=stage.network,
     )
-    if stage.images == "target" and "mimicry" not in stage.losses and not stage.fourier:
+    if stage.images == "target" and "mimicry" not in stage.losses and not stage.fda_prob:
         alone = dataclasses.replace(alone, proximity=Experiment().proximity)
     content = json.dumps([fingerprint(alone), list(history.items())])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -63,7 +63,7 @@ def _closure(experiment: Experiment, names: set[str]) -> set[str]:
         name = rest.pop()
         if name not in found:
             found.add(name)
-            of = experiment.networks[name].extractor.of
+            of = experiment.networks[name].extractor.base
             rest += [of] if of else []
     return found
 

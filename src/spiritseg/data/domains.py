@@ -83,7 +83,7 @@ class Domains:
 
     def styles(self, stage: Stage) -> UnlabelledImages | None:
         """Return the proximity images whose amplitudes a stage's target images take, or None."""
-        return self._proximity("takes the light (fourier) of") if stage.fourier else None
+        return self._proximity("takes the light (fourier) of") if stage.fda_prob else None
 
     def held_out(self) -> dict[str, EvalData]:
         """Return the images by domain that no stage trains on, for explained variance."""

@@ -86,14 +86,14 @@ class StageData(Dataset[dict[str, Any]]):
     ``image`` (3, c/p, c/p) float32 in [0, 1], after the max-pool; ``labels`` (c, c) int64, 255
     if ignored or unlabelled; ``plain``, the image before its colours change, if the stage's
     teacher sees that; ``valid`` (c, c) bool, False on padding; ``domain``, ``index`` and ``view``.
-    Views that come round again (stage.views) are kept while input.cache_mib lasts.
+    Views that come round again (stage.num_views) are kept while input.cache_mib lasts.
 
     Args:
         images: target and proximity images; None for those that the stage does not use.
         stage: ratio, views, jitter, scale and fourier.
         experiment: seed and input.
         name: the stage's name, part of every seed.
-        styles: images whose low-frequency amplitudes target images take (stage.fourier).
+        styles: images whose low-frequency amplitudes target images take (stage.fda_prob).
 
     Raises:
         ConfigError: if there is no image, or the ratio cannot be drawn.
@@ -109,11 +109,11 @@ class StageData(Dataset[dict[str, Any]]):
     ) -> None:
         self.target, self.proximity = images
         self.styles = styles
-        self.fourier = stage.fourier if styles is not None else 0.0
+        self.fourier = stage.fda_prob if styles is not None else 0.0
         self.input = stage_input(experiment.input, stage)
         self.seed = experiment.seed
         self.name = name
-        self.views = stage.views
+        self.views = stage.num_views
         self.plain = stage.teacher_view == "plain"
         self.ratio = stage.ratio
         _target_share(*self.counts, self.ratio)  # refuses what cannot be drawn

@@ -65,7 +65,7 @@ def examine_cut_points(found: Examination, known: Known) -> None:
         if points:
             found.tables[f"cut points of {extractor.name} at {size}"] = _table(points)
             strides = f"strides {extractor.strides}" if extractor.strides else "its usual place"
-            at = extractor.split or strides
+            at = extractor.cut_at or strides
             found.ok(where, f"cut at {at}; {len(points)} layers are possible")
 
 
@@ -82,7 +82,7 @@ def cut_points(name: str, size: Size) -> list[CutPoint]:
     found = []
     for split in splits(name):
         with torch.device("meta"):  # no weights are initialised
-            extractor = teacher(name, split=split).extractor
+            extractor = teacher(name, cut_at=split).extractor
             _, channels, *there = extractor(torch.zeros(1, 3, *size)).shape
         point = CutPoint(
             split, channels, extractor.stride, (there[0], there[1]), cost(extractor, size)

@@ -154,7 +154,7 @@ def _look_at_proximity(
     )
     seconds = _add_bytes(known, seen)
     stages = known.experiment.stages.values()
-    if known.images_fit and any(stage.images != "target" or stage.fourier for stage in stages):
+    if known.images_fit and any(stage.images != "target" or stage.fda_prob for stage in stages):
         known.read_s += seconds
     return parts, [one.size for one in seen]
 

@@ -152,7 +152,7 @@ def measure_stage(name: str, known: Known, device: torch.device) -> StageCost:
         lambda _: sum(counts) // len(counts),
     )
     module = stage_module(name, dry, networks, domains.classes.names, found)
-    decode = data(domains, replace(stage, views=0)) if known.images_fit else None
+    decode = data(domains, replace(stage, num_views=0)) if known.images_fit else None
     batches, draw_s, load_s = _draw(whole, stage.batch_size, decode)
     fresh_s, again_s = _train(module, batches, dry.trainer)
     held_out = min(HELD_OUT_IMAGES, max(map(len, domains.held_out().values())))
@@ -163,15 +163,15 @@ def measure_stage(name: str, known: Known, device: torch.device) -> StageCost:
     kept = module.kept_bytes // sum(len(batch["index"]) for batch in batches)
     steps = _steps(stage, len(whole))
     different = steps * stage.batch_size
-    if stage.views:
-        different = min(different, stage.views * sum(whole.counts))
+    if stage.num_views:
+        different = min(different, stage.num_views * sum(whole.counts))
     cache = stage.cache_mib * _MIB
     host = _proc("self/status", "VmHWM")  # the peak since the reset
     return StageCost(
         steps=steps,
         batch_size=stage.batch_size,
         different=different,
-        repeats=stage.views > 0,
+        repeats=stage.num_views > 0,
         cache=cache,
         kept=kept,
         new_s=draw_s + fresh_s,
@@ -367,7 +367,7 @@ def _check_cache(found: Examination, name: str, stage: Stage, cost: StageCost) -
         f"stages.{name}.cache_mib",
         f"frozen outputs of {100 * cost.kept_share:.0f} % of the views fit ({wanted / _MIB:.0f} "
         f"MiB wanted, cache_mib is {stage.cache_mib}); the others are computed again each time",
-        f"--stages.{name}.cache_mib {-(-wanted // _MIB)}, or fewer views (now {stage.views})",
+        f"--stages.{name}.cache_mib {-(-wanted // _MIB)}, or fewer views (now {stage.num_views})",
     )
 
 

@@ -156,7 +156,7 @@ def _examine_random(found: Examination, given: Experiment, name: str, seen: Trac
         )
     elif trained_by:
         found.ok(where, f"{what}, trained by {', '.join(trained_by)}")
-    elif any(other.extractor.of == name for other in given.networks.values()):
+    elif any(other.extractor.base == name for other in given.networks.values()):
         found.ok(where, f"{what}; only its architecture is used")
     else:
         found.warn(where, f"{what}, and no stage trains it", "train it, or leave it out")
@@ -189,7 +189,7 @@ def _examine_head(
 def _source(experiment: Experiment, name: str) -> Network:
     """Return the network that a network is, or is a copy of."""
     given = experiment.networks[name]
-    of = given.extractor.of
+    of = given.extractor.base
     if given.bundle is None and given.extractor.name == "copy" and of in experiment.networks:
         return _source(experiment, of)
     return given
@@ -227,7 +227,7 @@ def _made_of(experiment: Experiment, name: str) -> list[str]:
     while here is not None and here in experiment.networks and here not in found:
         found.append(here)
         network = experiment.networks[here]
-        here = network.extractor.of if network.bundle is None else None
+        here = network.extractor.base if network.bundle is None else None
     return found
 
 

@@ -16,7 +16,7 @@ from spiritseg.errors import ConfigError, DivergedError
 from spiritseg.geometry import resize, size_of
 from spiritseg.losses.grid import at_least_float32, check_pair, valid_on
 from spiritseg.losses.loss import LOGITS, Adversary, Context, Loss, Outputs
-from spiritseg.options import STRICT, Optimizer, check_options
+from spiritseg.options import STRICT, Optimizer, check_options, renamed
 
 __all__ = ["LOSS", "Holistic", "Scorer", "critic_loss", "holistic", "maps_of", "slope_penalty"]
 
@@ -37,7 +37,7 @@ class Holistic:
         spectral_norm: Whether the critic's weights are normalised (the released code).
         width: Channels of the critic's first convolution.
         gradient_penalty: Factor of the penalty on the critic's slope; 0 leaves it out.
-        limit: Absolute value of the critic's loss at which it counts as diverged.
+        divergence_limit: Absolute value of the critic's loss at which it counts as diverged.
         optimizer: Optimizer of the critic, which steps once for each step of the student.
     """
 
@@ -48,10 +48,12 @@ class Holistic:
     spectral_norm: bool = False
     width: Annotated[int, Ge(1)] = 64
     gradient_penalty: Annotated[float, Ge(0)] = 10.0
-    limit: Annotated[float, Gt(0)] = 1e4
+    divergence_limit: Annotated[float, Gt(0)] = 1e4
     optimizer: Optimizer = field(
         default_factory=lambda: Optimizer("adam", lr=4e-4, weight_decay=0.0, schedule="constant")
     )
+
+    _old = renamed(limit="divergence_limit")
 
 
 def maps_of(logits: Tensor, kind: Maps = "probabilities") -> Tensor:
@@ -278,10 +280,10 @@ class _Term(Adversary):
         return images.float() if self.options.conditioned else None
 
     def _refuse_diverged(self, loss: float) -> None:
-        if not abs(loss) <= self.options.limit:  # NaN too
+        if not abs(loss) <= self.options.divergence_limit:  # NaN too
             raise DivergedError(
                 f"the critic of the holistic loss has diverged: its loss is {loss:g}, the limit "
-                f"{self.options.limit:g}. The checkpoints before it are kept. Lower its "
+                f"{self.options.divergence_limit:g}. The checkpoints before it are kept. Lower its "
                 f"optimizer.lr (now {self.optimizer.lr:g}), raise gradient_penalty (now "
                 f"{self.options.gradient_penalty:g}), or leave the holistic loss out."
             )

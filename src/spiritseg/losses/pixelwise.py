@@ -12,7 +12,7 @@ from torch import Tensor
 from spiritseg.geometry import resize, size_of
 from spiritseg.losses.grid import at_least_float32, check_pair, never_negative, valid_on
 from spiritseg.losses.loss import LOGITS, Context, Loss, Outputs, Term
-from spiritseg.options import STRICT, Share, check_options
+from spiritseg.options import STRICT, Share, check_options, renamed
 
 __all__ = ["LOSS", "Pixelwise", "pixelwise"]
 
@@ -31,7 +31,7 @@ class Pixelwise:
             writes it.
         reduction: mean over pixels and images, or batch_sum: summed over the batch and
             divided by the pixels of one image (the released code).
-        confidence: Pixels where the teacher's highest probability is lower are left out; each
+        min_confidence: Pixels where the teacher's highest probability is lower are left out; each
             of several devices divides by its own number of pixels.
     """
 
@@ -39,7 +39,9 @@ class Pixelwise:
     temperature: Annotated[float, Gt(0)] = 1.0
     direction: Direction = "teacher_student"
     reduction: Reduction = "mean"
-    confidence: Share = 0.0
+    min_confidence: Share = 0.0
+
+    _old = renamed(confidence="min_confidence")
 
 
 def pixelwise(
@@ -49,7 +51,7 @@ def pixelwise(
     direction: Direction = "teacher_student",
     valid: Tensor | None = None,
     reduction: Reduction = "mean",
-    confidence: float = 0.0,
+    min_confidence: float = 0.0,
 ) -> Tensor:
     r"""Kullback-Leibler divergence between the class distributions of each pixel.
 
@@ -72,7 +74,7 @@ def pixelwise(
             nearest neighbour.
         reduction: ``"mean"`` over valid pixels and images, or ``"batch_sum"``: valid pixels
             summed, divided by the pixels of one image.
-        confidence: c in [0, 1]: V holds only pixels where the teacher's highest probability,
+        min_confidence: c in [0, 1]: V holds only pixels where the teacher's highest probability,
             at temperature 1, is c or more.
 
     Returns:
@@ -83,14 +85,14 @@ def pixelwise(
             confidence outside [0, 1], or an unknown direction or reduction.
     """
     check_pair(student_logits, teacher_logits, "pixelwise", channels=True)
-    options = {"direction": direction, "reduction": reduction, "confidence": confidence}
+    options = {"direction": direction, "reduction": reduction, "min_confidence": min_confidence}
     check_options(Pixelwise, "pixelwise", temperature=temperature, **options)
     teacher = at_least_float32(teacher_logits.detach())
     grid = size_of(teacher)
     student = resize(at_least_float32(student_logits), grid)
     mask = valid_on(valid, teacher, "pixelwise")
-    if confidence:
-        sure = ~(teacher.softmax(dim=1).amax(dim=1) < confidence)  # NaN is kept, to be seen
+    if min_confidence:
+        sure = ~(teacher.softmax(dim=1).amax(dim=1) < min_confidence)  # NaN is kept, to be seen
         mask = sure if mask is None else mask & sure
     divergence = _divergence(student / temperature, teacher / temperature, direction)
     if mask is not None:
@@ -122,7 +124,7 @@ def _term(options: Pixelwise, context: Context) -> Term:
             direction=options.direction,
             valid=outputs.valid,
             reduction=options.reduction,
-            confidence=options.confidence,
+            min_confidence=options.min_confidence,
         )
 
     return compute

@@ -53,9 +53,9 @@ class Source:
     Args:
         help: One line for --help and the documentation.
         build: Request to network; without a head where none is its own, or wanted.
-        of_network: Whether it is made of another network of the experiment (extractor.of).
+        of_network: Whether it is made of another network of the experiment (extractor.base).
         projects: Whether `build` brings the features to `Request.project` channels by itself.
-        cuts: Legal values of extractor.split by name, from the image on; none where any layer's
+        cuts: Legal values of extractor.cut_at by name, from the image on; none where any layer's
             path is one.
         whole: Whole network by name, randomly initialised, in which `cuts` are paths of layers;
             None where they are not.

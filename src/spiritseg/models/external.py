@@ -222,7 +222,7 @@ def _build(request: Request) -> Segmenter:
     if isinstance(module, Segmenter):
         if split:
             raise ConfigError(
-                f"extractor.split: {path} is a Segmenter, which defines its feature map itself, "
+                f"extractor.cut_at: {path} is a Segmenter, which defines its feature map itself, "
                 f"got {split!r}. Leave it empty."
             )
         return module

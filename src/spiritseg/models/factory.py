@@ -42,10 +42,10 @@ def build_networks(
             circle = " -> ".join([*path[path.index(name) :], name])
             raise ConfigError(f"networks are made of each other in a circle: {circle}.")
         network = networks[name]
-        base = network.extractor.of if network.bundle is None else None
+        base = network.extractor.base if network.bundle is None else None
         if base is not None:
             if base not in networks:
-                where = f"networks.{name}.extractor.of"
+                where = f"networks.{name}.extractor.base"
                 raise ConfigError(f"{where}: {unknown('network', base, networks)}")
             build(base, (*path, name))
         if name not in built:
@@ -141,18 +141,18 @@ def _from_source(
     given: config.Extractor, num_classes: int | None, others: Mapping[str, Segmenter], seed: int
 ) -> Segmenter:
     source = source_of(given.name)
-    if given.of is not None and not source.of_network:
-        raise ConfigError(f"extractor.of: {given.name} is made of no other network.")
-    if given.of is not None and given.of not in others:
-        raise ConfigError(f"extractor.of: {unknown('network', given.of, others)}")
+    if given.base is not None and not source.of_network:
+        raise ConfigError(f"extractor.base: {given.name} is made of no other network.")
+    if given.base is not None and given.base not in others:
+        raise ConfigError(f"extractor.base: {unknown('network', given.base, others)}")
     request = Request(
         name=given.name,
         weights=None if given.weights == "random" else given.weights,
-        split=given.split,
+        split=given.cut_at,
         strides=given.strides,
         args=given.args,
         num_classes=num_classes,
-        base=None if given.of is None else others[given.of],
+        base=None if given.base is None else others[given.base],
         policy=given.policy,
         project=given.project,
         seed=derive_seed(seed, "extractor"),

@@ -109,7 +109,7 @@ def _key(name: str) -> str:
 def _copy(request: Request) -> Segmenter:
     if request.base is None:
         raise ConfigError(
-            f"extractor.of: {request.name} needs the name of another network, got nothing."
+            f"extractor.base: {request.name} needs the name of another network, got nothing."
         )
     if request.num_classes is not None:
         return copy.deepcopy(request.base)
@@ -140,7 +140,7 @@ _OWN = {
     "deeplabv3_resnet50": DEEPLAB,
     "timm:": TIMM,
     _CLASS_PATH: CLASS_PATH,
-    "copy": Source("a copy of another network (extractor.of)", _copy, of_network=True),
+    "copy": Source("a copy of another network (extractor.base)", _copy, of_network=True),
     "compact": Source(
         "the extractor of another network with compact convolutions, randomly initialised",
         _compact,

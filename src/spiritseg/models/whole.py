@@ -240,6 +240,6 @@ def _usual_split(module: nn.Module) -> str:
         if name in children:
             return name
     raise ConfigError(
-        f"extractor.split: name the layer of {type(module).__name__} whose output counts as the "
+        f"extractor.cut_at: name the layer of {type(module).__name__} whose output counts as the "
         f"features, got nothing. Its layers: {', '.join(children) or 'none'}, and those within."
     )

@@ -128,7 +128,7 @@ def _check_network(name: str, network: Network, experiment: Experiment) -> Itera
     except ConfigError as error:
         yield f"networks.{name}: {error}"
         return
-    of, where = network.extractor.of, f"networks.{name}.extractor.of"
+    of, where = network.extractor.base, f"networks.{name}.extractor.base"
     if of is not None and of not in experiment.networks:
         yield f"{where}: {unknown('network', of, experiment.networks)}"
     if of is None and source.of_network:
@@ -152,12 +152,12 @@ def _check_stage(where: str, stage: Stage, experiment: Experiment) -> Iterator[s
 
 
 def _check_views(where: str, stage: Stage, experiment: Experiment) -> Iterator[str]:
-    if stage.fourier and stage.images == "proximity":
+    if stage.fda_prob and stage.images == "proximity":
         yield f"{where}.fourier: it changes target images, and the stage takes proximity images"
     if stage.teacher_view == "same":
         return
     jitter = experiment.input.jitter if stage.jitter is None else stage.jitter
-    if not jitter and not stage.fourier:
+    if not jitter and not stage.fda_prob:
         yield f"{where}.teacher_view: plain leaves out jitter and fourier, and both are 0"
     if not _read_of_teacher(stage):
         yield f"{where}.teacher_view: plain is for a teacher, and no loss of the stage reads one"

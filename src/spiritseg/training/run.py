@@ -287,7 +287,7 @@ def _made_from(networks: dict[str, Network], name: str) -> dict[str, Network]:
 
     A network from a bundle stands for the networks that the bundle names, under its own name.
     """
-    bundle, of = networks[name].bundle, networks[name].extractor.of
+    bundle, of = networks[name].bundle, networks[name].extractor.base
     if bundle is not None:
         info = bundle_info(bundle)
         names = {k: name if k == info.network else f"{name}/{k}" for k in info.networks}
@@ -297,10 +297,10 @@ def _made_from(networks: dict[str, Network], name: str) -> dict[str, Network]:
 
 def _renamed(network: Network, names: dict[str, str]) -> Network:
     extractor = network.extractor
-    if extractor.of is None:
+    if extractor.base is None:
         return network
     return dataclasses.replace(
-        network, extractor=dataclasses.replace(extractor, of=names[extractor.of])
+        network, extractor=dataclasses.replace(extractor, base=names[extractor.base])
     )
 
 

@@ -107,14 +107,14 @@ class StageModule(L.LightningModule):
             if isinstance(term, Adversary)
         }
         self._unreached = self._find_unreached()
-        self.average = _averaged(self._learnt(), stage.average) if stage.average else None
+        self.average = _averaged(self._learnt(), stage.ema_decay) if stage.ema_decay else None
         self.seconds = 0.0
         self.epochs = 0
         self.loss = float("nan")  # the last epoch's
         self._teacher_checked = False
         self._started = time.monotonic()
         self._format = torch.channels_last if channels_last else torch.preserve_format
-        budget = Budget(stage.cache_mib if stage.views else 0)
+        budget = Budget(stage.cache_mib if stage.num_views else 0)
         self._kept_features = FrozenOutputs(lambda x: {FEATURES: network.features(x)}, budget)
         self._kept_teacher = FrozenOutputs(self._teach, budget)
         if channels_last:
@@ -253,7 +253,7 @@ class StageModule(L.LightningModule):
     def _student_outputs(self, images: Tensor, keys: list[Key]) -> dict[str, Tensor]:
         if self.stage.trains != "head":
             return self.network.outputs(images, self.needs)
-        if self.stage.views:
+        if self.stage.num_views:
             features = self._kept_features(images, keys)[FEATURES]
         else:
             with torch.no_grad():
@@ -266,7 +266,7 @@ class StageModule(L.LightningModule):
     def _teacher_outputs(self, images: Tensor, keys: list[Key]) -> dict[str, Tensor]:
         if not self.teacher_needs:
             return {}
-        if self.stage.views:
+        if self.stage.num_views:
             return self._kept_teacher(images, keys)
         with torch.no_grad():
             return self._teach(images)
@@ -358,7 +358,7 @@ class StageModule(L.LightningModule):
     def settle(self) -> None:
         """Give network and terms the averaged weights, if the stage keeps an average.
 
-        Its decay grows with the steps up to ``stage.average``, so that the first steps' weights
+        Its decay grows with the steps up to ``stage.ema_decay``, so that the first steps' weights
         are forgotten in a short stage too (`_averaged`).
         """
         if self.average is not None:
