@@ -81,8 +81,8 @@ def cut_points(name: str, size: Size) -> list[CutPoint]:
     """
     found = []
     for split in splits(name):
-        with torch.device("meta"):  # no weights are initialised
-            extractor = teacher(name, cut_at=split).extractor
+        extractor = teacher(name, cut_at=split).extractor
+        with torch.no_grad():
             _, channels, *there = extractor(torch.zeros(1, 3, *size)).shape
         point = CutPoint(
             split, channels, extractor.stride, (there[0], there[1]), cost(extractor, size)
