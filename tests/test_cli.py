@@ -21,8 +21,8 @@ extends: esd
 input: {crop: 32}
 networks: {teacher: {extractor: {weights: random}}}
 stages:
-  mimicry: {max_steps: 2, batch_size: 2, views: 1}
-  head: {max_steps: 2, batch_size: 2, views: 1}
+  mimicry: {max_steps: 2, batch_size: 2, num_views: 1}
+  head: {max_steps: 2, batch_size: 2, num_views: 1}
   all: {max_steps: 2, batch_size: 2}
 evaluation: {latency: false, pictures: 1}
 trainer: {progress: false, accelerator: cpu}
@@ -284,7 +284,7 @@ def test_a_stage_with_a_dash_is_set_from_the_shell(capsys: pytest.CaptureFixture
     stages = yaml.safe_load(out)["stages"]
     assert list(stages) == list(load_experiment("sd-skd", complete=False).stages)
     assert stages["ct-head"]["losses"]["cross_entropy"]["weight"] == 0.5
-    assert (stages["ct-head"]["views"], stages["ct-head"]["max_steps"]) == (3, 200)
+    assert (stages["ct-head"]["num_views"], stages["ct-head"]["max_steps"]) == (3, 200)
 
 
 def test_output_that_nobody_reads_to_its_end_is_no_error() -> None:

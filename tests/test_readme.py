@@ -17,8 +17,8 @@ target: {subset: "first:4"}
 input: {crop: 64}
 networks: {teacher: {extractor: {weights: random}}}
 stages:
-  mimicry: {max_steps: 2, batch_size: 2, views: 1}
-  head: {max_steps: 2, batch_size: 2, views: 1}
+  mimicry: {max_steps: 2, batch_size: 2, num_views: 1}
+  head: {max_steps: 2, batch_size: 2, num_views: 1}
   all: {max_steps: 2, batch_size: 2}
 evaluation: {latency: false, pictures: 0}
 trainer: {progress: false, accelerator: cpu}

@@ -29,10 +29,10 @@ TINY = """
 extends: esd
 input: {crop: 32}
 target: {subset: "first:4", val: "fraction:0.2"}
-networks: {teacher: {extractor: {split: blocks.2}}}
+networks: {teacher: {extractor: {cut_at: blocks.2}}}
 stages:
-  mimicry: {max_steps: 20, batch_size: 2, views: 2}
-  head: {max_steps: 10, batch_size: 2, views: 2}
+  mimicry: {max_steps: 20, batch_size: 2, num_views: 2}
+  head: {max_steps: 10, batch_size: 2, num_views: 2}
   all: {max_steps: 10, batch_size: 2}
 evaluation: {latency: false, pictures: 1}
 trainer: {progress: false, accelerator: cpu}

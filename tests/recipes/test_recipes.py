@@ -136,7 +136,7 @@ def test_the_paper_recipes_hold_the_papers_figures() -> None:
 
 def test_esd_is_sd_but_for_what_the_mimic_sees() -> None:
     found = differences(load_experiment("sd", ROOTS), load_experiment("esd", ROOTS))
-    fields = ["images", "scale", "views"]
+    fields = ["images", "num_views", "scale"]
     assert [line.split(":")[0] for line in found] == [f"stages.mimicry.{f}" for f in fields]
 
 

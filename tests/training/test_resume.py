@@ -18,10 +18,10 @@ proximity: {dataset: scenes, scenes: {train: 8, val: 2, size: [72, 96]}}
 input: {crop: 64}
 networks:
   teacher: {extractor: {weights: random}}
-  student: {extractor: {name: separable, of: teacher}}
+  student: {extractor: {name: separable, base: teacher}}
 stages:
-  mimicry: {max_steps: 40, batch_size: 2, views: 2}
-  head: {max_steps: 30, batch_size: 2, views: 2}
+  mimicry: {max_steps: 40, batch_size: 2, num_views: 2}
+  head: {max_steps: 30, batch_size: 2, num_views: 2}
   all: {max_steps: 20, batch_size: 2, average: 0.9}
 evaluation: {latency: false, pictures: 0}
 trainer: {progress: false, checkpoint_every_s: 0, accelerator: cpu}
