@@ -357,7 +357,7 @@ def test_help_after_an_option_is_shown(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_help_of_a_recipe_shows_its_own_fields(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = _call(["distill", "esd", "--help"], capsys)
-    for field in ("--target.root null", "--stages.mimicry.optimizer.lr 0.04", "head.views 8"):
+    for field in ("--target.root null", "--stages.mimicry.optimizer.lr 0.04", "head.num_views 8"):
         assert field in out
     assert "--trainer.precision" not in out
     assert len(out.splitlines()) < 120

@@ -33,7 +33,7 @@ networks:
 stages:
   mimicry: {max_steps: 20, batch_size: 2, num_views: 2}
   head: {max_steps: 10, batch_size: 2, num_views: 2}
-  all: {max_steps: 10, batch_size: 2, average: 0.9}
+  all: {max_steps: 10, batch_size: 2, ema_decay: 0.9}
 evaluation: {latency: false, pictures: 0}
 trainer: {progress: false, checkpoint_every_s: 0, accelerator: cpu}
 """

@@ -36,7 +36,7 @@ input: {crop: 32}
 networks:
   student: {extractor: {name: tiny_networks.Tiny}, head: {name: own}}
 stages:
-  all: {batch_size: 2, losses: {cross_entropy: {}}, average: 0.5}
+  all: {batch_size: 2, losses: {cross_entropy: {}}, ema_decay: 0.5}
 evaluation: {latency: false, pictures: 0}
 trainer: {progress: false, checkpoint_every_s: 0, accelerator: cpu}
 """
