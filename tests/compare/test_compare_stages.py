@@ -32,7 +32,7 @@ MIMICRY = [
     {"seed": 1},
     {"stages__mimicry__max_steps": 3},
     {"stages__mimicry__optimizer__lr": 0.5},
-    {"stages__mimicry__views": 3},
+    {"stages__mimicry__num_views": 3},
     {"input__crop": 32},
     {"input__flip": 0.0},
     {"target__subset": "first:2"},

@@ -125,7 +125,7 @@ def test_all_faults_are_reported_at_once(images: Path) -> None:
         images,
         target__subset="all",
         proximity__root=str(images / "nowhere"),
-        networks__teacher__extractor__split="blocks.9",
+        networks__teacher__extractor__cut_at="blocks.9",
         networks__teacher__extractor__weights="random",
     )
     text = _text(report)

@@ -346,7 +346,7 @@ def test_images_to_verify_on_are_found_in_order(student: Student, tmp_path: Path
     assert found.images[0].shape == (64, 96, 3)
     assert open_check_images(own, None, 2, given=[picture]).where == "the given images"
     assert open_check_images(student, None, 2, otherwise=[picture]).where == "the given images"
-    with pytest.raises(BundleError, match="without the experiment"):
+    with pytest.raises(BundleError, match="without its experiment"):
         open_check_images(student, {"target.root": "/nowhere"}, 2, given=[picture])
     assert evenly(range(10), 4) == [0, 2, 5, 7]
     assert evenly(range(3), 4) == evenly(range(3), 0) == [0, 1, 2]

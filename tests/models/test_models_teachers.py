@@ -306,7 +306,7 @@ def test_an_efficientnet_is_cut_at_any_block() -> None:
     assert (inner.channels, inner.stride) == (80, 16)
     assert not any("blocks.4" in key for key in inner.state_dict())
     for wrong in ("blocks.9", "blocks.2+blocks.2", "blocks.2+"):
-        with pytest.raises(ConfigError, match=r"cannot be split at .* or several joined"):
+        with pytest.raises(ConfigError, match=r"cannot be cut at .* or several joined"):
             teacher("efficientnet_lite0", cut_at=wrong)
 
 
@@ -318,7 +318,7 @@ def test_an_efficientnet_is_cut_at_any_block() -> None:
     ],
 )
 def test_what_is_no_efficientnet_is_not_joined(model: str, split: str) -> None:
-    with pytest.raises(ConfigError, match=f"{model} cannot be split at"):
+    with pytest.raises(ConfigError, match=f"{model} cannot be cut at"):
         teacher(f"timm:{model}", cut_at=split)
 
 
@@ -335,15 +335,15 @@ def test_splits() -> None:
     ("call", "message"),
     [
         (lambda: teacher("vgg17"), "Did you mean vgg16"),
-        (lambda: teacher("vgg16", cut_at="conv9"), r"Legal splits: conv1_1, .*pool5"),
-        (lambda: teacher("vgg16", strides=(8,)), "cut by split, not by strides"),
+        (lambda: teacher("vgg16", cut_at="conv9"), r"Legal cuts: conv1_1, .*pool5"),
+        (lambda: teacher("vgg16", strides=(8,)), "cut by cut_at, not by strides"),
         (lambda: teacher("vgg16", width=3), "takes no argument 'width'"),
         (lambda: teacher("vgg16", "IMAGENET1K_V9"), "unknown weights.*IMAGENET1K_V1, pretrained"),
         (lambda: teacher("vgg16", "nowhere.pth"), "found none"),
         (lambda: teacher("deeplabv3_resnet50", cut_at="layer5"), "layer1, layer2, layer3, layer4"),
         (lambda: teacher("timm:resnt18"), "Nearest: resnet18"),
         (lambda: teacher("timm:resnet18", strides=(8, 64)), "Legal strides: 2, 4, 8, 16, 32"),
-        (lambda: teacher("timm:resnet18", cut_at="x"), "Legal splits: act1, layer1"),
+        (lambda: teacher("timm:resnet18", cut_at="x"), "Legal cuts: act1, layer1"),
         (lambda: teacher("timm:resnet18", "a1_in1k"), "tag in the model's name"),
         (lambda: teacher("torch.nn.Conv3d5"), "cannot import"),
         (

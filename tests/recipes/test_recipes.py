@@ -225,7 +225,7 @@ def test_all_problems_are_reported_at_once() -> None:
         ({"stages.mimicry.co_teachers": ["student"]}, "is the student, the teacher or named twice"),
         ({"stages.mimicry.co_teachers": ["teacher"]}, "no loss reads their class distributions"),
         ({"stages.all.co_teachers": ["teacher"]}, "expected a teacher as well, got none"),
-        ({"stages.all.ema_decay": 1}, "average: expected less than 1, got 1"),
+        ({"stages.all.ema_decay": 1}, "ema_decay: expected less than 1, got 1"),
         ({"stages.head.images": "proximity"}, "needs labels"),
         ({"stages.head.max_steps": 0}, "expected a bound"),
         ({"stages.head.optimizer.lr": 0}, "expected more than 0"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -192,7 +193,7 @@ def test_a_port_is_taken_before_the_students_are_opened(monkeypatch: pytest.Monk
         with socket.create_server(("127.0.0.1", port)):
             raise AssertionError("both listen")
 
-    monkeypatch.setattr("spiritseg.serve.page.open_students", opening)
+    monkeypatch.setattr(sys.modules["spiritseg.serve.page"], "open_students", opening)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
         with pytest.raises(RunError, match=f"cannot listen on 127.0.0.1:{port}"):
@@ -232,7 +233,9 @@ def test_a_signal_stops_a_server(
     code: int,
     message: str,
 ) -> None:
-    monkeypatch.setattr("spiritseg.serve.page.open_students", lambda *_: thresholds())
+    monkeypatch.setattr(
+        sys.modules["spiritseg.serve.page"], "open_students", lambda *_: thresholds()
+    )
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     folders: list[str] = []

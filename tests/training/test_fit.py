@@ -15,7 +15,7 @@ from spiritseg.config import Experiment
 from spiritseg.data.sampling import StageData
 from spiritseg.errors import RunError
 from spiritseg.recipes import load_experiment
-from spiritseg.training import run as runner
+from spiritseg.training import measure
 from spiritseg.training.checkpoint import AtomicCheckpointIO, EpochCheckpoint, latest
 from spiritseg.training.run import Result, distill
 from spiritseg.training.trainer import _epochs_done
@@ -95,8 +95,8 @@ def test_a_stage_taken_up_ends_as_one_that_was_not_stopped(
     moments = [
         (EpochCheckpoint, "on_train_epoch_end", saves_and_dies),  # after the first epoch
         (EpochCheckpoint, "on_train_epoch_end", saves_and_dies),  # the second
-        (runner, "score", _dies),  # after the last, before the stage's report
-        (runner, "score", _dies),
+        (measure, "score", _dies),  # after the last, before the stage's report
+        (measure, "score", _dies),
     ]
     for number, moment in enumerate(moments, start=1):
         with monkeypatch.context() as patch:

@@ -22,7 +22,7 @@ class Request:
         name: As in the recipe, such as ``timm:resnet18``.
         weights: None for random initialisation, "pretrained", a name of the library's own, or
             a file.
-        split: Where the network is cut into extractor and head; empty for the usual place.
+        cut_at: Where the network is cut into extractor and head; empty for the usual place.
         strides: Strides of the feature maps that are joined; empty for the usual ones.
         args: Further arguments of the constructor.
         num_classes: K where the network's own head is wanted; else None.
@@ -34,7 +34,7 @@ class Request:
 
     name: str
     weights: str | None = None
-    split: str = ""
+    cut_at: str = ""
     strides: Sequence[int] = ()
     args: Mapping[str, Any] = field(default_factory=dict)
     num_classes: int | None = None

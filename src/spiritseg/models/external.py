@@ -210,27 +210,27 @@ def _build(request: Request) -> Segmenter:
 
     A `Segmenter` (`WholeNetwork` with another normalisation, for instance) is taken as it is.
     """
-    path, split = request.name, request.split
+    path, cut_at = request.name, request.cut_at
     if request.strides:
         raise ConfigError(
             f"extractor.strides: {path} is given by its class and takes no strides, got "
-            f"{list(request.strides)}. Cut it at a layer (split), or in its constructor (args)."
+            f"{list(request.strides)}. Cut it at a layer (cut_at), or in its constructor (args)."
         )
     module = construct(path, request.args, request.num_classes)
     if request.weights is not None:
         _load_file(module, request, request.weights)
     if isinstance(module, Segmenter):
-        if split:
+        if cut_at:
             raise ConfigError(
                 f"extractor.cut_at: {path} is a Segmenter, which defines its feature map itself, "
-                f"got {split!r}. Leave it empty."
+                f"got {cut_at!r}. Leave it empty."
             )
         return module
     if request.num_classes is not None:
-        return WholeNetwork(module, split)
-    if not split:
+        return WholeNetwork(module, cut_at)
+    if not cut_at:
         return Segmenter(module, None)
-    extractor = WholeExtractor(module, split)
+    extractor = WholeExtractor(module, cut_at)
     extractor.drop_rest()
     return Segmenter(extractor, None)
 

@@ -148,7 +148,7 @@ def _from_source(
     request = Request(
         name=given.name,
         weights=None if given.weights == "random" else given.weights,
-        split=given.cut_at,
+        cut_at=given.cut_at,
         strides=given.strides,
         args=given.args,
         num_classes=num_classes,

@@ -28,7 +28,7 @@ def teacher(
     name: str,
     weights: str | None = None,
     *,
-    split: str = "",
+    cut_at: str = "",
     strides: Sequence[int] = (),
     seed: int = 0,
     args: Mapping[str, Any] | None = None,
@@ -43,8 +43,8 @@ def teacher(
         weights: None for random initialisation; "pretrained" for the network's usual weights; a
             name of the library's (``COCO_WITH_VOC_LABELS_V1``); or a .pth or .safetensors file,
             whose keys must fit exactly (but DeepLab's ``aux_classifier.*`` and layers after the
-            split are ignored).
-        split: Where extractor and head are separated; empty for the usual place. `splits` lists
+            cut_at are ignored).
+        cut_at: Where extractor and head are separated; empty for the usual place. `splits` lists
             them. For a class path: the layer whose output is the feature map, if not the
             module's.
         strides: Strides of the maps that a timm backbone joins; empty for 8 and 16.
@@ -59,12 +59,12 @@ def teacher(
         ConfigError, WeightsError: if a name is unknown, or weights do not fit or cannot be fetched.
     """
     given = {**(args or {}), **kw}
-    request = Request(name, weights, split, tuple(strides), given, seed=seed)
+    request = Request(name, weights, cut_at, tuple(strides), given, seed=seed)
     return build_from_source(request).eval().requires_grad_(False)
 
 
 def splits(name: str) -> list[str]:
-    """Return where a network can be split, from the image on; for timm, module names."""
+    """Return where a network can be cut_at, from the image on; for timm, module names."""
     with seeded(0):
         return source_of(name).cuts(name)
 

@@ -37,7 +37,7 @@ _STRIDES = (8, 16)
 def _build(request: Request) -> Segmenter:
     """Make a trunk of a timm model; layers after the last one used are dropped.
 
-    Its split is the name of a module whose output is taken; several blocks of an EfficientNet or
+    Its cut_at is the name of a module whose output is taken; several blocks of an EfficientNet or
     of a vision transformer are joined: ``blocks.2+blocks.3``. Without one, a transformer gives
     its last block, other models strides 8 and 16.
     """
@@ -118,7 +118,7 @@ LITE_SOURCES = {
 def _extractor(
     model: str, request: Request, state: State | None, normalisation: tuple[RGB, RGB] | None = None
 ) -> Extractor:
-    net = _cut(model, request.split, request.strides, request.args)
+    net = _cut(model, request.cut_at, request.strides, request.args)
     mean, std = normalisation or (net.pretrained_cfg["mean"], net.pretrained_cfg["std"])
     wrap = partial(Extractor.wrap, net, mean, std)
     size = (8 * max(net.feature_info.reduction()),) * 2 if _is_getter(net) else DRY_SIZE
@@ -170,17 +170,17 @@ def _any_size(net: Any) -> dict[str, Any]:
     return {"dynamic_img_size": True} if takes else {}
 
 
-def _cut(model: str, split: str, strides: Sequence[int], args: Mapping[str, Any]) -> Any:
+def _cut(model: str, cut_at: str, strides: Sequence[int], args: Mapping[str, Any]) -> Any:
     net = _create(model, {**args, "features_only": True})
     names, reductions = _described(net)
-    parts = [part.strip() for part in split.split("+")]
+    parts = [part.strip() for part in cut_at.split("+")]
     joined = _is_getter(net) and set(parts) <= set(names) and len(set(parts)) == len(parts)
-    if split and strides:
-        raise ConfigError(f"{model}: expected split or strides, got both: {split!r}, {strides}.")
-    if split in names or joined:
+    if cut_at and strides:
+        raise ConfigError(f"{model}: expected cut_at or strides, got both: {cut_at!r}, {strides}.")
+    if cut_at in names or joined:
         indices = sorted(names.index(part) for part in parts)
-    elif split:
-        return _blocks(model, split, args)
+    elif cut_at:
+        return _blocks(model, cut_at, args)
     elif not strides and len(names) > 1 and len(set(reductions)) == 1:
         indices = [len(names) - 1]
     else:
@@ -211,7 +211,7 @@ class _Blocks(nn.Module):
         return maps
 
 
-def _blocks(model: str, split: str, args: Mapping[str, Any]) -> nn.Module:
+def _blocks(model: str, cut_at: str, args: Mapping[str, Any]) -> nn.Module:
     """Cut an EfficientNet at any of its blocks, not only at the last one of a stride."""
     from timm.models.efficientnet import EfficientNet
     from timm.models.mobilenetv3 import MobileNetV3
@@ -221,11 +221,11 @@ def _blocks(model: str, split: str, args: Mapping[str, Any]) -> nn.Module:
     # Others have a conv_stem, a bn1 and blocks too, but run more between them (GhostNet).
     as_blocks = isinstance(net, EfficientNet | MobileNetV3)
     blocks = [n for n in legal if as_blocks and re.fullmatch(r"blocks\.\d+", n)]
-    wanted = [part.strip() for part in split.split("+")]
+    wanted = [part.strip() for part in cut_at.split("+")]
     if not set(wanted) <= set(blocks) or len(set(wanted)) < len(wanted):
         joined = f", or several joined, such as {'+'.join(blocks[-2:])}" if blocks else ""
         raise ConfigError(
-            f"{model} cannot be split at {split!r}. Legal splits: {', '.join(legal)}{joined}."
+            f"{model} cannot be cut at {cut_at!r}. Legal cuts: {', '.join(legal)}{joined}."
         )
     return _Blocks(net, sorted(int(part.split(".")[1]) for part in wanted))
 

@@ -46,13 +46,13 @@ _USUAL = "COCO_WITH_VOC_LABELS_V1"
 
 
 def _deeplab(request: Request) -> Segmenter:
-    split = request.split or "layer4"
-    channels, stride = _at(request, split, _RESNET_SPLITS)
+    cut_at = request.cut_at or "layer4"
+    channels, stride = _at(request, cut_at, _RESNET_SPLITS)
     whole = _deeplab_whole(request)
     if request.weights is not None:
         _load_deeplab(whole, request.weights)
     names = [*_RESNET_STEM, *_RESNET_SPLITS]
-    cut = names.index(split) + 1
+    cut = names.index(cut_at) + 1
     trunk = nn.Sequential(OrderedDict((n, whole.backbone[n]) for n in names[:cut]))
     rest = OrderedDict((n, whole.backbone[n]) for n in names[cut:])
     head = nn.Sequential(OrderedDict(**rest, classifier=whole.classifier))
@@ -95,7 +95,7 @@ _VGG_WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512
 
 
 def _vgg_layers() -> tuple[nn.Sequential, dict[str, tuple[int, int, int]]]:
-    """Make VGG16's features; name each legal split: (layers up to it, channels, stride)."""
+    """Make VGG16's features; name each legal cut_at: (layers up to it, channels, stride)."""
     layers: list[nn.Module] = []
     places: dict[str, tuple[int, int, int]] = {}
     channels = 3
@@ -115,7 +115,7 @@ def _vgg_layers() -> tuple[nn.Sequential, dict[str, tuple[int, int, int]]]:
 def _vgg16(request: Request) -> Segmenter:
     _only(request, ())
     features, places = _vgg_layers()
-    cut, channels, stride = _at(request, request.split or "conv4_3", places)
+    cut, channels, stride = _at(request, request.cut_at or "conv4_3", places)
     trunk = features[:cut]
     if request.weights is not None:
         whole = set(features.state_dict())
@@ -136,16 +136,16 @@ def _vgg_weights(weights: str) -> State:
     return _fetch({"IMAGENET1K_V1": VGG16_Weights.IMAGENET1K_V1}, name)
 
 
-def _at(request: Request, split: str, places: Mapping[str, T]) -> T:
+def _at(request: Request, cut_at: str, places: Mapping[str, T]) -> T:
     name, legal = request.name, ", ".join(places)
     if request.strides:
         raise ConfigError(
-            f"{name} is cut by split, not by strides, got strides {list(request.strides)}. "
-            f"Legal splits: {legal}."
+            f"{name} is cut by cut_at, not by strides, got strides {list(request.strides)}. "
+            f"Legal cuts: {legal}."
         )
-    if split not in places:
-        raise ConfigError(f"{name} cannot be split at {split!r}. Legal splits: {legal}.")
-    return places[split]
+    if cut_at not in places:
+        raise ConfigError(f"{name} cannot be cut at {cut_at!r}. Legal cuts: {legal}.")
+    return places[cut_at]
 
 
 def _only(request: Request, allowed: Sequence[str]) -> None:

@@ -36,7 +36,7 @@ class WholeExtractor(Extractor):
 
     Args:
         module: Normalised images (B, 3, H, W) to logits; see `WholeNetwork`.
-        split: Path of a layer inside the module, such as ``backbone`` or ``classifier.cbr``.
+        cut_at: Path of a layer inside the module, such as ``backbone`` or ``classifier.cbr``.
             Its first call in a pass counts; several maps are joined (`join_maps`).
         mean: Mean that is subtracted from RGB in [0, 1].
         std: Standard deviation that it is divided by.
@@ -48,15 +48,15 @@ class WholeExtractor(Extractor):
     def __init__(
         self,
         module: nn.Module,
-        split: str,
+        cut_at: str,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         super().__init__(module, 0, 0, mean, std)
         like = next(module.parameters(), torch.zeros(()))
         self._mean, self._std = self._mean.to(like), self._std.to(like)
-        self.split = split
-        layer(module, split)
+        self.cut_at = cut_at
+        layer(module, cut_at)
         self.channels, dry = self.measured("features")
         self.stride, self.multiple_of = strides(self, join_maps, dry)
 
@@ -72,7 +72,7 @@ class WholeExtractor(Extractor):
             wanted: ``features``, ``logits``, or paths of layers inside the module.
         """
         normalised = self.normalised(images)
-        paths = {n: self.split if n == "features" else n for n in wanted if n != "logits"}
+        paths = {n: self.cut_at if n == "features" else n for n in wanted if n != "logits"}
         output, noted = None, {}
         if paths:
             stop = "logits" not in wanted
@@ -110,14 +110,14 @@ class WholeExtractor(Extractor):
             ) from error
         if found.ndim != 4:
             raise ConfigError(
-                f"layer {self.split!r} of {name}: expected a map (B, C, h, w), got shape "
+                f"layer {self.cut_at!r} of {name}: expected a map (B, C, h, w), got shape "
                 f"{tuple(found.shape)}. Name another layer."
             )
         return int(found.shape[1]), max(1, round(DRY_SIZE[0] / found.shape[-2]))
 
     def extra_repr(self) -> str:
         """Describe the feature map."""
-        return f"{super().extra_repr()}, split={self.split}"
+        return f"{super().extra_repr()}, cut_at={self.cut_at}"
 
 
 class WholeNetwork(Segmenter):
@@ -130,7 +130,7 @@ class WholeNetwork(Segmenter):
     Args:
         module: Normalised images (B, 3, H, W) to logits. It sees sides that are multiples of the
             deepest stride inside it, which is found by a dry run.
-        split: Path of the layer inside the module whose output is the feature map; empty
+        cut_at: Path of the layer inside the module whose output is the feature map; empty
             for ``decoder`` or ``backbone``, whichever there is.
         mean: Mean that is subtracted from RGB in [0, 1].
         std: Standard deviation that it is divided by.
@@ -144,11 +144,11 @@ class WholeNetwork(Segmenter):
     def __init__(
         self,
         module: nn.Module,
-        split: str = "",
+        cut_at: str = "",
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
-        extractor = WholeExtractor(module, split or _usual_split(module), mean, std)
+        extractor = WholeExtractor(module, cut_at or _usual_split(module), mean, std)
         super().__init__(extractor, None)
         self.num_classes, dry = extractor.measured("logits")
         _, deepest = strides(module, lambda output: _logits(output, module), dry)
