@@ -49,6 +49,9 @@ _REPR.maxstring = _REPR.maxother = 200
 shown = _REPR.repr
 
 
+_WARNED: dict[Any, Any] = {}  # so that each old name is told once
+
+
 def renamed(**names: str) -> Any:
     """Read fields of a dataclass by their old names as well, with a warning.
 
@@ -64,7 +67,7 @@ def renamed(**names: str) -> Any:
         for old, new in names.items():
             if old in fields:
                 message = f"the field {old} is now called {new}; the old name goes with 0.3."
-                warnings.warn(message, FutureWarning, stacklevel=2)
+                warnings.warn_explicit(message, FutureWarning, "fields", 0, registry=_WARNED)
                 fields[new] = fields.pop(old)
         return ArgsKwargs(value.args, fields) if isinstance(value, ArgsKwargs) else fields
 

@@ -6,7 +6,9 @@ import errno
 import os
 import select
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import NoReturn
 
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        with terminable():
+        with terminable(), _short_warnings():
             _run(words)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -74,6 +76,17 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print(f"\nspiritseg: {word}{goes_on}.", file=sys.stderr)
         sys.exit(code)
     sys.exit(0)
+
+
+@contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Show warnings, such as of an old field name, as one line without a place in the code."""
+    usual = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"spiritseg: warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _is_closed(pipe: int) -> bool:

@@ -316,15 +316,17 @@ def _report_time(
     device: torch.device,
 ) -> None:
     given = known.experiment
-    table = [["stage", "steps", "ms a new step", "ms a step", "time", "MiB", "GPU MiB"]]
+    gpu = ["GPU MiB"] if device.type == "cuda" else []
+    table = [["stage", "steps", "ms a new step", "ms a step", "time", "MiB", *gpu]]
     total = known.read_s + result_s
     for name, cost in costs.items():
         total += cost.seconds
         times = [f"{1000 * one:.0f}" for one in (cost.new_s, cost.again_s)]
-        memory = [f"{one / _MIB:.0f}" if one else "" for one in (cost.host, cost.gpu)]
+        sizes = (cost.host, cost.gpu)[: 1 + len(gpu)]
+        memory = [f"{one / _MIB:.0f}" if one else "" for one in sizes]
         table.append([name, str(cost.steps), *times, _span(cost.seconds), *memory])
     for what, seconds in (("reading the images", known.read_s), ("measuring the result", result_s)):
-        table.append([f"({what})", "", "", "", _span(seconds), "", ""])
+        table.append([f"({what})", "", "", "", _span(seconds), "", *[""] * len(gpu)])
     found.tables["a few real steps of each stage, extrapolated"] = table
     stops = [name for name, stage in given.stages.items() if stage.patience]
     early = f"; {', '.join(stops)} may stop earlier (patience)" if stops else ""
