@@ -29,7 +29,7 @@ from spiritseg.data.sampling import StageBatches, StageData
 from spiritseg.losses.loss import FEATURES
 from spiritseg.models import Segmenter
 from spiritseg.models.ensemble import stage_teacher
-from spiritseg.models.factory import build_networks
+from spiritseg.models.networks import build_networks
 from spiritseg.recipes import load_experiment
 from spiritseg.tables import Table, markdown
 from spiritseg.training.allocator import freed_memory_kept

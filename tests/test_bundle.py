@@ -26,7 +26,7 @@ from spiritseg.files import without_folders
 from spiritseg.models import Segmenter
 from spiritseg.models.bundle import BundleInfo, load_bundle, save_bundle
 from spiritseg.models.external import _ARCHITECTURE, untrusted_argument
-from spiritseg.models.factory import build_networks
+from spiritseg.models.networks import build_networks
 from spiritseg.scenes import STYLES, render
 from tiny_bundle import INFO, NETWORKS, rewrite, tiny_network
 

@@ -15,7 +15,7 @@ from spiritseg.cli import main
 from spiritseg.config import Experiment, Extractor, Head, Network
 from spiritseg.errors import BundleError, ConfigError, DataError
 from spiritseg.models.bundle import BundleInfo, save_bundle
-from spiritseg.models.factory import build_networks
+from spiritseg.models.networks import build_networks
 from spiritseg.recipes import load_experiment, to_yaml
 from spiritseg.training.evaluate import evaluate
 from spiritseg.training.run import distill

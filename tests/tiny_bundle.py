@@ -13,7 +13,7 @@ import torch
 from spiritseg.config import Extractor, Head, Network
 from spiritseg.models import Segmenter
 from spiritseg.models.bundle import BundleInfo, info_digest
-from spiritseg.models.factory import build_networks
+from spiritseg.models.networks import build_networks
 
 TINY = Extractor("separable", args={"widths": [8] * 4, "depths": [0] * 3, "out_channels": 8})
 NETWORKS = {

@@ -14,7 +14,7 @@ from spiritseg.export import onnx as onnx_format
 from spiritseg.export.export import ExportReport, export
 from spiritseg.images import Pixels
 from spiritseg.models.bundle import BundleInfo, save_bundle
-from spiritseg.models.factory import build_networks
+from spiritseg.models.networks import build_networks
 from spiritseg.scenes import STYLES, render
 
 _NETWORKS = {

@@ -189,7 +189,7 @@ def _exported(
     from spiritseg.export.module import in_torch, info_of
 
     student = load(path, trust=trust)
-    plain = info_of(student, path.resolve().name, (256, 512))
+    plain = info_of(student.network, student.info, path.resolve().name, (256, 512))
     for engine, format in engines.items():
         offered = FORMATS[format].precisions if format else ("fp32",)
         for precision in (name for name in precisions if name in offered):
@@ -198,7 +198,9 @@ def _exported(
             bare = dataclasses.replace(info, preprocess=False)
             if format is None:
                 files = [path, *(f for f in bundle_folder(path).iterdir() if f.is_file())]
-                opened: list[Runtime] = [in_torch(student, kind, path) for kind in (bare, info)]
+                opened: list[Runtime] = [
+                    in_torch(student.network, kind, path) for kind in (bare, info)
+                ]
             else:
                 opened = []
                 for kind in (bare, dataclasses.replace(info, output="mask")):

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from spiritseg.options import (
+    MAX_CHANNELS,
     STRICT,
     Mapping_,
     Nullable,
@@ -44,8 +45,6 @@ __all__ = [
     "Target",
     "Trainer",
 ]
-
-MAX_CHANNELS = 16_384  # of a layer; no segmentation network comes near it
 
 Convolution = Literal["dense", "grouped", "separable"]
 Policy = Literal["spatial", "all", "separable"]

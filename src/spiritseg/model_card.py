@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from spiritseg.config import Experiment
 from spiritseg.errors import SpiritsegError
 from spiritseg.models.bundle import BundleInfo
+from spiritseg.recipes import recorded_experiment
 from spiritseg.tables import markdown
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def model_card(info: BundleInfo, name: str) -> ModelCard:
     from huggingface_hub import ModelCard, ModelCardData
 
     try:
-        experiment = info.experiment(complete=False)
+        experiment = recorded_experiment(info.training, complete=False)
     except SpiritsegError:  # saved without it, or by another version
         experiment = None
     results = _results(info, _dataset(experiment))

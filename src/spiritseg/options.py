@@ -24,6 +24,7 @@ from pydantic_core import ArgsKwargs, PydanticCustomError
 from spiritseg.errors import ConfigError, unknown
 
 __all__ = [
+    "MAX_CHANNELS",
     "STRICT",
     "Mapping_",
     "Nullable",
@@ -39,6 +40,8 @@ __all__ = [
     "shown",
     "without_nulls",
 ]
+
+MAX_CHANNELS = 16_384  # of a layer; no segmentation network comes near it
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 

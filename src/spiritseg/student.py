@@ -74,7 +74,12 @@ class Student:
         from spiritseg.export.module import in_torch, info_of
 
         name = self.info.network
-        return in_torch(self, info_of(self, name, _SIZE), Path(name), str(self._device))
+        return in_torch(
+            self.network,
+            info_of(self.network, self.info, name, _SIZE),
+            Path(name),
+            str(self._device),
+        )
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -114,7 +119,7 @@ class Student:
         """
         import yaml
 
-        from spiritseg.recipes import load_experiment
+        from spiritseg.recipes import load_experiment, recorded_experiment
         from spiritseg.registry import names_in_files
 
         overrides = overrides or {}
@@ -129,7 +134,7 @@ class Student:
             )
         if self._config is not None:
             return load_experiment(self._config, overrides)
-        return self.info.experiment(overrides)
+        return recorded_experiment(self.info.training, overrides)
 
     def __call__(self, image: Decoded | Tensor) -> Pixels:
         """Segment an image of any kind; return (H, W) uint8 class indices.

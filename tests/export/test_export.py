@@ -29,7 +29,7 @@ from spiritseg.export.module import DeployedNetwork, TorchRuntime
 from spiritseg.export.verify import Check, CheckImages, check, evenly, open_check_images
 from spiritseg.images import Pixels
 from spiritseg.models.bundle import BundleInfo, save_bundle
-from spiritseg.models.factory import build_networks
+from spiritseg.models.networks import build_networks
 from spiritseg.student import Student, load
 
 Array = np.ndarray[Any, Any]

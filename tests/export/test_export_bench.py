@@ -103,7 +103,9 @@ def test_a_file_of_fixed_size_computes_its_own_size(
     path = tmp_path / "file.onnx"
     path.write_bytes(b"12345")
     info = dataclasses.replace(
-        info_of(student, "file", (32, 48)), preprocess=preprocess, dynamic=dynamic
+        info_of(student.network, student.info, "file", (32, 48)),
+        preprocess=preprocess,
+        dynamic=dynamic,
     )
     module = DeployedNetwork(student.network, 2, preprocess).eval()
     runtime = _Recorded(module, info, path, "cpu")

@@ -15,7 +15,7 @@ from fuzz.odd import CASES, is_clear, mutate, no_network
 from spiritseg.config import Extractor, Head, Network
 from spiritseg.errors import SpiritsegError
 from spiritseg.models.bundle import bundle_info, load_bundle, save_bundle
-from spiritseg.models.factory import build_networks
+from spiritseg.models.networks import build_networks
 from tiny_bundle import INFO, TINY, sealed
 
 SOURCES = {

@@ -6,8 +6,11 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import logging
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -28,6 +31,7 @@ __all__ = [
     "Runtime",
     "import_engine",
     "prepare",
+    "quiet",
     "read_sidecar",
     "write_sidecar",
 ]
@@ -310,3 +314,16 @@ def read_sidecar(path: Path) -> ExportInfo:
                 f"{sidecar.name}. Copy it again, or export the student again."
             )
     return ExportInfo.from_json(info, sidecar)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the exporters' warnings and log lines, which a user cannot act on."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

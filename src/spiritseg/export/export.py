@@ -116,7 +116,7 @@ def export(
     if fixed:
         on = dataclasses.replace(on, images=[resize(one, (height, width)) for one in on.images])
     info = dataclasses.replace(
-        info_of(loaded, path.resolve().name, (height, width)),
+        info_of(loaded.network, loaded.info, path.resolve().name, (height, width)),
         preprocess=not bare,
         output="mask" if argmax else "logits",
         precision=precision,

@@ -22,12 +22,11 @@ from torch.nn import functional as F
 import spiritseg
 from spiritseg.errors import BundleError, ConfigError
 from spiritseg.evaluation.cost import cost
-from spiritseg.export.engines import ExportInfo, Runtime, read_sidecar
-from spiritseg.export.onnx import quiet
+from spiritseg.export.engines import ExportInfo, Runtime, quiet, read_sidecar
 from spiritseg.geometry import max_pool
 from spiritseg.images import Pixels
+from spiritseg.models.bundle import BundleInfo
 from spiritseg.models.segmenter import Segmenter
-from spiritseg.student import Student
 
 __all__ = [
     "DeployedNetwork",
@@ -102,38 +101,39 @@ class TorchRuntime(Runtime):
             return cast(NDArray[Any], self.module(given).cpu().numpy())
 
 
-def in_torch(student: Student, info: ExportInfo, path: Path, device: str = "cpu") -> TorchRuntime:
+def in_torch(network: Segmenter, info: ExportInfo, path: Path, device: str = "cpu") -> TorchRuntime:
     """Run a student in torch as its export would run.
 
     Args:
-        student: Student; it is moved to the device.
+        network: Network of the student; it is moved to the device.
         info: Metadata: preprocessing and output.
         path: Where it came from.
         device: cpu or cuda.
     """
-    network = student.network.to(memory_format=torch.channels_last)
+    network = network.to(memory_format=torch.channels_last)
     module = DeployedNetwork(network, info.pool, info.preprocess, info.output == "mask")
     return TorchRuntime(module.to(device).eval(), info, path, device)
 
 
-def info_of(student: Student, name: str, size: tuple[int, int]) -> ExportInfo:
+def info_of(network: Segmenter, bundle: BundleInfo, name: str, size: tuple[int, int]) -> ExportInfo:
     """Return the metadata of a student's default export: preprocessing, logits, fp32, open sizes.
 
     Args:
-        student: Student.
+        network: Network of the student.
+        bundle: Its description.
         name: Its name.
         size: (H, W) of its images, at which GFLOPs are counted.
     """
-    pool = student.info.pool
-    costs = cost(student.network, (-(-size[0] // pool), -(-size[1] // pool)))
+    pool = bundle.pool
+    costs = cost(network, (-(-size[0] // pool), -(-size[1] // pool)))
     digest = hashlib.sha256()
-    for key, value in sorted(student.network.state_dict().items()):
+    for key, value in sorted(network.state_dict().items()):
         digest.update(key.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return ExportInfo(
         name=name,
-        classes=student.classes,
-        colours=student.colours,
+        classes=bundle.classes,
+        colours=bundle.colours,
         pool=pool,
         preprocess=True,
         output="logits",

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -23,6 +20,7 @@ from spiritseg.export.engines import (
     Runtime,
     import_engine,
     prepare,
+    quiet,
     read_sidecar,
 )
 from spiritseg.files import write_atomically
@@ -31,7 +29,7 @@ from spiritseg.images import Pixels
 if TYPE_CHECKING:
     from spiritseg.export.module import DeployedNetwork
 
-__all__ = ["OnnxRuntime", "OpenVinoRuntime", "quiet", "to_onnx", "write_onnx", "write_openvino"]
+__all__ = ["OnnxRuntime", "OpenVinoRuntime", "to_onnx", "write_onnx", "write_openvino"]
 
 _SHRINK = "memory.enable_memory_arena_shrinkage"
 _OPSET = 20
@@ -287,16 +285,3 @@ def _kept_float(graph: Any, sliced: int) -> list[str]:
             # Between quantised neighbours onnxruntime would quantise it all the same.
             kept |= {node.name, makers[node.input[0]].name}
     return sorted(kept)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the exporters' warnings and log lines, which a user cannot act on."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

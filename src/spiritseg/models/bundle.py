@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from spiritseg.config import MAX_CHANNELS, Experiment, Extractor, Network
+from spiritseg.config import MAX_CHANNELS, Extractor, Network
 from spiritseg.errors import BundleError, ConfigError, SpiritsegError
 from spiritseg.files import json_bytes, without_folders, write_atomically
 from spiritseg.models.external import DOWNLOADS, untrusted_argument
@@ -89,31 +89,6 @@ class BundleInfo:
             if is_foreign_head(head):
                 found.add(f"the class {head}")
         return sorted(found)
-
-    def experiment(
-        self, overrides: Mapping[str, Any] | None = None, complete: bool = True
-    ) -> Experiment:
-        """Return the experiment that trained the network.
-
-        Args:
-            overrides: Values by dotted field, such as ``{"target.root": DIR}``. A bundle keeps
-                only the last part of the folders of its images.
-            complete: Whether the folders of the images must be given.
-
-        Raises:
-            BundleError: The bundle was saved without its experiment.
-            ConfigError: The experiment is not valid; lists all problems.
-        """
-        from spiritseg.recipes import experiment_from_dict
-
-        fields = self.training.get("experiment")
-        if not isinstance(fields, Mapping):
-            raise BundleError(
-                "the bundle was saved without its experiment, so its images and settings are "
-                "unknown. Use the bundle of a run (RUN/student), or save it with "
-                "training={'experiment': ...}."
-            )
-        return experiment_from_dict(fields, overrides, complete)
 
     def without_weights(self) -> BundleInfo:
         """Return a copy whose networks are built without fetching or reading any weights."""

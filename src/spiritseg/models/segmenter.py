@@ -8,10 +8,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from spiritseg.config import MAX_CHANNELS
 from spiritseg.errors import ConfigError
 from spiritseg.geometry import covered, cut, fit
 from spiritseg.models.tracing import DRY_SIZE, Maps, dry_run, join_maps, recorded, strides
+from spiritseg.options import MAX_CHANNELS
 from spiritseg.randomness import seeded
 
 __all__ = [

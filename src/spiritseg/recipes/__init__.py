@@ -10,6 +10,7 @@ from spiritseg.recipes.load import (
     load_experiment,
     recipe_names,
     recipes,
+    recorded_experiment,
 )
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "load_experiment",
     "recipe_names",
     "recipes",
+    "recorded_experiment",
     "to_yaml",
 ]

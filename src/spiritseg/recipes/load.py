@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from spiritseg.config import Experiment
-from spiritseg.errors import ConfigError, listed, unknown
+from spiritseg.errors import BundleError, ConfigError, listed, unknown
 from spiritseg.options import build, shown, without_nulls
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "load_experiment",
     "recipe_names",
     "recipes",
+    "recorded_experiment",
 ]
 
 _HERE = Path(__file__).parent
@@ -135,6 +136,33 @@ def experiment_from_dict(
     if experiment is None or problems:
         raise ConfigError(f"{name}: {len(problems)} problem(s)\n{listed(problems, 40)}")
     return experiment
+
+
+def recorded_experiment(
+    training: Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    complete: bool = True,
+) -> Experiment:
+    """Return the experiment that a bundle says it was trained by.
+
+    Args:
+        training: The bundle's `BundleInfo.training`.
+        overrides: Values by dotted field, such as ``{"target.root": DIR}``. A bundle keeps
+            only the last part of the folders of its images.
+        complete: Whether the folders of the images must be given.
+
+    Raises:
+        BundleError: The bundle was saved without its experiment.
+        ConfigError: The experiment is not valid; lists all problems.
+    """
+    fields = training.get("experiment")
+    if not isinstance(fields, Mapping):
+        raise BundleError(
+            "the bundle was saved without its experiment, so its images and settings are "
+            "unknown. Use the bundle of a run (RUN/student), or save it with "
+            "training={'experiment': ...}."
+        )
+    return experiment_from_dict(fields, overrides, complete)
 
 
 def _read(name_or_yaml: str | Path, seen: tuple[str, ...] = ()) -> dict[str, Any]:

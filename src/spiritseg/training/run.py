@@ -31,7 +31,7 @@ from spiritseg.models.bundle import (
     load_bundle,
     save_bundle,
 )
-from spiritseg.models.factory import build_networks
+from spiritseg.models.networks import build_networks
 from spiritseg.models.segmenter import layer_channels
 from spiritseg.recipes import fingerprint, load_experiment
 from spiritseg.student import Student, load
