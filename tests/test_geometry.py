@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
@@ -123,6 +123,7 @@ def test_an_edge_stays_an_edge_through_a_random_view(seed: int, place: int) -> N
     mask = torch.where(mask == 255, 0, mask)
     columns = mask.float()[32], view[0, 32]
     road_in_mask, road_in_view = (float(c.sum()) for c in columns)
+    assume(road_in_mask < 63)  # else the border of the view cuts the blurred edge
     assert abs(road_in_mask - road_in_view) <= 0.51
 
 
