@@ -23,6 +23,7 @@ from spiritseg.errors import RunError
 __all__ = [
     "clear_parts",
     "fields_digest",
+    "figures_are_whole",
     "json_bytes",
     "make_folder",
     "part_of",
@@ -156,6 +157,20 @@ def fields_digest(fields: Mapping[str, Any]) -> str:
     """Return the SHA-256 of plain values, without the one in their own field ``sha256``."""
     plain = json.loads(json_bytes({k: v for k, v in fields.items() if k != "sha256"}))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def figures_are_whole(run: Path, metrics: Mapping[str, Any]) -> bool:
+    """Return whether ``metrics.json`` and ``per_image.csv`` of a run are as they were written.
+
+    Args:
+        run: Folder of the run.
+        metrics: Contents of its ``metrics.json``; those of older runs have no digests.
+    """
+    whole = metrics.get("sha256") in (None, fields_digest(metrics))
+    with suppress(OSError):  # a missing table is reported where it is read
+        digest = hashlib.sha256((run / "per_image.csv").read_bytes()).hexdigest()
+        whole &= metrics.get("per_image") in (None, digest)
+    return whole
 
 
 def read_fields(path: Path) -> dict[str, Any]:

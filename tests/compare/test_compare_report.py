@@ -25,6 +25,7 @@ from spiritseg.compare.report import Report, report
 from spiritseg.compare.results import Row, Run, read_runs, rows_of, settings_of
 from spiritseg.config import Extractor, Head, Network
 from spiritseg.errors import BundleError, ConfigError, RunError
+from spiritseg.files import fields_digest
 from spiritseg.models.bundle import BundleInfo, save_bundle
 from spiritseg.models.segmenter import Segmenter
 from spiritseg.models.separable import separable
@@ -227,6 +228,19 @@ def test_a_miou_that_is_no_number_names_the_run_and_the_image(planted: Planted, 
     path.unlink()
     with pytest.raises(RunError, match=r"cannot read .*sd-n64-s3.*leave it out"):
         report(runs, latency=False, resamples=10)
+
+
+def test_figures_that_were_edited_are_refused(planted: Planted) -> None:
+    runs = planted({"baseline": 0.0, "sd": 0.0}, seeds=2)
+    path = runs / "sd-n64-s1" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["sha256"] = fields_digest(metrics)
+    path.write_text(json.dumps(metrics))
+    read_runs([runs])
+    metrics["test"]["mIOU"] = 0.999
+    path.write_text(json.dumps(metrics))
+    with pytest.raises(RunError, match=r"sd-n64-s1 was changed after the run"):
+        read_runs([runs])
 
 
 def test_a_teacher_that_no_loss_reads_distils_nothing(planted: Planted) -> None:

@@ -243,7 +243,7 @@ def test_figures_that_were_edited_are_measured_again(
     edited["test"]["mIOU"] = 0.999
     (path / "metrics.json").write_text(json.dumps(edited))
     again = spiritseg.distill(finished[0], path).metrics
-    assert "was changed after the run: measured again" in capsys.readouterr().err
+    assert "were changed after the run: measured again" in capsys.readouterr().err
     assert again["test"] == json.loads(before)["test"]
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from spiritseg.compare.matrix import MANIFEST, Cell, labels_of, ratio_of
 from spiritseg.config import Experiment
 from spiritseg.errors import RunError
-from spiritseg.files import read_fields, write_atomically
+from spiritseg.files import figures_are_whole, read_fields, write_atomically
 from spiritseg.recipes import fingerprint, load_experiment
 
 __all__ = [
@@ -218,6 +218,11 @@ def _read(folder: Path) -> Run:
         about = json.loads(path.read_text()) if path.exists() else {}
     except (OSError, ValueError) as error:
         raise RunError(f"cannot read the run {folder}: {error}") from None
+    if not figures_are_whole(folder, metrics):
+        raise RunError(
+            f"metrics.json or per_image.csv of {folder} was changed after the run. Start its "
+            "command again, which measures it anew, or leave it out."
+        )
     return Run(folder, _recipe_of(folder, experiment), experiment, metrics, about)
 
 

@@ -19,7 +19,7 @@ from spiritseg.errors import BundleError, ConfigError
 from spiritseg.evaluation.cost import cost
 from spiritseg.evaluation.evaluate import Scores
 from spiritseg.evaluation.pictures import draw_predictions
-from spiritseg.files import fields_digest, without_folders, write_atomically
+from spiritseg.files import fields_digest, figures_are_whole, without_folders, write_atomically
 from spiritseg.losses import used_losses
 from spiritseg.losses.loss import FEATURES, LOGITS
 from spiritseg.models import Segmenter
@@ -115,8 +115,8 @@ def _finished_metrics(folder: RunFolder) -> dict[str, Any] | None:
     metrics: dict[str, Any] | None = folder.read("metrics.json")
     if metrics is None:
         return None
-    if metrics.get("sha256", digest := fields_digest(metrics)) != digest:
-        folder.say(f"{folder.path / 'metrics.json'} was changed after the run: measured again.")
+    if not figures_are_whole(folder.path, metrics):
+        folder.say(f"the figures of {folder.path} were changed after the run: measured again.")
         return None
     try:
         load_bundle(folder.path / "student", trust=True)  # checks its digests
