@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from spiritseg import distill, load, load_experiment
+from spiritseg import distill, evaluate, load, load_experiment, report
 from spiritseg.errors import ConfigError
 
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
@@ -49,6 +49,12 @@ def test_a_loss_of_ones_own() -> None:
     result = distill(experiment, "run")
     assert 0 < result.metrics["stages"]["distil"]["loss"] < 100
     assert load_experiment("run/config.yaml") == experiment
+    assert distill(experiment, "run").metrics["test"] == result.metrics["test"]  # finished
+    with pytest.raises(ConfigError, match=r"names Python files \(cwd.py:CWD\)"):
+        evaluate("run")
+    assert evaluate("run", trust=True)["mIOU"] == result.metrics["test"]["mIOU"]
+    with pytest.raises(ConfigError, match=r"names Python files \(cwd.py:CWD\)"):
+        report("run", latency=False)
     Path("cwd.py").unlink()  # the student needs nothing of it
     assert load("run/student")(torch.rand(3, 96, 128)).shape == (96, 128)
 

@@ -113,28 +113,15 @@ class Student:
                 from its run keeps only the last part of the paths of its images.
 
         Raises:
-            BundleError: if it was saved without its experiment, or the experiment names Python
-                files and the student was loaded without trust.
-            ConfigError: with all problems of the experiment at once.
+            BundleError: if it was saved without its experiment.
+            ConfigError: with all problems of the experiment at once; if it names Python files
+                and the student was loaded without trust.
         """
-        import yaml
-
         from spiritseg.recipes import load_experiment, recorded_experiment
-        from spiritseg.registry import names_in_files
 
-        overrides = overrides or {}
-        fields = self.info.training.get("experiment")
         if self._config is not None:
-            fields = yaml.safe_load(self._config.read_text())
-        files = names_in_files(fields) - names_in_files(overrides)
-        if files and not self._trust:
-            raise BundleError(
-                f"its experiment names Python files ({', '.join(sorted(files))}). Pass --trust "
-                "(trust=True) to run them, or name other ones, such as --target.dataset."
-            )
-        if self._config is not None:
-            return load_experiment(self._config, overrides)
-        return recorded_experiment(self.info.training, overrides)
+            return load_experiment(self._config, overrides, trust=self._trust)
+        return recorded_experiment(self.info.training, overrides, trust=self._trust)
 
     def __call__(self, image: Decoded | Tensor) -> Pixels:
         """Segment an image of any kind; return (H, W) uint8 class indices.

@@ -15,7 +15,7 @@ from spiritseg.cli import main
 from spiritseg.config import Target
 from spiritseg.data import Layout, SplitLayout
 from spiritseg.data.domains import open_target_all
-from spiritseg.errors import BundleError, ConfigError, DataError
+from spiritseg.errors import ConfigError, DataError
 from spiritseg.recipes import load_experiment
 from spiritseg.training.evaluate import evaluate
 
@@ -62,7 +62,7 @@ def test_a_data_set_of_ones_own_is_trained_and_evaluated_on(
         assert not done.value.code
     shown = capsys.readouterr().out
     assert "motorcycle" in shown
-    with pytest.raises(BundleError, match=r"bdd100k\.py:BDD100K.*--trust"):
+    with pytest.raises(ConfigError, match=r"bdd100k\.py:BDD100K.*--trust"):
         evaluate("run")
     named = {"target.dataset": "bdd100k.py:BDD100K"}  # by the user: no trust is needed
     scores = evaluate("run", named)

@@ -7,7 +7,7 @@ import torch
 
 from spiritseg.config import Stage
 from spiritseg.errors import ConfigError
-from spiritseg.losses import Pixelwise
+from spiritseg.losses import CrossEntropy, Pixelwise
 from spiritseg.models import Segmenter, student_head
 from spiritseg.models.ensemble import Ensemble, stage_teacher
 from spiritseg.models.separable import separable
@@ -62,13 +62,14 @@ def test_the_teacher_of_a_stage() -> None:
     assert list(both.members) == [networks["a"], networks["b"]]
 
 
+@pytest.mark.parametrize("tau", [4.0, 0.5])
 @torch.no_grad()
-def test_at_a_temperature_it_is_the_mean_of_the_tempered_distributions() -> None:
+def test_at_a_temperature_it_is_the_mean_of_the_tempered_distributions(tau: float) -> None:
     networks = {"a": _network(6, 0), "b": _network(6, 1)}
-    losses = {"pixelwise": Pixelwise(temperature=4.0)}
+    losses = {"cross_entropy": CrossEntropy(), "pixelwise": Pixelwise(temperature=tau)}
     both = stage_teacher(Stage(teacher="a", co_teachers=("b",), losses=losses), networks)
     assert both is not None
     images = torch.rand(1, 3, 32, 32)
-    mean = sum((n(images) / 4).softmax(dim=1) for n in networks.values()) / 2
-    torch.testing.assert_close((both(images) / 4).softmax(dim=1), mean)
+    mean = sum((n(images) / tau).softmax(dim=1) for n in networks.values()) / 2
+    torch.testing.assert_close((both(images) / tau).softmax(dim=1), mean)
     torch.testing.assert_close((both.outputs(images, ("logits",))["logits"]), both(images))

@@ -6,6 +6,7 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,6 +19,7 @@ from spiritseg.recipes import (
     load_experiment,
     recipe_names,
     recipes,
+    recorded_experiment,
     to_yaml,
 )
 
@@ -436,6 +438,42 @@ def test_yaml_cannot_make_objects(tmp_path: Path) -> None:
     (tmp_path / "evil.yaml").write_text("seed: !!python/object/apply:os.getpid []")
     with pytest.raises(ConfigError, match="not valid YAML"):
         load_experiment(tmp_path / "evil.yaml")
+
+
+EVIL = """
+from pathlib import Path
+from spiritseg.losses import LOSSES
+Path("ran").touch()
+LOSS = LOSSES["pixelwise"]
+"""
+
+
+def test_python_files_that_a_record_names_need_trust(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.py").write_text(EVIL)
+    losses: dict[str, Any] = {"mimicry": {}, "evil.py:LOSS": {}}
+    recipe: dict[str, Any] = {"extends": "sd", "stages": {"mimicry": {"losses": losses}}}
+    recipe["networks"] = {"teacher": {"head": {"name": "student"}, "bundle": "runs/teacher"}}
+    (tmp_path / "theirs.yaml").write_text("extends: further.yaml")
+    (tmp_path / "further.yaml").write_text(yaml.safe_dump(recipe))
+    named = r"names Python files \(evil.py:LOSS\)"
+    with pytest.raises(ConfigError, match=named):
+        load_experiment("theirs.yaml", ROOTS, trust=False)
+    with pytest.raises(ConfigError, match=named):
+        load_experiment("theirs.yaml", ROOTS, trust={"mine.py:LOSS"})
+    with pytest.raises(ConfigError, match=named):
+        recorded_experiment({"experiment": recipe}, ROOTS)
+    assert not (tmp_path / "ran").exists()
+    assert load_experiment("theirs.yaml", ROOTS, trust={"evil.py:LOSS"}).stages
+    assert (tmp_path / "ran").exists()
+    layout = {"experiment": yaml.safe_load(to_yaml(load_experiment("sd", ROOTS)))}
+    layout["experiment"]["target"]["dataset"] = "evil.py:LAYOUT"
+    with pytest.raises(ConfigError, match=r"names Python files \(evil.py:LAYOUT\)"):
+        recorded_experiment(layout)
+    found = recorded_experiment(layout, {"target.dataset": "camvid"})
+    assert found.target.dataset == "camvid"
 
 
 def test_the_fingerprint_ignores_what_cannot_change_the_result() -> None:

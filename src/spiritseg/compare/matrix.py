@@ -23,6 +23,7 @@ from spiritseg.config import Experiment
 from spiritseg.errors import ConfigError, DataError, RunError, SpiritsegError, listed
 from spiritseg.files import json_bytes, make_folder, read_fields, write_atomically
 from spiritseg.recipes import differences, fingerprint, load_experiment
+from spiritseg.registry import names_in_files
 from spiritseg.tables import Table, html, table_text
 
 __all__ = ["MANIFEST", "Cell", "Matrix", "compare", "labels_of", "plan", "ratio_of", "run"]
@@ -331,7 +332,8 @@ def _check_folders(cells: Sequence[Cell], out: Path) -> None:
     for cell in cells:
         config = out / cell.folder / "config.yaml"
         try:
-            before = load_experiment(config) if config.exists() else None
+            files = names_in_files(dataclasses.asdict(cell.experiment))
+            before = load_experiment(config, trust=files) if config.exists() else None
         except SpiritsegError as error:
             problems.append(f"{cell.folder}: {error}")
             continue

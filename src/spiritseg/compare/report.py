@@ -85,7 +85,7 @@ def report(
     template = _template()
     folders = [runs] if isinstance(runs, str | Path) else list(runs)
     target = Path(out if out is not None else folders[0])
-    found = read_runs(folders)
+    found = read_runs(folders, trust)
     recipes = {run.recipe for run in found}
     if baseline not in recipes and baseline != "baseline":
         raise ConfigError(f"--baseline: {unknown('recipe', baseline, recipes)}")

@@ -180,11 +180,12 @@ def _miou(path: Path, image: str, value: str) -> float:
     return found
 
 
-def read_runs(folders: Sequence[str | Path]) -> list[Run]:
+def read_runs(folders: Sequence[str | Path], trust: bool = False) -> list[Run]:
     """Read the finished runs in folders, at any depth.
 
     Args:
         folders: Runs, or folders of them.
+        trust: Whether Python files that their configs name may run.
 
     Returns:
         The runs, sorted by recipe, ratio, labels and seed; of duplicates the first.
@@ -203,16 +204,16 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
             f"no finished run in {', '.join(map(str, folders))}: expected folders with "
             "metrics.json and config.yaml, as spiritseg compare and spiritseg distill write them."
         )
-    found = _apart([_read(path) for path in paths])
+    found = _apart([_read(path, trust) for path in paths])
     unique = {(run.recipe, run.ratio, run.labels, run.seed): run for run in reversed(found)}
     return sorted(
         unique.values(), key=lambda r: (r.recipe, -(r.ratio or 0), _order(r.labels), r.seed)
     )
 
 
-def _read(folder: Path) -> Run:
+def _read(folder: Path, trust: bool) -> Run:
     try:
-        experiment = load_experiment(folder / "config.yaml")
+        experiment = load_experiment(folder / "config.yaml", trust=trust)
         metrics = json.loads((folder / "metrics.json").read_text())
         path = folder / "run.json"
         about = json.loads(path.read_text()) if path.exists() else {}

@@ -71,6 +71,7 @@ def stage_teacher(stage: Stage, networks: Mapping[str, Segmenter]) -> Segmenter 
     first = networks[stage.teacher]
     if not stage.co_teachers:
         return first
-    temperatures = [getattr(options, "temperature", 1.0) for options in stage.losses.values()]
+    # That of the first loss that has one; losses without one do not read tempered logits.
+    tempered = (getattr(options, "temperature", None) for options in stage.losses.values())
     members = [first, *(networks[name] for name in stage.co_teachers)]
-    return Ensemble(members, max(temperatures, default=1.0))
+    return Ensemble(members, next((tau for tau in tempered if tau is not None), 1.0))

@@ -47,14 +47,12 @@ class HeadKind:
             with the seed already. None where nothing is built.
         options: Fields of `spiritseg.config.Head` that are handed to `build`.
         own: Whether it is the network's own head, which its source brings along.
-        needs_training: Whether its logits are noise until a stage has trained it.
     """
 
     help: str
     build: Callable[..., nn.Module] | None = None
     options: tuple[str, ...] = ()
     own: bool = False
-    needs_training: bool = True
 
     @property
     def gives_logits(self) -> bool:
@@ -310,8 +308,8 @@ _OWN = {
         build=pyramid_head,
         options=("channels",),
     ),
-    "own": HeadKind(help="the network's own head", own=True, needs_training=False),
-    "none": HeadKind(help="no head: a trunk that gives features only", needs_training=False),
+    "own": HeadKind(help="the network's own head", own=True),
+    "none": HeadKind(help="no head: a trunk that gives features only"),
 }
 HEADS: Registry[HeadKind] = Registry("head", "spiritseg.heads", HeadKind)
 for _name, _kind in _OWN.items():

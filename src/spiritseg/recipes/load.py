@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import yaml
 from spiritseg.config import Experiment
 from spiritseg.errors import BundleError, ConfigError, listed, unknown
 from spiritseg.options import build, shown, without_nulls
+from spiritseg.registry import names_in_files
 
 __all__ = [
     "Recipe",
@@ -77,6 +78,7 @@ def load_experiment(
     name_or_yaml: str | Path,
     overrides: Mapping[str, Any] | None = None,
     complete: bool = True,
+    trust: bool | Collection[str] = True,
 ) -> Experiment:
     """Read a recipe, lay overrides over it and check it.
 
@@ -87,6 +89,8 @@ def load_experiment(
             stage or a network is added by a mapping of its fields and taken out by None.
         complete: whether the folders of images must be named; to look at a recipe they
             need not be.
+        trust: Whether Python files that it names (``file.py:NAME``) may run, or those that may;
+            those that the overrides name always may. False for a file of somebody else's.
 
     Returns:
         The experiment: frozen, typed and checked.
@@ -94,7 +98,8 @@ def load_experiment(
     Raises:
         ConfigError: with all problems at once.
     """
-    return experiment_from_dict(_read(name_or_yaml), overrides, complete, str(name_or_yaml))
+    fields, name = _read(name_or_yaml), str(name_or_yaml)
+    return experiment_from_dict(fields, overrides, complete, name, trust)
 
 
 def experiment_from_dict(
@@ -102,6 +107,7 @@ def experiment_from_dict(
     overrides: Mapping[str, Any] | None = None,
     complete: bool = True,
     name: str = "the experiment",
+    trust: bool | Collection[str] = True,
 ) -> Experiment:
     """Build an experiment from plain values, as `load_experiment` does from a file.
 
@@ -110,6 +116,7 @@ def experiment_from_dict(
         overrides: dotted fields and their values.
         complete: whether the folders of images must be named.
         name: what error messages call it.
+        trust: as in `load_experiment`.
 
     Returns:
         The experiment: frozen, typed and checked.
@@ -127,6 +134,9 @@ def experiment_from_dict(
         *parents, leaf = _DOTS.split(dotted)
         _merge(tree, _nest(parents, {leaf: value}))
     _refuse_strange(tree, name)
+    if trust is not True:
+        trusted = names_in_files(overrides or {}) | set(trust or ())
+        _refuse_files(names_in_files(tree) - trusted, name)
     experiment, wrong = build(Experiment, tree)
     problems += wrong
     if experiment is not None and not problems:
@@ -142,6 +152,7 @@ def recorded_experiment(
     training: Mapping[str, Any],
     overrides: Mapping[str, Any] | None = None,
     complete: bool = True,
+    trust: bool = False,
 ) -> Experiment:
     """Return the experiment that a bundle says it was trained by.
 
@@ -150,6 +161,7 @@ def recorded_experiment(
         overrides: Values by dotted field, such as ``{"target.root": DIR}``. A bundle keeps
             only the last part of the folders of its images.
         complete: Whether the folders of the images must be given.
+        trust: Whether Python files that it names may run.
 
     Raises:
         BundleError: The bundle was saved without its experiment.
@@ -162,7 +174,15 @@ def recorded_experiment(
             "unknown. Use the bundle of a run (RUN/student), or save it with "
             "training={'experiment': ...}."
         )
-    return experiment_from_dict(fields, overrides, complete)
+    return experiment_from_dict(fields, overrides, complete, "the bundle's experiment", trust)
+
+
+def _refuse_files(files: Collection[str], name: str) -> None:
+    if files:
+        raise ConfigError(
+            f"{name} names Python files ({', '.join(sorted(files))}), which would run. Pass "
+            "--trust (trust=True) if they are yours, or name others, such as --target.dataset."
+        )
 
 
 def _read(name_or_yaml: str | Path, seen: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -29,6 +30,7 @@ from spiritseg.config import Experiment
 from spiritseg.errors import RunError, SpiritsegError, listed
 from spiritseg.files import json_bytes, write_atomically
 from spiritseg.recipes import differences, fingerprint, load_experiment, to_yaml
+from spiritseg.registry import names_in_files
 
 __all__ = ["RunFolder"]
 
@@ -106,7 +108,8 @@ class RunFolder:
         self._refuse_foreign()
         if not config.exists():
             return
-        before = load_experiment(config)
+        files = names_in_files(dataclasses.asdict(experiment))
+        before = load_experiment(config, trust=files)
         if fingerprint(before) != fingerprint(experiment):
             raise RunError(
                 f"{self.path} belongs to another config; what differs:\n"
